@@ -1,0 +1,56 @@
+PYTHON      ?= python3
+WORKERS     ?= 2
+PYTEST_ARGS ?=
+
+bin  := .venv/bin
+pip  := $(bin)/python -m pip install -c constraints.txt
+code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples benchmarks)))))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint type format extras clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv/.installed  ## train NRL on a small task, in .venv
+	$(bin)/python examples/demo.py
+
+test: .venv/.installed  ## run the whole test-suite (WORKERS=2, PYTEST_ARGS=)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+check: lint type  ## all static checks
+
+lint: .venv/.installed  ## ruff: rules and format
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+type: .venv/.installed  ## mypy
+	$(bin)/mypy $(code)
+
+format: .venv/.installed  ## let ruff rewrite what it can
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+extras: .venv/.extras  ## add RL Zoo, NeuroGym and what the figures need
+
+clean:  ## remove build products and caches, keep .venv
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(bin)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || \
+	    { echo "error: '$(PYTHON)' is not Python 3.10 to 3.13; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "error: '$(PYTHON)' cannot make a venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | $(bin)/python
+	$(pip) -e '.[dev]'
+	@touch $@
+
+# neurogym without its pins: see its extra in pyproject.toml
+.venv/.extras: .venv/.installed
+	$(pip) -e '.[all]'
+	$(pip) --no-deps neurogym
+	@touch $@

@@ -1,0 +1,9 @@
+"""Noise-based reward-modulated learning: Stable-Baselines3 algorithms that learn from forward passes only."""
+
+from sb3_nrl.bptt import BPTT
+from sb3_nrl.nrl import NRL
+from sb3_nrl.rmhl import RMHL
+
+__version__ = "0.1.0"
+
+__all__ = ["BPTT", "NRL", "RMHL", "__version__"]

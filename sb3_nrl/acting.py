@@ -1,0 +1,118 @@
+"""Choosing actions at the pace of the environments: NumPy where the network is a small one, PyTorch elsewhere.
+
+Shapes: E environments, N nodes of the network.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
+
+from sb3_nrl.policies import NoisyPolicy
+
+Actor = Callable[[Any, th.Tensor | None], tuple[np.ndarray, np.ndarray]]
+"""From observations of E environments, and noise of shape (E, N) or None, to actions, and log π(a|s) of shape (E,)."""
+
+
+def make_actor(policy: NoisyPolicy) -> Actor:
+    """
+    The quickest way to choose the policy's actions, for as long as its modules are not exchanged.
+
+    :param policy: The policy
+    :return: A function of observations and noise
+    """
+    return NumpyActor(policy) if NumpyActor.suits(policy) else _TorchActor(policy)
+
+
+class _TorchActor:
+    def __init__(self, policy: NoisyPolicy) -> None:
+        self.policy = policy
+
+    @th.no_grad()
+    def __call__(self, obs: Any, noise_EN: th.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        actions, log_probs = self.policy(obs_as_tensor(obs, self.policy.device), noise_BN=noise_EN)
+        return actions.cpu().numpy(), log_probs.cpu().numpy()
+
+
+class NumpyActor:
+    """
+    A multi-layer perceptron's pass and choice of action without PyTorch, whose overhead per operation would be most of
+    the time with a few environments. Reads the weights where the policy keeps them; draws from NumPy's default
+    generator.
+
+    :param policy: A policy that :meth:`suits`
+    """
+
+    def __init__(self, policy: NoisyPolicy) -> None:
+        modules = [*policy.hidden_net, policy.action_net]
+        self.layers = [
+            (layer, _activation(modules[place + 1]) if place + 1 < len(modules) else None)
+            for place, layer in enumerate(modules)
+            if isinstance(layer, nn.Linear)
+        ]
+        sites = {site.layer: site.nodes for site in policy.perturbation.sites}
+        self.nodes = [sites.get(layer) for layer, _ in self.layers]
+        self.log_std_net = policy.log_std_net if isinstance(policy.action_space, spaces.Box) else None
+
+    @staticmethod
+    def suits(policy: NoisyPolicy) -> bool:
+        """Whether the policy is on the CPU, flattens its observations, and was not changed in ways unknown here."""
+        space = policy.observation_space
+        return (
+            type(policy) is NoisyPolicy
+            and policy.device.type == "cpu"
+            and policy.clean_passes is None
+            and isinstance(policy.action_space, spaces.Discrete | spaces.Box)
+            and type(policy.features_extractor) is FlattenExtractor
+            and isinstance(space, spaces.Box)
+            and not (policy.normalize_images and is_image_space(space))
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
+        )
+
+    def __call__(self, obs: np.ndarray, noise_EN: th.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        noise = None if noise_EN is None else noise_EN.numpy()
+        x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+        for (layer, activation), nodes in zip(self.layers, self.nodes, strict=True):
+            x = x @ layer.weight.data.numpy().T
+            if layer.bias is not None:
+                x += layer.bias.data.numpy()
+            if noise is not None and nodes is not None:
+                x += noise[:, nodes]
+            if activation is not None:
+                x = activation(x)
+        if self.log_std_net is None:
+            return _draw_categorical(x)
+        log_std = self.log_std_net.weight.data.numpy().T
+        if noise is not None:
+            log_std = log_std + noise[:, -log_std.shape[1] :]
+        return _draw_gaussian(x, log_std)
+
+
+def _activation(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    if isinstance(module, nn.LeakyReLU) and 0 <= module.negative_slope <= 1:
+        slope = module.negative_slope
+        return lambda h: np.maximum(h, slope * h)
+    if isinstance(module, nn.Tanh):
+        return np.tanh
+    return lambda h: module(th.from_numpy(h)).numpy()
+
+
+def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits = logits - logits.max(axis=1, keepdims=True)
+    cumulative = np.exp(logits).cumsum(axis=1)
+    total = cumulative[:, -1]
+    actions = (cumulative < (np.random.random(len(total)) * total)[:, None]).sum(axis=1)
+    return actions, logits[np.arange(len(total)), actions] - np.log(total)
+
+
+def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z = np.random.standard_normal(mean.shape).astype(np.float32)
+    log_density = -0.5 * (z * z + math.log(2 * math.pi)) - log_std
+    return mean + np.exp(log_std) * z, log_density.sum(axis=1)

@@ -1,0 +1,86 @@
+"""The exact-gradient baseline."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
+from sb3_nrl.traces import PendingSteps
+
+
+class BPTT(RewardModulatedAlgorithm):
+    """
+    The exact policy gradient in the place of :class:`~sb3_nrl.NRL`'s estimate: what backpropagation reaches with the
+    same rewards, traces and updates (Eq. 20), and the only algorithm here with a backward pass.
+
+    The eligibility trace of each synapse sums ∂ log π(a|s) / ∂h ⊗ x, with h the pre-activations and x the synapse's
+    input in the clean pass.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
+        :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param env: The environment, or its registered name
+    :param learning_rate: η, or a function of the remaining progress (from 1 to 0)
+    :param n_steps: See :class:`~sb3_nrl.NRL`, as for all arguments that are not explained here
+    :param reward_timing: ``"episode"``, ``"step"`` or ``"nonzero"``
+    :param reward_smoothing: λ in (0, 1]
+    :param scale_rpe: Whether to divide δ by the size of the reward
+    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]
+    :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
+    :param stats_window_size: Number of episodes that the logged return and length are averaged over
+    :param tensorboard_log: Folder for TensorBoard, None for no log
+    :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param verbose: 0 for no output, 1 for information, 2 for debug messages
+    :param seed: Seed of all random numbers
+    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``
+    :param _init_setup_model: Whether to build the network at once
+    :raises ValueError: If an argument is out of range, with its name and what it takes
+    """
+
+    def __init__(
+        self,
+        policy: str | type[NoisyPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 5e-3,
+        n_steps: int = 128,
+        reward_timing: str = "episode",
+        reward_smoothing: float = 0.66,
+        scale_rpe: bool = True,
+        trace_decay: float = 1.0,
+        max_grad_norm: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            reward_timing,
+            reward_smoothing,
+            scale_rpe,
+            trace_decay,
+            max_grad_norm,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+        # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
+        noise = th.zeros(len(steps.actions), self.policy.perturbation.n_nodes, device=self.device, requires_grad=True)
+        with th.enable_grad():
+            distribution, pre = self.policy.noisy_pass(steps.observations, noise)
+            log_prob = distribution.log_prob(steps.actions).sum()
+        return th.autograd.grad(log_prob, noise)[0], pre

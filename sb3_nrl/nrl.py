@@ -1,0 +1,152 @@
+"""Noise-based reward-modulated learning."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_nrl.policies import NoisyPolicy, repeat_rows
+from sb3_nrl.reward_modulated import RewardModulatedAlgorithm, check, check_noise, is_count
+from sb3_nrl.traces import PendingSteps
+
+NOISE_NORMALIZATIONS = ("network", "layer", "unbiased")
+
+
+class NRL(RewardModulatedAlgorithm):
+    """
+    Noise-based reward-modulated learning (García Fernández, Ahmad and van Gerven): no backward pass.
+
+    Actions come from a clean pass. A noisy pass over the same observation adds noise ξ to every node, and tells by
+    ρ = log π̃(a|s) - log π(a|s) whether the noise made the action likelier. The eligibility trace of each synapse sums
+    ρ ξ / ‖ξ‖² ⊗ x̃ since the last reward (Eq. 17), x̃ being the synapse's input in the noisy pass, and the reward
+    prediction error δ turns it into a weight change, W ← W + η δ e (Eq. 16).
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
+        :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param env: The environment, or its registered name
+    :param learning_rate: η, or a function of the remaining progress (from 1 to 0). With another normalisation than
+        ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent
+    :param n_steps: Steps of each environment that can wait before they are folded into the traces. Bounds the memory;
+        does not change the result but for rounding and the order of the noise
+    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"step"``, at every step;
+        ``"nonzero"``, at every reward other than 0 and at the episode's end
+    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15)
+    :param scale_rpe: Whether to divide δ by the size of the reward, for rewards whose size varies much
+    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history
+    :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
+    :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
+    :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
+        (shot noise)
+    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes; ``"layer"``: ‖ξ‖² over the
+        layer's nodes; ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π
+    :param n_noise_samples: Noisy passes K to average for each step (Eq. 12)
+    :param antithetic: Whether each sample is a pair of passes with ξ and -ξ, and ρ half their difference: a central
+        difference, for twice the passes
+    :param clean_passes: None for a true clean pass. N ≥ 2 replaces it by the mean of N noisy passes, whose action
+        probabilities the action is drawn from, also in ``predict`` (section 3.3)
+    :param stats_window_size: Number of episodes that the logged return and length are averaged over
+    :param tensorboard_log: Folder for TensorBoard, None for no log
+    :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param verbose: 0 for no output, 1 for information, 2 for debug messages
+    :param seed: Seed of all random numbers
+    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``
+    :param _init_setup_model: Whether to build the network at once
+    :raises ValueError: If an argument is out of range, with its name and what it takes
+    """
+
+    def __init__(
+        self,
+        policy: str | type[NoisyPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 5e-2,
+        n_steps: int = 128,
+        reward_timing: str = "episode",
+        reward_smoothing: float = 0.66,
+        scale_rpe: bool = True,
+        trace_decay: float = 1.0,
+        max_grad_norm: float | None = None,
+        noise_std: float = 1e-3,
+        noise_distribution: str = "gaussian",
+        noise_normalization: str = "network",
+        n_noise_samples: int = 1,
+        antithetic: bool = False,
+        clean_passes: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            reward_timing,
+            reward_smoothing,
+            scale_rpe,
+            trace_decay,
+            max_grad_norm,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+        )
+        self.noise_std = noise_std
+        self.noise_distribution = noise_distribution
+        self.noise_normalization = noise_normalization
+        self.n_noise_samples = n_noise_samples
+        self.antithetic = antithetic
+        self.clean_passes = clean_passes
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_noise(self.noise_std, self.noise_distribution)
+        check(
+            "noise_normalization",
+            self.noise_normalization,
+            self.noise_normalization in NOISE_NORMALIZATIONS,
+            f"one of {NOISE_NORMALIZATIONS}",
+        )
+        check("n_noise_samples", self.n_noise_samples, is_count(self.n_noise_samples), "a whole number, at least 1")
+        check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
+        valid = self.clean_passes is None or is_count(self.clean_passes, least=2)
+        check("clean_passes", self.clean_passes, valid, "None, or a whole number of noisy passes, at least 2")
+
+    def _policy_noise(self) -> dict[str, Any]:
+        return {
+            "noise_std": self.noise_std,
+            "noise_distribution": self.noise_distribution,
+            "clean_passes": self.clean_passes,
+        }
+
+    @property
+    def _n_samples(self) -> int:
+        return 2 * self.n_noise_samples if self.antithetic else self.n_noise_samples
+
+    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+        noise = self.policy.sample_noise(self.n_noise_samples * len(steps.actions))
+        if self.antithetic:
+            noise = th.cat((noise, -noise))
+        distribution, pre = self.policy.noisy_pass(repeat_rows(steps.observations, self._n_samples), noise)
+        noisy_log_probs = distribution.log_prob(th.cat([steps.actions] * self._n_samples))
+        if self.antithetic:
+            baseline = noisy_log_probs.unflatten(0, (2, -1)).mean(0).repeat(2)
+        else:
+            baseline = steps.log_probs.repeat(self._n_samples)
+        rho = noisy_log_probs - baseline
+        return self._normalize(noise) * (rho / self._n_samples)[:, None], pre
+
+    def _normalize(self, noise_BN: th.Tensor) -> th.Tensor:
+        """ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
+        if self.noise_normalization == "layer":
+            layers = [noise_BN[:, site.nodes] for site in self.policy.perturbation.sites]
+            return th.cat([noise / noise.square().sum(1, keepdim=True) for noise in layers], dim=1)
+        direction = noise_BN / noise_BN.square().sum(1, keepdim=True)
+        return direction * noise_BN.shape[1] if self.noise_normalization == "unbiased" else direction

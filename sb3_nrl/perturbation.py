@@ -1,0 +1,144 @@
+"""Node perturbation of any module built of Linear and Conv2d layers.
+
+Shapes: B rows of a batch, N nodes of the whole network, E environments, S rows per environment (B = S · E), P positions
+at which a layer is applied, I inputs and O outputs of a layer.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+from torch.nn.grad import conv2d_weight
+
+
+class Site(NamedTuple):
+    """One application of a layer in the forward pass.
+
+    :param layer: The layer
+    :param nodes: Where its pre-activation lies in the flat vector of all nodes
+    :param shape: Shape of one row's pre-activation: (P, O) for a linear layer, (P, O, height, width) for a convolution,
+        where P is 1 unless the network applies the layer to several parts of an observation
+    """
+
+    layer: nn.Linear | nn.Conv2d
+    nodes: slice
+    shape: tuple[int, ...]
+
+
+class NodePerturbation:
+    """
+    Adds noise to the pre-activations of a module's Linear and Conv2d layers, records what each layer received, and
+    forms the outer products of post- and pre-synaptic activity that have the shapes of the layers' parameters.
+
+    The noise of all nodes is one vector of N numbers, in the order in which the layers are called. Layers whose
+    parameters are all frozen (``requires_grad=False``) are left alone.
+
+    :param module: Owner of the layers
+    :param forward: The pass to perturb; a function of one argument, batch first, that calls the module's layers
+    :param example: An argument for ``forward`` with a batch of one, to find out which layers are called, and with what
+        shapes
+    :raises ValueError: If a trainable parameter would never learn, because it belongs to another type of layer or to a
+        layer that ``forward`` does not call
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[[Any], th.Tensor], example: Any) -> None:
+        self.forward = forward
+        self.layers = [
+            layer
+            for layer in module.modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d)
+            and any(p.requires_grad for p in layer.parameters(recurse=False))
+        ]
+        self.sites: list[Site] = []
+        self.n_nodes = 0
+        self._pass_through(example, self._add_site)
+
+        called = {id(parameter) for site in self.sites for parameter in site.layer.parameters(recurse=False)}
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in called:
+                owner = name.rpartition(".")[0]
+                raise ValueError(
+                    f"The parameter '{name}' would never learn: node perturbation reaches the weights and biases of "
+                    f"nn.Linear and nn.Conv2d layers that the forward pass calls, and "
+                    f"'{owner or type(module).__name__}' is {type(module.get_submodule(owner)).__name__}, or is not "
+                    "called. Replace the layer, or freeze it with requires_grad_(False)."
+                )
+
+    def _pass_through(self, inputs: Any, hook: Callable[..., th.Tensor | None]) -> th.Tensor:
+        handles = [layer.register_forward_hook(hook) for layer in self.layers]
+        try:
+            return self.forward(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _add_site(self, layer: nn.Linear | nn.Conv2d, args: tuple[th.Tensor], pre_activation: th.Tensor) -> None:
+        nodes = slice(self.n_nodes, self.n_nodes + pre_activation.numel())
+        shape = (-1, layer.out_features) if isinstance(layer, nn.Linear) else pre_activation.shape
+        self.sites.append(Site(layer, nodes, tuple(pre_activation.reshape(shape).shape)))
+        self.n_nodes = nodes.stop
+
+    def run(self, inputs: Any, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor]]:
+        """
+        A noisy pass (Eq. 18 and 19).
+
+        :param inputs: Argument for ``forward``, a batch of B rows
+        :param noise_BN: ξ, what is added to each node's pre-activation, shape (B, N)
+        :return: What ``forward`` returned, and the pre-synaptic activity x̃ that each site received
+        """
+        pre: list[th.Tensor] = []
+
+        def perturb(layer: nn.Module, args: tuple[th.Tensor], pre_activation: th.Tensor) -> th.Tensor:
+            nodes = self.sites[len(pre)].nodes
+            pre.append(args[0])
+            return pre_activation + noise_BN[:, nodes].reshape(pre_activation.shape)
+
+        return self._pass_through(inputs, perturb), pre
+
+    def outer(self, post_BN: th.Tensor, pre: list[th.Tensor], n_envs: int) -> list[th.Tensor]:
+        """
+        The sum of post ⊗ pre over each environment's rows (the sums in Eq. 17 and 21).
+
+        A bias is a synapse whose pre-synaptic activity is 1. A layer that is applied at several positions, as a
+        convolution is, sums over them.
+
+        :param post_BN: Post-synaptic factor of each node, shape (B, N); the rows of one time step are adjacent, in the
+            order of the environments
+        :param pre: What each site received, as ``run`` returns it
+        :param n_envs: Number of environments E
+        :return: For each of ``self.parameters`` a tensor of shape (E, \\*parameter.shape)
+        """
+        sums: dict[th.Tensor, th.Tensor] = {}
+        for (layer, nodes, shape), received in zip(self.sites, pre, strict=True):
+            post = post_BN[:, nodes].reshape(-1, n_envs, *shape)
+            for parameter, product in ((layer.weight, _weight_product), (layer.bias, _bias_product)):
+                if parameter is not None and parameter.requires_grad:
+                    addend = product(layer, post, received)
+                    sums[parameter] = sums[parameter] + addend if parameter in sums else addend
+        return [sums[parameter] for parameter in self.parameters]
+
+
+def _weight_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor) -> th.Tensor:
+    """Sum of the outer products: ``post`` of shape (S, E, P, O, ...), the result of shape (E, \\*weight.shape)."""
+    if isinstance(layer, nn.Linear):
+        return th.einsum("sepo,sepi->eoi", post, pre.reshape(*post.shape[:3], layer.in_features))
+    n_envs, n_positions = post.shape[1:3]
+    padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    pre = nn.functional.pad(pre, layer._reversed_padding_repeated_twice, mode=padding_mode)
+    pre_SEP = pre.reshape(-1, n_envs, n_positions, *pre.shape[1:])
+    # The environments stand side by side as groups of channels, so that one call gives each a correlation of its own.
+    return conv2d_weight(
+        pre_SEP.transpose(1, 2).reshape(-1, n_envs * layer.in_channels, *pre.shape[2:]),
+        (n_envs * layer.out_channels, *layer.weight.shape[1:]),
+        post.transpose(1, 2).reshape(-1, n_envs * layer.out_channels, *post.shape[4:]),
+        stride=layer.stride,
+        dilation=layer.dilation,
+        groups=n_envs * layer.groups,
+    ).view(n_envs, *layer.weight.shape)
+
+
+def _bias_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor) -> th.Tensor:
+    """As ``_weight_product``, for a pre-synaptic activity of 1 and a result of shape (E, O)."""
+    return post.sum((0, 2, *range(4, post.ndim)))

@@ -1,0 +1,278 @@
+"""The policy that can be perturbed: features, hidden layers, action distribution.
+
+Shapes: B rows of a batch, N nodes of the network.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+    make_proba_distribution,
+)
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_nrl.noise import sample_noise
+from sb3_nrl.perturbation import NodePerturbation
+
+LEAKY_RELU = partial(nn.LeakyReLU, 0.1)
+
+
+class NoisyPolicy(BasePolicy):
+    """
+    An actor whose nodes can be perturbed.
+
+    The network is a features extractor, hidden layers and an action head, one output for each logit or mean. For a
+    ``Box`` action space the log standard deviation of the Gaussian is a layer of its own, fed by a constant 1: it does
+    not depend on the observation, and is perturbed and learned like any other layer.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule
+    :param net_arch: Widths of the hidden layers, ``[64]`` by default; ``[]`` for none
+    :param activation_fn: Makes the activation function after each hidden layer, LeakyReLU with slope 0.1 by default
+    :param use_bias: Whether hidden layers and action head have biases. The paper's networks have none
+    :param head_gain: Factor on the initial weights of the action head. Large values can start in a nearly deterministic
+        policy that never sees another return, and so never learns
+    :param log_std_init: Initial log standard deviation of the actions in a ``Box`` space, in the units of the actions
+    :param noise_std: Standard deviation σ of the noise ξ
+    :param noise_distribution: Distribution of the noise, see :mod:`sb3_nrl.noise`
+    :param clean_passes: None: actions come from a clean pass. N: from the mean of N noisy passes, for networks that
+        cannot do without noise
+    :param features_extractor_class: Features extractor, built of Linear and Conv2d layers if it learns; by default one
+        that flattens the observation
+    :param features_extractor_kwargs: Keyword arguments of the features extractor
+    :param normalize_images: Whether to divide images by 255
+    :param optimizer_class: Optimizer, plain SGD by default
+    :param optimizer_kwargs: Keyword arguments of the optimizer, except the learning rate
+    :raises ValueError: If an argument is out of range, or if the network has parameters that node perturbation cannot
+        reach
+    """
+
+    default_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: Callable[[], nn.Module] = LEAKY_RELU,
+        use_bias: bool = False,
+        head_gain: float = 0.01,
+        log_std_init: float = 0.0,
+        noise_std: float = 0.0,
+        noise_distribution: str = "gaussian",
+        clean_passes: int | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.SGD,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class or self.default_features_extractor,
+            features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        self.net_arch = [64] if net_arch is None else net_arch
+        if not isinstance(self.net_arch, list) or not all(
+            isinstance(width, int) and width > 0 for width in self.net_arch
+        ):
+            raise ValueError(
+                f"net_arch={net_arch!r}: must be a list of hidden layers' widths (there is no value network)"
+            )
+        if not head_gain > 0:
+            raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
+        self.activation_fn = activation_fn
+        self.use_bias = use_bias
+        self.head_gain = head_gain
+        self.log_std_init = log_std_init
+        self.noise_std = noise_std
+        self.noise_distribution = noise_distribution
+        self.clean_passes = clean_passes
+
+        self.features_extractor = self.make_features_extractor()
+        features_dim = self.features_extractor.features_dim
+        self.hidden_net = nn.Sequential(
+            *create_mlp(features_dim, -1, self.net_arch, activation_fn, with_bias=use_bias)  # type: ignore[arg-type]
+        )
+        self.action_dist = make_proba_distribution(action_space)
+        latent_dim = self.net_arch[-1] if self.net_arch else features_dim
+        n_outputs = _n_outputs(action_space)
+        if isinstance(action_space, spaces.Box):
+            self.log_std_net = nn.Linear(1, n_outputs, bias=False)
+            nn.init.constant_(self.log_std_net.weight, log_std_init)
+        self.action_net = nn.Linear(latent_dim, n_outputs, bias=use_bias)
+        for layer in (*self.hidden_net, self.action_net):
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, gain=head_gain if layer is self.action_net else 1.0)
+                if use_bias:
+                    nn.init.zeros_(layer.bias)
+
+        self.perturbation = NodePerturbation(self, self._action_parameters, _blank(observation_space))
+        self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "lr_schedule": self._dummy_schedule,
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "net_arch",
+                    "activation_fn",
+                    "use_bias",
+                    "head_gain",
+                    "log_std_init",
+                    "noise_std",
+                    "noise_distribution",
+                    "clean_passes",
+                    "features_extractor_class",
+                    "features_extractor_kwargs",
+                    "optimizer_class",
+                    "optimizer_kwargs",
+                )
+            },
+        }
+
+    def sample_noise(self, n_rows: int) -> th.Tensor:
+        """
+        Draw the noise ξ of the whole network.
+
+        :param n_rows: Number of rows B
+        :return: Shape (B, N)
+        """
+        return sample_noise(self.noise_distribution, self.noise_std, (n_rows, self.perturbation.n_nodes), self.device)
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """
+        The clean pass: the action distribution π, differentiable where autograd is on.
+
+        :param obs: Observations
+        :return: The distribution
+        """
+        return self._distribution(self._action_parameters(obs))
+
+    def noisy_pass(self, obs: PyTorchObs, noise_BN: th.Tensor) -> tuple[Distribution, list[th.Tensor]]:
+        """
+        A noisy pass (Eq. 18 and 19).
+
+        :param obs: Observations, B rows
+        :param noise_BN: ξ, shape (B, N)
+        :return: The action distribution π̃, and the pre-synaptic activity that each layer received
+        """
+        parameters, pre = self.perturbation.run(obs, noise_BN)
+        return self._distribution(parameters), pre
+
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False, noise_BN: th.Tensor | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Choose actions.
+
+        :param obs: Observations, B rows
+        :param deterministic: Whether to take the likeliest actions rather than to draw them
+        :param noise_BN: ξ of a noisy pass to choose with, shape (B, N); by default the pass is a clean one, or the mean
+            of ``clean_passes`` noisy ones
+        :return: Actions, and the logarithm of their probability (density), shape (B,)
+        """
+        if noise_BN is not None:
+            distribution = self.noisy_pass(obs, noise_BN)[0]
+        elif self.clean_passes is None:
+            distribution = self.get_distribution(obs)
+        else:
+            distribution = self._mean_of_noisy_passes(obs, self.clean_passes)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, distribution.log_prob(actions)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)[0]
+
+    def _action_parameters(self, obs: PyTorchObs) -> th.Tensor:
+        """The output layer's pre-activations: logits, or means followed by log standard deviations."""
+        latent = self.hidden_net(self.extract_features(obs, self.features_extractor))
+        outputs = self.action_net(latent)
+        if isinstance(self.action_space, spaces.Box):
+            log_std = self.log_std_net(outputs.new_ones(len(outputs), 1))
+            outputs = th.cat((outputs, log_std), dim=1)
+        return outputs
+
+    def _distribution(self, parameters: th.Tensor) -> Distribution:
+        if isinstance(self.action_space, spaces.Box):
+            return self.action_dist.proba_distribution(*parameters.chunk(2, dim=1))
+        return self.action_dist.proba_distribution(parameters)
+
+    def _mean_of_noisy_passes(self, obs: PyTorchObs, n_passes: int) -> Distribution:
+        """
+        What stands in for the clean pass on hardware without one (section 3.3).
+
+        Averages probabilities (of each sub-action), or the Gaussian's mean and log standard deviation.
+        """
+        obs = repeat_rows(obs, n_passes)
+        n_rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        parameters = self.perturbation.run(obs, self.sample_noise(n_rows))[0].unflatten(0, (n_passes, -1))
+        if isinstance(self.action_space, spaces.Box):
+            mean = parameters.mean(0)
+        elif isinstance(self.action_dist, CategoricalDistribution):
+            mean = parameters.softmax(-1).mean(0).log()
+        elif isinstance(self.action_dist, MultiCategoricalDistribution):
+            groups = parameters.split(self.action_dist.action_dims, dim=-1)
+            mean = th.cat([group.softmax(-1).mean(0).log() for group in groups], dim=-1)
+        else:
+            mean = parameters.sigmoid().mean(0).logit()
+        return self._distribution(mean)
+
+
+class NoisyCnnPolicy(NoisyPolicy):
+    """A :class:`NoisyPolicy` for images: the default features extractor is ``NatureCNN``."""
+
+    default_features_extractor = NatureCNN
+
+
+class NoisyMultiInputPolicy(NoisyPolicy):
+    """A :class:`NoisyPolicy` for ``Dict`` observations: the default features extractor is ``CombinedExtractor``."""
+
+    default_features_extractor = CombinedExtractor
+
+
+def _n_outputs(space: spaces.Space) -> int:
+    """Number of logits, or of means."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    return get_action_dim(space)
+
+
+def repeat_rows(obs: PyTorchObs, n: int) -> PyTorchObs:
+    """The whole batch ``n`` times over, one copy after the other."""
+    if isinstance(obs, dict):
+        return {key: th.cat([value] * n) for key, value in obs.items()}
+    return th.cat([obs] * n)
+
+
+def _blank(space: spaces.Space) -> PyTorchObs:
+    """A batch of one observation, all zeros."""
+    if isinstance(space, spaces.Dict):
+        return {key: th.zeros(1, *(subspace.shape or ())) for key, subspace in space.spaces.items()}
+    return th.zeros(1, *(space.shape or ()))

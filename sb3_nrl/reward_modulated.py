@@ -1,0 +1,383 @@
+"""The loop that all algorithms share: act, let steps wait, fold them into traces, modulate the traces by the reward.
+
+Shapes: T pending steps, E environments, S noise samples, B rows of a batch, N nodes of the network.
+"""
+
+import math
+import os
+import pathlib
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_nrl.acting import make_actor
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS
+from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
+from sb3_nrl.reward_prediction import REWARD_TIMINGS, RewardPrediction
+from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
+
+_MAX_NODES_AT_ONCE = 2**24
+"""How many nodes, over all rows, one batch of noisy passes may have. Bounds the memory that folding takes."""
+
+SelfRewardModulated = TypeVar("SelfRewardModulated", bound="RewardModulatedAlgorithm")
+
+
+class RewardModulatedAlgorithm(OnPolicyAlgorithm):
+    """
+    Three-factor learning: W ← W + η δ e at every reward time, with e = Σ post ⊗ pre since the last one.
+
+    Subclasses say what the post-synaptic factor is. For the parameters see them; all parameters here are theirs.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": NoisyPolicy,
+        "CnnPolicy": NoisyCnnPolicy,
+        "MultiInputPolicy": NoisyMultiInputPolicy,
+    }
+    policy: NoisyPolicy  # type: ignore[assignment]
+    rollout_buffer: EligibilityTraceBuffer  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[NoisyPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        n_steps: int,
+        reward_timing: str,
+        reward_smoothing: float,
+        scale_rpe: bool,
+        trace_decay: float,
+        max_grad_norm: float | None,
+        stats_window_size: int,
+        tensorboard_log: str | None,
+        policy_kwargs: dict[str, Any] | None,
+        verbose: int,
+        seed: int | None,
+        device: th.device | str,
+    ) -> None:
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=1.0,
+            gae_lambda=1.0,
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.reward_timing = reward_timing
+        self.reward_smoothing = reward_smoothing
+        self.scale_rpe = scale_rpe
+        self.trace_decay = trace_decay
+
+    @abstractmethod
+    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+        """
+        The algorithm: form the two factors of the eligibility trace, for S samples of B = T · E pending steps.
+
+        :param steps: The steps
+        :return: The post-synaptic factor of each node, shape (S · B, N), and the pre-synaptic activity that each layer
+            received
+        """
+
+    def _acting_noise(self) -> th.Tensor | None:
+        """ξ that actions are chosen with, shape (E, N), if the algorithm credits the very noise it acts with."""
+        return None
+
+    def _policy_noise(self) -> dict[str, Any]:
+        """The policy's arguments about noise."""
+        return {}
+
+    @property
+    def _n_samples(self) -> int:
+        """Noisy passes S that each step is credited by."""
+        return 1
+
+    def _check_arguments(self) -> None:
+        check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
+        check("reward_timing", self.reward_timing, self.reward_timing in REWARD_TIMINGS, f"one of {REWARD_TIMINGS}")
+        check("reward_smoothing", self.reward_smoothing, 0 < self.reward_smoothing <= 1, "in (0, 1]")
+        check("scale_rpe", self.scale_rpe, isinstance(self.scale_rpe, bool), "True or False")
+        check("trace_decay", self.trace_decay, 0 < self.trace_decay <= 1, "in (0, 1]")
+        if self.reward_timing == "step":
+            check(
+                "trace_decay",
+                self.trace_decay,
+                self.trace_decay == 1,
+                '1 with reward_timing="step": traces last one step',
+            )
+        if self.max_grad_norm is not None:
+            check("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "positive, or None for no clipping")
+        rate = self.lr_schedule(1.0)
+        check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
+        check(
+            "policy",
+            self.policy_class,
+            issubclass(self.policy_class, NoisyPolicy),
+            f"{NoisyPolicy.__name__}'s subclass",
+        )
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self._check_arguments()
+        self.set_random_seed(self.seed)
+        self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay, self.device)
+        self.reward_prediction = RewardPrediction(
+            self.n_envs,
+            self.reward_timing,
+            self.reward_smoothing,
+            self.scale_rpe,
+            previous=getattr(self, "reward_prediction", None),
+        )
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self._policy_noise(), **self.policy_kwargs
+        ).to(self.device)  # type: ignore[assignment]
+        self._maybe_recommend_cpu(NoisyPolicy.__name__)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self.rollout_buffer.reset()
+            self.reward_prediction.restart()
+        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self.policy.set_training_mode(False)
+        self._act = make_actor(self.policy)
+        self._check_observations(self._last_obs)
+        return setup
+
+    def learn(
+        self: SelfRewardModulated,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRewardModulated:
+        """
+        Train, as in Stable-Baselines3.
+
+        :param total_timesteps: Number of environment steps
+        :param callback: Callback(s), called at every step
+        :param log_interval: Number of iterations between logs; an iteration ends at each reward time of any
+            environment, or after ``n_steps`` steps
+        :param tb_log_name: Name of the TensorBoard run, the algorithm's name by default
+        :param reset_num_timesteps: Whether to count steps from 0 and to reset the environments, or to go on
+        :param progress_bar: Whether to show a progress bar
+        :return: The trained model
+        :raises ValueError: If an observation or a reward is not finite
+        :raises FloatingPointError: If learning diverged; the model keeps its last finite weights
+        """
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: EligibilityTraceBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Step the environments until a reward time comes to one of them, ``n_steps`` steps wait, or training ends.
+
+        :param env: The training environments
+        :param callback: Called at each step, and at the beginning and end
+        :param rollout_buffer: Where the steps wait
+        :param n_rollout_steps: How many steps may wait
+        :return: Whether to go on training
+        """
+        callback.on_rollout_start()
+        going_on = True
+        while (
+            going_on
+            and not self.reward_prediction.due.any()
+            and rollout_buffer.pos < n_rollout_steps
+            and self.num_timesteps < self._total_timesteps
+        ):
+            noise = self._acting_noise()
+            obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
+            actions, log_probs = self._act(obs, noise)
+            clipped_actions = actions
+            if isinstance(self.action_space, spaces.Box):
+                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self._check_rewards(rewards)
+            self._check_observations(new_obs)
+
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            going_on = callback.on_step()
+            self._update_info_buffer(infos, dones)
+
+            rollout_buffer.add(obs, actions, log_probs, None if noise is None else noise.cpu().numpy())
+            self.reward_prediction.observe(rewards, dones)
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+        if going_on:
+            callback.update_locals(locals())
+            callback.on_rollout_end()
+        return going_on
+
+    @th.no_grad()
+    def train(self) -> None:
+        """
+        Fold the waiting steps into the traces and, where a reward time has come, let the reward prediction error turn
+        the traces into a weight change (Eq. 16). Nothing happens before a reward comes or ``n_steps`` steps wait.
+        """
+        self._update_learning_rate(self.policy.optimizer)
+        rewarded = self.reward_prediction.due
+        if not (rewarded.any() or self.rollout_buffer.full):
+            return
+        self._fold()
+        if rewarded.any():
+            self._modulate(rewarded)
+
+    def _fold(self) -> None:
+        buffer = self.rollout_buffer
+        nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
+        for steps in buffer.pending(chunk=max(1, _MAX_NODES_AT_ONCE // nodes_per_step)):
+            post, pre = self._credit(steps)
+            buffer.fold(self.policy.perturbation, post, pre, n_steps=len(steps.log_probs) // self.n_envs)
+        buffer.pos = 0
+
+    def _modulate(self, rewarded: np.ndarray) -> None:
+        errors = self.reward_prediction.errors()
+        changes = self.rollout_buffer.modulate(th.as_tensor(errors, dtype=th.float32, device=self.device))
+        trace_norm = self.rollout_buffer.norms()[rewarded].mean().item()
+        self.rollout_buffer.clear(rewarded)
+        update_norm = self._step(changes)
+
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record_mean("train/rpe", errors[rewarded].mean())
+        self.logger.record("train/reward_prediction", np.nanmean(self.reward_prediction.average))
+        self.logger.record_mean("train/trace_norm", trace_norm)
+        self.logger.record_mean("train/update_norm", update_norm)
+
+    def _step(self, changes: list[th.Tensor]) -> float:
+        """
+        Let the optimizer take Σ δ e for a descent direction's negative.
+
+        :param changes: Σ δ e, a tensor for each parameter
+        :return: The norm of all changes together, before clipping
+        :raises FloatingPointError: If a weight would not be finite; all weights are then as before
+        """
+        parameters = self.policy.perturbation.parameters
+        for parameter, change in zip(parameters, changes, strict=True):
+            parameter.grad = -change
+        norm = th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or math.inf).item()
+        before = [parameter.clone() for parameter in parameters]
+        finite = math.isfinite(norm)
+        if finite:
+            self.policy.optimizer.step()
+            finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
+        if not finite:
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+            raise FloatingPointError(
+                f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its last "
+                f"finite weights. Lower learning_rate (now {self.policy.optimizer.param_groups[0]['lr']:g}) or "
+                "max_grad_norm."
+            )
+        return norm
+
+    def _check_rewards(self, rewards: np.ndarray) -> None:
+        if not np.isfinite(rewards).all():
+            env = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise ValueError(
+                f"The reward of environment {env} at step {self.num_timesteps} is {rewards[env]}: must be finite"
+            )
+
+    def _check_observations(self, obs: Any) -> None:
+        for key, value in obs.items() if isinstance(obs, dict) else [(None, obs)]:
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                env, *place = (int(index) for index in np.argwhere(~np.isfinite(value))[0])
+                where = f"{'' if key is None else repr(key)}{place}"
+                raise ValueError(
+                    f"The observation{where} of environment {env} after step {self.num_timesteps} is "
+                    f"{value[(env, *place)]}: must be finite"
+                )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_act"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save to a zip file, as in Stable-Baselines3, but whole or not at all: an interrupted save leaves the file of
+        before. Traces in flight are not saved, since loading resets the environments.
+
+        :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
+        :param exclude: Names of attributes to leave out
+        :param include: Names of attributes to save although they would be left out
+        """
+        if not isinstance(path, str | pathlib.Path):
+            super().save(path, exclude, include)
+            return
+        path = pathlib.Path(path)
+        if path.suffix == "":
+            path = path.with_name(f"{path.name}.zip")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            super().save(unfinished, exclude, include)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a value is a whole number of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
+    """
+    Refuse a bad argument.
+
+    :raises ValueError: If the value is not valid
+    """
+    if not valid:
+        raise ValueError(f"{argument}={value!r}: must be {wanted}")
+
+
+def check_noise(std: float, distribution: str) -> None:
+    """Check the arguments of all algorithms that add noise."""
+    check("noise_std", std, 0 < std < math.inf, "positive and finite")
+    check(
+        "noise_distribution", distribution, distribution in NOISE_DISTRIBUTIONS, f"one of {tuple(NOISE_DISTRIBUTIONS)}"
+    )

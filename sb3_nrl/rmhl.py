@@ -1,0 +1,99 @@
+"""Reward-modulated Hebbian learning."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_modulated import RewardModulatedAlgorithm, check_noise
+from sb3_nrl.traces import PendingSteps
+
+
+class RMHL(RewardModulatedAlgorithm):
+    """
+    Reward-modulated Hebbian learning, with the noise explicit: the older and weaker relative of :class:`~sb3_nrl.NRL`.
+
+    Actions come from a noisy pass. The eligibility trace of each synapse sums the noise of the pass times the synapse's
+    input in it, ξ ⊗ x̃ (Eq. 21): nothing tells which noise made the action likelier, so the reward alone has to.
+    ``predict`` takes a clean pass.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
+        :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param env: The environment, or its registered name
+    :param learning_rate: η, or a function of the remaining progress (from 1 to 0)
+    :param n_steps: See :class:`~sb3_nrl.NRL`, as for all arguments that are not explained here
+    :param reward_timing: ``"episode"``, ``"step"`` or ``"nonzero"``
+    :param reward_smoothing: λ in (0, 1]
+    :param scale_rpe: Whether to divide δ by the size of the reward
+    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]
+    :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
+    :param noise_std: σ of the noise ξ, in the units of the pre-activations. The noise explores and carries the credit
+        at once: it has to be large enough to change what happens
+    :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` or ``"poisson"``
+    :param stats_window_size: Number of episodes that the logged return and length are averaged over
+    :param tensorboard_log: Folder for TensorBoard, None for no log
+    :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param verbose: 0 for no output, 1 for information, 2 for debug messages
+    :param seed: Seed of all random numbers
+    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``
+    :param _init_setup_model: Whether to build the network at once
+    :raises ValueError: If an argument is out of range, with its name and what it takes
+    """
+
+    def __init__(
+        self,
+        policy: str | type[NoisyPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-2,
+        n_steps: int = 128,
+        reward_timing: str = "episode",
+        reward_smoothing: float = 0.66,
+        scale_rpe: bool = True,
+        trace_decay: float = 1.0,
+        max_grad_norm: float | None = None,
+        noise_std: float = 0.1,
+        noise_distribution: str = "gaussian",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps,
+            reward_timing,
+            reward_smoothing,
+            scale_rpe,
+            trace_decay,
+            max_grad_norm,
+            stats_window_size,
+            tensorboard_log,
+            policy_kwargs,
+            verbose,
+            seed,
+            device,
+        )
+        self.noise_std = noise_std
+        self.noise_distribution = noise_distribution
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_noise(self.noise_std, self.noise_distribution)
+
+    def _policy_noise(self) -> dict[str, Any]:
+        return {"noise_std": self.noise_std, "noise_distribution": self.noise_distribution}
+
+    def _acting_noise(self) -> th.Tensor:
+        return self.policy.sample_noise(self.n_envs)
+
+    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+        assert steps.noise is not None
+        return steps.noise, self.policy.noisy_pass(steps.observations, steps.noise)[1]

@@ -1,0 +1,158 @@
+"""The eligibility traces of all environments, and the steps that wait to be folded into them.
+
+Shapes: T pending steps, E environments, S noise samples, N nodes of the network.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_nrl.perturbation import NodePerturbation
+
+
+class PendingSteps(NamedTuple):
+    """
+    Steps whose pre- and post-synaptic activity is still to be formed; the rows of one step are adjacent.
+
+    :param observations: Shape (T · E, \\*observation shape), a dictionary of such tensors for a ``Dict`` space
+    :param actions: Shape (T · E, \\*action shape)
+    :param log_probs: log π(a|s) of the pass that chose the action, shape (T · E,)
+    :param noise: ξ of the pass that chose the action, shape (T · E, N), or None if it was a clean pass
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    log_probs: th.Tensor
+    noise: th.Tensor | None
+
+
+class EligibilityTraceBuffer:
+    """
+    One eligibility trace per environment and synapse (Eq. 17).
+
+    A trace is a sum of outer products over time, and such a sum is one matrix product. So steps are kept as they come,
+    and folded into the traces many at a time: at a reward time, or when ``n_steps`` of them wait. Provided that no
+    weight changes in between, the result is that of a trace updated at every step.
+
+    :param n_steps: How many steps of each environment can wait
+    :param n_envs: Number of environments
+    :param trace_decay: Factor per step on the traces, in (0, 1]
+    :param device: Where the traces are kept
+    """
+
+    def __init__(self, n_steps: int, n_envs: int, trace_decay: float, device: th.device) -> None:
+        self.n_steps = n_steps
+        self.n_envs = n_envs
+        self.trace_decay = trace_decay
+        self.device = device
+        self.traces: list[th.Tensor] = []
+        self._rows: dict[str, np.ndarray] = {}
+        self.pos = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no further step can wait."""
+        return self.pos == self.n_steps
+
+    def reset(self) -> None:
+        """Forget the traces and the waiting steps of all environments."""
+        self.traces = []
+        self.pos = 0
+
+    def add(
+        self,
+        observations: np.ndarray | dict[str, np.ndarray],
+        actions: np.ndarray,
+        log_probs: np.ndarray,
+        noise: np.ndarray | None = None,
+    ) -> None:
+        """
+        Let one step of every environment wait.
+
+        :param observations: What the policy saw, shape (E, \\*observation shape) or a dictionary of such arrays
+        :param actions: What it did, shape (E, \\*action shape)
+        :param log_probs: log π(a|s), shape (E,)
+        :param noise: ξ that the action was chosen with, shape (E, N), if any
+        """
+        if isinstance(observations, dict):
+            for key, value in observations.items():
+                self._store(f"observations/{key}", value)
+        else:
+            self._store("observations", observations)
+        self._store("actions", actions)
+        self._store("log_probs", log_probs)
+        if noise is not None:
+            self._store("noise", noise)
+        self.pos += 1
+
+    def _store(self, name: str, value: np.ndarray) -> None:
+        if name not in self._rows:
+            self._rows[name] = np.empty((self.n_steps, *value.shape), value.dtype)
+        self._rows[name][self.pos] = value
+
+    def pending(self, chunk: int) -> Iterator[PendingSteps]:
+        """
+        The waiting steps in order.
+
+        :param chunk: How many steps to give at a time
+        """
+        for start in range(0, self.pos, chunk):
+            steps = slice(start, min(start + chunk, self.pos))
+            rows = {
+                name: th.as_tensor(row[steps], device=self.device).flatten(0, 1) for name, row in self._rows.items()
+            }
+            observations = {
+                name.removeprefix("observations/"): row
+                for name, row in rows.items()
+                if name.startswith("observations/")
+            }
+            yield PendingSteps(
+                observations or rows["observations"], rows["actions"], rows["log_probs"], rows.get("noise")
+            )
+
+    def fold(self, perturbation: NodePerturbation, post_BN: th.Tensor, pre: list[th.Tensor], n_steps: int) -> None:
+        """
+        Add steps to the traces: e ← γᵀ e + Σ_t γ^(T-1-t) post(t) ⊗ pre(t), with γ the trace decay.
+
+        :param perturbation: Forms the outer products
+        :param post_BN: Post-synaptic factors, shape (S · T · E, N)
+        :param pre: Pre-synaptic activity that each site received
+        :param n_steps: Number of time steps T among the rows
+        """
+        if self.trace_decay < 1:
+            decay_T = self.trace_decay ** th.arange(n_steps - 1, -1, -1, device=self.device)
+            post_STEN = post_BN.view(-1, n_steps, self.n_envs, post_BN.shape[1])
+            post_BN = (post_STEN * decay_T[:, None, None]).flatten(0, 2)
+        sums = perturbation.outer(post_BN, pre, self.n_envs)
+        if self.traces:
+            for trace, addend in zip(self.traces, sums, strict=True):
+                trace.mul_(self.trace_decay**n_steps).add_(addend)
+        else:
+            self.traces = sums
+
+    def modulate(self, errors_E: th.Tensor) -> list[th.Tensor]:
+        """
+        The weight change before the learning rate, Σ_i δ_i e_i (Eq. 16).
+
+        :param errors_E: Reward prediction error δ of each environment, 0 where no reward came, shape (E,)
+        :return: A tensor of each parameter's shape
+        """
+        return [th.tensordot(errors_E, trace, dims=1) for trace in self.traces]
+
+    def norms(self) -> th.Tensor:
+        """The norm of each environment's trace over all synapses, shape (E,)."""
+        squares = [trace.flatten(1).square().sum(1) for trace in self.traces]
+        return th.stack(squares).sum(0).sqrt()
+
+    def clear(self, rewarded_E: np.ndarray) -> None:
+        """
+        Start some environments' traces anew, as a reward does.
+
+        :param rewarded_E: Which ones, booleans of shape (E,)
+        """
+        rewarded = th.as_tensor(rewarded_E, device=self.device)
+        for trace in self.traces:
+            trace[rewarded] = 0
