@@ -146,7 +146,11 @@ class NRL(RewardModulatedAlgorithm):
     def _normalize(self, noise_BN: th.Tensor) -> th.Tensor:
         """ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
         if self.noise_normalization == "layer":
-            layers = [noise_BN[:, site.nodes] for site in self.policy.perturbation.sites]
-            return th.cat([noise / noise.square().sum(1, keepdim=True) for noise in layers], dim=1)
-        direction = noise_BN / noise_BN.square().sum(1, keepdim=True)
+            return th.cat([_direction(noise_BN[:, site.nodes]) for site in self.policy.perturbation.sites], dim=1)
+        direction = _direction(noise_BN)
         return direction * noise_BN.shape[1] if self.noise_normalization == "unbiased" else direction
+
+
+def _direction(noise: th.Tensor) -> th.Tensor:
+    """ξ / ‖ξ‖², and 0 for noise that is all 0, as can happen to a layer of one node."""
+    return noise / noise.square().sum(1, keepdim=True).clamp_min(th.finfo(noise.dtype).tiny)

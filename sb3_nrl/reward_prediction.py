@@ -41,6 +41,7 @@ class RewardPrediction:
         n_envs = len(self.average)
         self.reward = np.zeros(n_envs)
         self.due = np.zeros(n_envs, dtype=bool)
+        self._unknown = np.isnan(self.average) | (self.timing == "step")
         self._ended = np.zeros(n_envs, dtype=bool)
 
     def observe(self, rewards: np.ndarray, dones: np.ndarray) -> None:
@@ -67,13 +68,12 @@ class RewardPrediction:
 
         :return: δ, 0 where no reward time has come, shape (E,)
         """
-        average = np.where(np.isnan(self.average), self.reward, self.average)
+        average = np.where(self._unknown, self.reward, self.average)
         errors = np.where(self.due, self.reward - average, 0.0)
         self.average = np.where(self.due, average + self.smoothing * errors, self.average)
         if self.scale:
             errors /= np.where(self.reward == 0, 1.0, np.abs(self.reward))
-        if self.timing == "step":
-            self.average[self._ended] = np.nan
+        self._unknown = self._ended if self.timing == "step" else np.isnan(self.average)
         self.reward = np.where(self.due, 0.0, self.reward)
         self.due = np.zeros_like(self.due)
         return errors
