@@ -305,9 +305,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
             raise FloatingPointError(
-                f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its last "
-                f"finite weights. Lower learning_rate (now {self.policy.optimizer.param_groups[0]['lr']:g}) or "
-                "max_grad_norm."
+                f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
+                "last finite weights. Lower learning_rate (now "
+                f"{self.policy.optimizer.param_groups[0]['lr']:g}) or max_grad_norm."
             )
         return norm
 

@@ -7,6 +7,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from sb3_nrl import BPTT, NRL, RMHL
+
+Algorithm = type[NRL] | type[RMHL] | type[BPTT]
+
 
 class ScriptedEnv(gymnasium.Env):
     """
@@ -22,11 +26,11 @@ class ScriptedEnv(gymnasium.Env):
         self.lengths = lengths
         self.pay_at = pay_at
         self.payment = payment
-        self.observation_space = spaces.Box(-np.inf, np.inf, (n_inputs,), np.float32)
+        self.observation_space: spaces.Space = spaces.Box(-np.inf, np.inf, (n_inputs,), np.float32)
         self.n_episodes = -1
 
     def _observation(self) -> np.ndarray:
-        return self.np_random.normal(size=self.observation_space.shape).astype(np.float32)
+        return self.np_random.normal(size=self.observation_space.shape or ()).astype(np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,11 +63,12 @@ class ClockEnv(gymnasium.Env):
     def __init__(self, rewards: Sequence[Sequence[float]], n_inputs: int | None = None, offset: int = 0) -> None:
         self.rewards = rewards
         self.offset = offset
-        self.observation_space = spaces.Box(0, 1, (n_inputs or len(rewards[0]),), np.float32)
+        self.n_inputs = n_inputs or len(rewards[0])
+        self.observation_space = spaces.Box(0, 1, (self.n_inputs,), np.float32)
         self.n_episodes = -1
 
     def _observation(self) -> np.ndarray:
-        observation = np.zeros(self.observation_space.shape, np.float32)
+        observation = np.zeros(self.n_inputs, np.float32)
         if self.time < len(self.rewards[0]):
             observation[self.offset + self.time] = 1
         return observation

@@ -79,7 +79,7 @@ def train(
     n_envs = len(steps[0]["rewards"])
     traces = [[th.zeros_like(weight) for weight in weights] for _ in range(n_envs)]
     reward_sum = [0.0] * n_envs
-    average: list[float | None] = [None] * n_envs
+    average: dict[int, float] = {}
     for step, noise_ESN in zip(steps, noise_TESN, strict=True):
         change = [th.zeros_like(weight) for weight in weights]
         for env in range(n_envs):
@@ -90,9 +90,11 @@ def train(
             reward_sum[env] += reward
             if done or timing == "step" or (timing == "nonzero" and reward != 0):
                 r = reward_sum[env]
-                predicted = r if average[env] is None else average[env]
+                predicted = average.get(env, r)
                 delta = r - predicted
-                average[env] = None if done and timing == "step" else predicted + smoothing * delta
+                average[env] = predicted + smoothing * delta
+                if done and timing == "step":
+                    del average[env]
                 if scale and r != 0:
                     delta /= abs(r)
                 change = [total + delta * trace for total, trace in zip(change, traces[env], strict=True)]

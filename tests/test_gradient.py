@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from sb3_nrl import BPTT, NRL
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS
@@ -58,7 +59,7 @@ class TwiceThroughOneLayer(BaseFeaturesExtractor):
 
 
 def make(
-    algorithm: type[RewardModulatedAlgorithm],
+    algorithm: type[NRL] | type[BPTT],
     observation_space: spaces.Space = VECTOR,
     action_space: spaces.Space = ACTION_SPACES[0],
     policy: str = "MlpPolicy",
@@ -96,9 +97,8 @@ def some_steps(model: RewardModulatedAlgorithm, n_rows: int) -> PendingSteps:
 def exact(model: RewardModulatedAlgorithm, steps: PendingSteps, weights: th.Tensor | None = None) -> list[th.Tensor]:
     """∂ Σ_i w_i log π(a_i|s_i) / ∂ each parameter."""
     log_probs = model.policy.get_distribution(steps.observations).log_prob(steps.actions)
-    return list(
-        th.autograd.grad((log_probs if weights is None else weights * log_probs).sum(), model.policy.parameters())
-    )
+    total = (log_probs if weights is None else weights * log_probs).sum()
+    return list(th.autograd.grad(total, list(model.policy.parameters())))
 
 
 @th.no_grad()
@@ -109,12 +109,11 @@ def estimate(model: RewardModulatedAlgorithm, steps: PendingSteps, n_envs: int =
 
 
 def cosine(one: list[th.Tensor], two: list[th.Tensor]) -> float:
-    vectors = [th.cat([part.flatten() for part in parts]) for parts in (one, two)]
-    return th.cosine_similarity(*vectors, dim=0).item()
+    return th.cosine_similarity(parameters_to_vector(one), parameters_to_vector(two), dim=0).item()
 
 
 def norm(parts: list[th.Tensor]) -> float:
-    return th.cat([part.flatten() for part in parts]).norm().item()
+    return parameters_to_vector(parts).norm().item()
 
 
 NETWORKS: list[Any] = [
@@ -202,15 +201,13 @@ def test_bptt_update_is_a_descent_on_minus_error_times_log_probability() -> None
     model.policy.load_state_dict(before)
     obs, actions = (th.as_tensor(np.concatenate(column[5:])) for column in zip(*seen, strict=True))
     loss = -error * model.policy.get_distribution(obs).log_prob(actions).sum()
-    for (name, parameter), gradient in zip(
-        model.policy.named_parameters(), th.autograd.grad(loss, model.policy.parameters()), strict=True
-    ):
+    for name, gradient in zip(before, th.autograd.grad(loss, list(model.policy.parameters())), strict=True):
         th.testing.assert_close(after[name], before[name] - 0.1 * gradient)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular", "reflect"])
 @pytest.mark.parametrize("padding", [0, "same", (2, 1)])
-def test_convolution_products_are_weight_gradients(padding: Any, padding_mode: str) -> None:
+def test_convolution_products_are_weight_gradients(padding: Any, padding_mode: Any) -> None:
     th.manual_seed(0)
     layer = nn.Conv2d(4, 6, (3, 2), padding=padding, padding_mode=padding_mode, groups=2, dilation=(1, 2))
     x = th.randn(2 * 3, 4, 7, 8)
@@ -222,7 +219,9 @@ def test_convolution_products_are_weight_gradients(padding: Any, padding_mode: s
     for env in range(3):
         mask = th.arange(len(x)) % 3 == env
         loss = (output.flatten(1) * post)[mask].sum()
-        for trace, gradient in zip(traces, th.autograd.grad(loss, layer.parameters(), retain_graph=True), strict=True):
+        for trace, gradient in zip(
+            traces, th.autograd.grad(loss, list(layer.parameters()), retain_graph=True), strict=True
+        ):
             th.testing.assert_close(trace[env], gradient, rtol=1e-4, atol=1e-4)
 
 
@@ -236,6 +235,8 @@ def test_noise_enters_every_node_as_given() -> None:
     one = nn.functional.leaky_relu(first(x) + noise[:, :4], 0.1)
     two = nn.functional.leaky_relu(second(one) + noise[:, 4:7], 0.1)
     distribution, pre = policy.noisy_pass(x, noise)
-    th.testing.assert_close(distribution.distribution.logits, (head(two) + noise[:, 7:]).log_softmax(1))
+    actions = th.tensor([0, 2])
+    log_probs = (head(two) + noise[:, 7:]).log_softmax(1)[th.arange(2), actions]
+    th.testing.assert_close(distribution.log_prob(actions), log_probs)
     for received, expected in zip(pre, (x, one, two), strict=True):
         th.testing.assert_close(received, expected)

@@ -1,5 +1,7 @@
 """Folding many steps at once gives what a trace updated at every step would give, and credit goes where it is due."""
 
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -12,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests import reference
-from tests.envs import ClockEnv, ScriptedEnv
+from tests.envs import Algorithm, ClockEnv, ScriptedEnv
 
 LENGTHS = ([3, 5, 4, 9], [7, 2, 6], [11, 1, 8])
 
@@ -31,7 +33,7 @@ class Recorder(BaseCallback):
 
 def scripted(n_envs: int) -> VecEnv:
     # Paid in the middle of an episode and at some ends.
-    return DummyVecEnv([lambda i=i: ScriptedEnv(LENGTHS[i], pay_at=(1, 2, 6), payment=2.0) for i in range(n_envs)])
+    return DummyVecEnv([partial(ScriptedEnv, LENGTHS[i], pay_at=(1, 2, 6), payment=2.0) for i in range(n_envs)])
 
 
 def record_noise(model: RewardModulatedAlgorithm, n_samples: int) -> list[np.ndarray]:
@@ -66,7 +68,7 @@ NRL_CASES: list[Any] = [
     ids=lambda value: value.__name__ if isinstance(value, type) else ",".join(map(str, value.values())),
 )
 def test_learning_equals_step_by_step_learning(
-    algorithm: type[RewardModulatedAlgorithm],
+    algorithm: Algorithm,
     arguments: dict[str, Any],
     n_envs: int,
     n_steps: int,
@@ -118,7 +120,7 @@ def test_learning_equals_step_by_step_learning(
 
 
 @pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
-def test_only_steps_since_the_last_reward_are_credited(algorithm: type[RewardModulatedAlgorithm]) -> None:
+def test_only_steps_since_the_last_reward_are_credited(algorithm: Algorithm) -> None:
     """With one input per time step and no hidden layer, a synapse column moves if and only if its step is credited."""
     rewards = [0, 0, 1, 0, 0, 0, -1, 0, 0, 0]
     columns = []
@@ -128,7 +130,7 @@ def test_only_steps_since_the_last_reward_are_credited(algorithm: type[RewardMod
             return True
 
         def _on_rollout_start(self) -> None:
-            columns.append(self.model.policy.action_net.weight.detach().clone())
+            columns.append(model.policy.action_net.weight.detach().clone())
 
     model = algorithm(
         "MlpPolicy",
@@ -139,7 +141,7 @@ def test_only_steps_since_the_last_reward_are_credited(algorithm: type[RewardMod
         policy_kwargs={"net_arch": []},
     )
     model.learn(21, Columns())
-    moved = [(after - before).abs().sum(0).nonzero().flatten().tolist() for before, after in zip(columns, columns[1:])]
+    moved = [(after - before).abs().sum(0).nonzero().flatten().tolist() for before, after in pairwise(columns)]
     # Reward times of two episodes, and one more step; r̄ starts as the first reward.
     assert moved == [[], [3, 4, 5, 6], [7, 8, 9], [0, 1, 2], [3, 4, 5, 6], [7, 8, 9]]
 
@@ -162,7 +164,7 @@ def test_decay_weights_credit_by_age() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
-def test_nothing_leaks_between_environments(algorithm: type[RewardModulatedAlgorithm]) -> None:
+def test_nothing_leaks_between_environments(algorithm: Algorithm) -> None:
     """The first environment always pays the same, so only what the second one saw may change."""
     environments: list[Any] = [
         lambda: ClockEnv([[0, 0, 1]], n_inputs=7),
@@ -177,12 +179,12 @@ def test_nothing_leaks_between_environments(algorithm: type[RewardModulatedAlgor
 
 
 @pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
-def test_memory_does_not_grow_with_the_episode(algorithm: type[RewardModulatedAlgorithm]) -> None:
+def test_memory_does_not_grow_with_the_episode(algorithm: Algorithm) -> None:
     class Waiting(BaseCallback):
         most = 0
 
         def _on_step(self) -> bool:
-            self.most = max(self.most, self.model.rollout_buffer.pos)
+            self.most = max(self.most, model.rollout_buffer.pos)
             return True
 
     env = gymnasium.wrappers.TimeLimit(ScriptedEnv([10**9]), 300)
