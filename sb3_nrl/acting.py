@@ -52,14 +52,15 @@ class NumpyActor:
 
     def __init__(self, policy: NoisyPolicy) -> None:
         modules = [*policy.hidden_net, policy.action_net]
+        sites = {site.layer: site.nodes for site in policy.perturbation.sites}
         self.layers = [
-            (layer, _activation(modules[place + 1]) if place + 1 < len(modules) else None)
+            (layer, sites.get(layer), _activation(modules[place + 1]) if place + 1 < len(modules) else None)
             for place, layer in enumerate(modules)
             if isinstance(layer, nn.Linear)
         ]
-        sites = {site.layer: site.nodes for site in policy.perturbation.sites}
-        self.nodes = [sites.get(layer) for layer, _ in self.layers]
         self.log_std_net = policy.log_std_net if isinstance(policy.action_space, spaces.Box) else None
+        self.parameters = list(policy.parameters())
+        self.addresses: list[int] = []
 
     @staticmethod
     def suits(policy: NoisyPolicy) -> bool:
@@ -76,22 +77,38 @@ class NumpyActor:
             and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
         )
 
+    def _find_weights(self) -> None:
+        """Look at the weights where they are now: training changes them in place, but others may replace them."""
+        addresses = [parameter.data_ptr() for parameter in self.parameters]
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self.weights = [
+                (
+                    layer.weight.data.numpy().T,
+                    None if layer.bias is None else layer.bias.data.numpy(),
+                    nodes,
+                    activation,
+                )
+                for layer, nodes, activation in self.layers
+            ]
+            if self.log_std_net is not None:
+                self.log_std = self.log_std_net.weight.data.numpy().T
+
     def __call__(self, obs: np.ndarray, noise_EN: th.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        self._find_weights()
         noise = None if noise_EN is None else noise_EN.numpy()
         x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
-        for (layer, activation), nodes in zip(self.layers, self.nodes, strict=True):
-            x = x @ layer.weight.data.numpy().T
-            if layer.bias is not None:
-                x += layer.bias.data.numpy()
+        for weight, bias, nodes, activation in self.weights:
+            x = x @ weight
+            if bias is not None:
+                x += bias
             if noise is not None and nodes is not None:
                 x += noise[:, nodes]
             if activation is not None:
                 x = activation(x)
         if self.log_std_net is None:
             return _draw_categorical(x)
-        log_std = self.log_std_net.weight.data.numpy().T
-        if noise is not None:
-            log_std = log_std + noise[:, -log_std.shape[1] :]
+        log_std = self.log_std if noise is None else self.log_std + noise[:, -x.shape[1] :]
         return _draw_gaussian(x, log_std)
 
 
@@ -105,11 +122,11 @@ def _activation(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    logits = logits - logits.max(axis=1, keepdims=True)
-    cumulative = np.exp(logits).cumsum(axis=1)
+    weights = np.exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
+    cumulative = np.add.accumulate(weights, axis=1)
     total = cumulative[:, -1]
-    actions = (cumulative < (np.random.random(len(total)) * total)[:, None]).sum(axis=1)
-    return actions, logits[np.arange(len(total)), actions] - np.log(total)
+    actions = (cumulative > (np.random.random(len(total)) * total)[:, None]).argmax(axis=1)
+    return actions, np.log(weights[np.arange(len(total)), actions] / total)
 
 
 def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

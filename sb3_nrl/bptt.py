@@ -81,6 +81,6 @@ class BPTT(RewardModulatedAlgorithm):
         # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
         noise = th.zeros(len(steps.actions), self.policy.perturbation.n_nodes, device=self.device, requires_grad=True)
         with th.enable_grad():
-            distribution, pre = self.policy.noisy_pass(steps.observations, noise)
-            log_prob = distribution.log_prob(steps.actions).sum()
-        return th.autograd.grad(log_prob, noise)[0], pre
+            log_probs, pre = self.policy.noisy_pass(steps.observations, steps.actions, noise)
+            total = log_probs.sum()
+        return th.autograd.grad(total, noise)[0], pre

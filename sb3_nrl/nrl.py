@@ -134,8 +134,9 @@ class NRL(RewardModulatedAlgorithm):
         noise = self.policy.sample_noise(self.n_noise_samples * len(steps.actions))
         if self.antithetic:
             noise = th.cat((noise, -noise))
-        distribution, pre = self.policy.noisy_pass(repeat_rows(steps.observations, self._n_samples), noise)
-        noisy_log_probs = distribution.log_prob(th.cat([steps.actions] * self._n_samples))
+        noisy_log_probs, pre = self.policy.noisy_pass(
+            repeat_rows(steps.observations, self._n_samples), th.cat([steps.actions] * self._n_samples), noise
+        )
         if self.antithetic:
             baseline = noisy_log_probs.unflatten(0, (2, -1)).mean(0).repeat(2)
         else:

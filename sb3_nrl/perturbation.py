@@ -1,7 +1,7 @@
 """Node perturbation of any module built of Linear and Conv2d layers.
 
 Shapes: B rows of a batch, N nodes of the whole network, E environments, S rows per environment (B = S · E), P positions
-at which a layer is applied, I inputs and O outputs of a layer.
+at which a layer is applied, I inputs and O outputs of a layer, W weights and biases of the network.
 """
 
 from collections.abc import Callable
@@ -97,7 +97,7 @@ class NodePerturbation:
 
         return self._pass_through(inputs, perturb), pre
 
-    def outer(self, post_BN: th.Tensor, pre: list[th.Tensor], n_envs: int) -> list[th.Tensor]:
+    def outer(self, post_BN: th.Tensor, pre: list[th.Tensor], n_envs: int) -> th.Tensor:
         """
         The sum of post ⊗ pre over each environment's rows (the sums in Eq. 17 and 21).
 
@@ -108,7 +108,7 @@ class NodePerturbation:
             order of the environments
         :param pre: What each site received, as ``run`` returns it
         :param n_envs: Number of environments E
-        :return: For each of ``self.parameters`` a tensor of shape (E, \\*parameter.shape)
+        :return: The sums for all of ``self.parameters``, one after the other, shape (E, W)
         """
         sums: dict[th.Tensor, th.Tensor] = {}
         for (layer, nodes, shape), received in zip(self.sites, pre, strict=True):
@@ -117,13 +117,24 @@ class NodePerturbation:
                 if parameter is not None and parameter.requires_grad:
                     addend = product(layer, post, received)
                     sums[parameter] = sums[parameter] + addend if parameter in sums else addend
-        return [sums[parameter] for parameter in self.parameters]
+        return th.cat([sums[parameter].flatten(1) for parameter in self.parameters], dim=1)
+
+    def split(self, vector_W: th.Tensor) -> list[th.Tensor]:
+        """
+        Undo the concatenation of all parameters.
+
+        :param vector_W: One number for each weight and bias, shape (W,)
+        :return: Views of it with the shapes of ``self.parameters``
+        """
+        parts = vector_W.split([parameter.numel() for parameter in self.parameters])
+        return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
 
 
 def _weight_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor) -> th.Tensor:
     """Sum of the outer products: ``post`` of shape (S, E, P, O, ...), the result of shape (E, \\*weight.shape)."""
     if isinstance(layer, nn.Linear):
-        return th.einsum("sepo,sepi->eoi", post, pre.reshape(*post.shape[:3], layer.in_features))
+        pre = pre.reshape(*post.shape[:3], layer.in_features)
+        return post.permute(1, 3, 0, 2).flatten(2) @ pre.transpose(0, 1).flatten(1, 2)
     n_envs, n_positions = post.shape[1:3]
     padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     pre = nn.functional.pad(pre, layer._reversed_padding_repeated_twice, mode=padding_mode)

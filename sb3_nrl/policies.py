@@ -173,16 +173,19 @@ class NoisyPolicy(BasePolicy):
         """
         return self._distribution(self._action_parameters(obs))
 
-    def noisy_pass(self, obs: PyTorchObs, noise_BN: th.Tensor) -> tuple[Distribution, list[th.Tensor]]:
+    def noisy_pass(self, obs: PyTorchObs, actions: th.Tensor, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor]]:
         """
         A noisy pass (Eq. 18 and 19).
 
         :param obs: Observations, B rows
+        :param actions: Actions, B rows
         :param noise_BN: ξ, shape (B, N)
-        :return: The action distribution π̃, and the pre-synaptic activity that each layer received
+        :return: log π̃(a|s), shape (B,), and the pre-synaptic activity that each layer received
         """
         parameters, pre = self.perturbation.run(obs, noise_BN)
-        return self._distribution(parameters), pre
+        if isinstance(self.action_space, spaces.Discrete):  # without the cost of a distribution object
+            return parameters.log_softmax(1).gather(1, actions[:, None])[:, 0], pre
+        return self._distribution(parameters).log_prob(actions), pre
 
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False, noise_BN: th.Tensor | None = None
@@ -197,7 +200,7 @@ class NoisyPolicy(BasePolicy):
         :return: Actions, and the logarithm of their probability (density), shape (B,)
         """
         if noise_BN is not None:
-            distribution = self.noisy_pass(obs, noise_BN)[0]
+            distribution = self._distribution(self.perturbation.run(obs, noise_BN)[0])
         elif self.clean_passes is None:
             distribution = self.get_distribution(obs)
         else:

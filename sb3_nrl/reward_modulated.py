@@ -18,6 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch.nn.utils import parameters_to_vector
 
 from sb3_nrl.acting import make_actor
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS
@@ -256,9 +257,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """
         self._update_learning_rate(self.policy.optimizer)
         rewarded = self.reward_prediction.due
-        if not (rewarded.any() or self.rollout_buffer.full):
-            return
-        self._fold()
+        if self.rollout_buffer.full or rewarded.any():
+            self._fold()
         if rewarded.any():
             self._modulate(rewarded)
 
@@ -272,11 +272,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _modulate(self, rewarded: np.ndarray) -> None:
         errors = self.reward_prediction.errors()
-        changes = self.rollout_buffer.modulate(th.as_tensor(errors, dtype=th.float32, device=self.device))
-        trace_norm = self.rollout_buffer.norms()[rewarded].mean().item()
-        self.rollout_buffer.clear(rewarded)
-        update_norm = self._step(changes)
-
+        change_W, trace_norm = self.rollout_buffer.modulate(errors, rewarded)
+        update_norm = self._step(change_W)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record_mean("train/rpe", errors[rewarded].mean())
@@ -284,25 +281,27 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.logger.record_mean("train/trace_norm", trace_norm)
         self.logger.record_mean("train/update_norm", update_norm)
 
-    def _step(self, changes: list[th.Tensor]) -> float:
+    def _step(self, change_W: th.Tensor) -> float:
         """
-        Let the optimizer take Σ δ e for a descent direction's negative.
+        Give the optimizer -Σ δ e for a gradient.
 
-        :param changes: Σ δ e, a tensor for each parameter
-        :return: The norm of all changes together, before clipping
+        :param change_W: Σ δ e for all weights, shape (W,)
+        :return: Its norm, before clipping
         :raises FloatingPointError: If a weight would not be finite; all weights are then as before
         """
-        parameters = self.policy.perturbation.parameters
-        for parameter, change in zip(parameters, changes, strict=True):
-            parameter.grad = -change
-        norm = th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or math.inf).item()
-        before = [parameter.clone() for parameter in parameters]
+        perturbation = self.policy.perturbation
+        norm = th.linalg.vector_norm(change_W).item()
+        if self.max_grad_norm is not None and norm > self.max_grad_norm:
+            change_W = change_W * (self.max_grad_norm / norm)
+        for parameter, gradient in zip(perturbation.parameters, perturbation.split(-change_W), strict=True):
+            parameter.grad = gradient
+        before_W = parameters_to_vector(perturbation.parameters)
         finite = math.isfinite(norm)
         if finite:
             self.policy.optimizer.step()
-            finite = all(bool(parameter.isfinite().all()) for parameter in parameters)
+            finite = bool(parameters_to_vector(perturbation.parameters).isfinite().all())
         if not finite:
-            for parameter, value in zip(parameters, before, strict=True):
+            for parameter, value in zip(perturbation.parameters, perturbation.split(before_W), strict=True):
                 parameter.copy_(value)
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "

@@ -96,4 +96,4 @@ class RMHL(RewardModulatedAlgorithm):
 
     def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
         assert steps.noise is not None
-        return steps.noise, self.policy.noisy_pass(steps.observations, steps.noise)[1]
+        return steps.noise, self.policy.noisy_pass(steps.observations, steps.actions, steps.noise)[1]

@@ -1,6 +1,6 @@
 """The eligibility traces of all environments, and the steps that wait to be folded into them.
 
-Shapes: T pending steps, E environments, S noise samples, N nodes of the network.
+Shapes: T pending steps, E environments, S noise samples, N nodes of the network, W weights and biases of the network.
 """
 
 from collections.abc import Iterator
@@ -48,9 +48,7 @@ class EligibilityTraceBuffer:
         self.n_envs = n_envs
         self.trace_decay = trace_decay
         self.device = device
-        self.traces: list[th.Tensor] = []
-        self._rows: dict[str, np.ndarray] = {}
-        self.pos = 0
+        self.reset()
 
     @property
     def full(self) -> bool:
@@ -59,8 +57,9 @@ class EligibilityTraceBuffer:
 
     def reset(self) -> None:
         """Forget the traces and the waiting steps of all environments."""
-        self.traces = []
+        self.trace_EW: th.Tensor | None = None
         self.pos = 0
+        self._rows: dict[str, np.ndarray] = {}
 
     def add(
         self,
@@ -126,33 +125,24 @@ class EligibilityTraceBuffer:
             decay_T = self.trace_decay ** th.arange(n_steps - 1, -1, -1, device=self.device)
             post_STEN = post_BN.view(-1, n_steps, self.n_envs, post_BN.shape[1])
             post_BN = (post_STEN * decay_T[:, None, None]).flatten(0, 2)
-        sums = perturbation.outer(post_BN, pre, self.n_envs)
-        if self.traces:
-            for trace, addend in zip(self.traces, sums, strict=True):
-                trace.mul_(self.trace_decay**n_steps).add_(addend)
+        sum_EW = perturbation.outer(post_BN, pre, self.n_envs)
+        if self.trace_EW is None:
+            self.trace_EW = sum_EW
         else:
-            self.traces = sums
+            self.trace_EW.mul_(self.trace_decay**n_steps).add_(sum_EW)
 
-    def modulate(self, errors_E: th.Tensor) -> list[th.Tensor]:
+    def modulate(self, errors: np.ndarray, rewarded: np.ndarray) -> tuple[th.Tensor, float]:
         """
-        The weight change before the learning rate, Σ_i δ_i e_i (Eq. 16).
+        The weight change before the learning rate, Σ_i δ_i e_i (Eq. 16). Rewarded traces start anew.
 
-        :param errors_E: Reward prediction error δ of each environment, 0 where no reward came, shape (E,)
-        :return: A tensor of each parameter's shape
+        :param errors: Reward prediction error δ of each environment, 0 where no reward came, shape (E,)
+        :param rewarded: Where a reward came, booleans of shape (E,)
+        :return: The change, shape (W,), and the norm of the rewarded traces (root of the mean square)
         """
-        return [th.tensordot(errors_E, trace, dims=1) for trace in self.traces]
-
-    def norms(self) -> th.Tensor:
-        """The norm of each environment's trace over all synapses, shape (E,)."""
-        squares = [trace.flatten(1).square().sum(1) for trace in self.traces]
-        return th.stack(squares).sum(0).sqrt()
-
-    def clear(self, rewarded_E: np.ndarray) -> None:
-        """
-        Start some environments' traces anew, as a reward does.
-
-        :param rewarded_E: Which ones, booleans of shape (E,)
-        """
-        rewarded = th.as_tensor(rewarded_E, device=self.device)
-        for trace in self.traces:
-            trace[rewarded] = 0
+        assert self.trace_EW is not None
+        rewarded_E = th.as_tensor(rewarded, dtype=th.float32, device=self.device)
+        norms_E = th.linalg.vector_norm(self.trace_EW, dim=1)
+        norm = ((norms_E * rewarded_E).square().sum() / rewarded_E.sum()).sqrt().item()
+        change_W = th.as_tensor(errors, dtype=th.float32, device=self.device) @ self.trace_EW
+        self.trace_EW *= (1 - rewarded_E)[:, None]
+        return change_W, norm

@@ -103,9 +103,14 @@ def exact(model: RewardModulatedAlgorithm, steps: PendingSteps, weights: th.Tens
 
 @th.no_grad()
 def estimate(model: RewardModulatedAlgorithm, steps: PendingSteps, n_envs: int = 1) -> list[th.Tensor]:
-    """The traces after these steps."""
+    """The traces after these steps, a tensor of shape (E, *parameter.shape) for each parameter."""
     post, pre = model._credit(steps)
-    return model.policy.perturbation.outer(post, pre, n_envs)
+    return traces_of(model.policy.perturbation, post, pre, n_envs)
+
+
+def traces_of(perturbation: NodePerturbation, post: th.Tensor, pre: list[th.Tensor], n_envs: int) -> list[th.Tensor]:
+    rows = [perturbation.split(row) for row in perturbation.outer(post, pre, n_envs)]
+    return [th.stack(traces) for traces in zip(*rows, strict=True)]
 
 
 def cosine(one: list[th.Tensor], two: list[th.Tensor]) -> float:
@@ -215,7 +220,7 @@ def test_convolution_products_are_weight_gradients(padding: Any, padding_mode: A
     noise = th.zeros(len(x), perturbation.n_nodes)
     output, pre = perturbation.run(x, noise)
     post = th.randn_like(noise)
-    traces = perturbation.outer(post, pre, n_envs=3)
+    traces = traces_of(perturbation, post, pre, n_envs=3)
     for env in range(3):
         mask = th.arange(len(x)) % 3 == env
         loss = (output.flatten(1) * post)[mask].sum()
@@ -234,9 +239,8 @@ def test_noise_enters_every_node_as_given() -> None:
     first, second, head = (policy.hidden_net[0], policy.hidden_net[2], policy.action_net)
     one = nn.functional.leaky_relu(first(x) + noise[:, :4], 0.1)
     two = nn.functional.leaky_relu(second(one) + noise[:, 4:7], 0.1)
-    distribution, pre = policy.noisy_pass(x, noise)
     actions = th.tensor([0, 2])
-    log_probs = (head(two) + noise[:, 7:]).log_softmax(1)[th.arange(2), actions]
-    th.testing.assert_close(distribution.log_prob(actions), log_probs)
+    log_probs, pre = policy.noisy_pass(x, actions, noise)
+    th.testing.assert_close(log_probs, (head(two) + noise[:, 7:]).log_softmax(1)[th.arange(2), actions])
     for received, expected in zip(pre, (x, one, two), strict=True):
         th.testing.assert_close(received, expected)
