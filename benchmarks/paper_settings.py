@@ -11,6 +11,7 @@ import csv
 import itertools
 import os
 import pathlib
+import subprocess
 import time
 from collections.abc import Iterable
 
@@ -28,11 +29,12 @@ import sb3_nrl
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPISODES = {"CartPole-v1": 10_000, "Acrobot-v1": 3_000}
+PAPER_RULE = {"noise_normalization": "network", "n_noise_samples": 1, "antithetic": False}  # Eq. 13
 SETTINGS = {
-    ("CartPole-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3},
+    ("CartPole-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3, **PAPER_RULE},
     ("CartPole-v1", "BPTT"): {"learning_rate": 5e-3},
     ("CartPole-v1", "RMHL"): {"learning_rate": 1e-2, "noise_std": 1e-1},
-    ("Acrobot-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3},
+    ("Acrobot-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3, **PAPER_RULE},
     ("Acrobot-v1", "BPTT"): {"learning_rate": 5e-3},
     ("Acrobot-v1", "RMHL"): {"learning_rate": 5e-2, "noise_std": 1e-3},
 }
@@ -113,8 +115,11 @@ def main() -> None:
     parser.add_argument("--picture", type=pathlib.Path, default=ROOT / "docs" / "learning_curves.png")
     arguments = parser.parse_args()
 
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     versions = (
-        f"sb3_nrl {sb3_nrl.__version__}, stable-baselines3 {stable_baselines3.__version__}, "
+        f"sb3_nrl {sb3_nrl.__version__} at {commit}, stable-baselines3 {stable_baselines3.__version__}, "
         f"gymnasium {gymnasium.__version__}, torch {torch.__version__}, numpy {np.__version__}"
     )
     for seed, task, algorithm in itertools.product(arguments.seeds, arguments.tasks, arguments.algorithms):

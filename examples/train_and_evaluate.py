@@ -1,6 +1,6 @@
 """Train on CartPole, look at the policy before and after, keep the model, and use it again.
 
-    python examples/train_and_evaluate.py
+python examples/train_and_evaluate.py
 """
 
 import argparse

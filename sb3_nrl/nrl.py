@@ -21,6 +21,10 @@ class NRL(RewardModulatedAlgorithm):
     ρ ξ / ‖ξ‖² ⊗ x̃ since the last reward (Eq. 17), x̃ being the synapse's input in the noisy pass, and the reward
     prediction error δ turns it into a weight change, W ← W + η δ e (Eq. 16).
 
+    The defaults average many pairs of noisy passes, for an estimate good enough to learn with the learning rates of
+    gradient descent. The paper's own rule (Eq. 13) is one noisy pass, with a larger learning rate and smaller noise:
+    ``learning_rate=5e-2, noise_std=1e-3, noise_normalization="network", n_noise_samples=1, antithetic=False``.
+
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: The environment, or its registered name
@@ -58,18 +62,18 @@ class NRL(RewardModulatedAlgorithm):
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 5e-2,
+        learning_rate: float | Schedule = 5e-3,
         n_steps: int = 128,
         reward_timing: str = "episode",
         reward_smoothing: float = 0.66,
         scale_rpe: bool = True,
         trace_decay: float = 1.0,
         max_grad_norm: float | None = None,
-        noise_std: float = 1e-3,
+        noise_std: float = 1e-2,
         noise_distribution: str = "gaussian",
-        noise_normalization: str = "network",
-        n_noise_samples: int = 1,
-        antithetic: bool = False,
+        noise_normalization: str = "unbiased",
+        n_noise_samples: int = 16,
+        antithetic: bool = True,
         clean_passes: int | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,

@@ -143,9 +143,9 @@ def test_mean_nrl_update_is_the_exact_gradient(arguments: dict[str, Any]) -> Non
     With n nodes and M samples the estimate's variance is about n / M of the squared gradient: its cosine is then about
     1 / sqrt(1 + n / M), here 0.998, and its length 0.2 % too large.
     """
-    probe = make(NRL, **arguments)
-    n_samples = 250 * probe.policy.perturbation.n_nodes
-    model = make(NRL, **{"noise_std": 1e-3, **arguments}, noise_normalization="unbiased", n_noise_samples=n_samples)
+    n_samples = 250 * make(NRL, **arguments).policy.perturbation.n_nodes
+    rule = {"noise_std": 1e-3, "noise_normalization": "unbiased", "n_noise_samples": n_samples, "antithetic": False}
+    model = make(NRL, **{**rule, **arguments})
     steps = some_steps(model, n_rows=4)
     estimated = [trace[0] for trace in estimate(model, steps)]
     gradient = exact(model, steps)
@@ -161,6 +161,8 @@ def test_normalizations_of_the_paper_keep_each_layers_direction(noise_normalizat
         net_arch=(12,) * depth,
         noise_normalization=noise_normalization,
         n_noise_samples=40_000,
+        noise_std=1e-3,
+        antithetic=False,
         policy_kwargs={"use_bias": False},
     )
     perturbation = model.policy.perturbation

@@ -1,0 +1,40 @@
+"""Watch a training in TensorBoard, stop it, and go on tomorrow.
+
+    python examples/tensorboard_and_resume.py
+    tensorboard --logdir runs/resume
+
+Run it again, and it goes on from the last checkpoint.
+"""
+
+import argparse
+import pathlib
+
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_nrl import NRL
+
+
+def main() -> None:
+    """Train from the last checkpoint, if there is one, and leave new ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--timesteps", type=int, default=50_000, help="environment steps to add")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/resume"), help="checkpoints and logs")
+    arguments = parser.parse_args()
+
+    env = make_vec_env("CartPole-v1", n_envs=4, seed=0)
+    checkpoints = sorted(arguments.out.glob("*_steps.zip"), key=lambda path: int(path.stem.split("_")[-2]))
+    if checkpoints:
+        model = NRL.load(checkpoints[-1], env=env)
+        print(f"going on from {checkpoints[-1]}, after {model.num_timesteps} steps")
+    else:
+        model = NRL("MlpPolicy", env, seed=0, tensorboard_log=str(arguments.out))
+
+    every = max(arguments.timesteps // 5 // env.num_envs, 1)
+    checkpoint = CheckpointCallback(every, str(arguments.out), name_prefix="nrl")
+    model.learn(arguments.timesteps, checkpoint, log_interval=10, reset_num_timesteps=not checkpoints)
+    print(f"{model.num_timesteps} steps so far; average return r̄ per environment: {model.reward_prediction.average}")
+
+
+if __name__ == "__main__":
+    main()
