@@ -6,11 +6,11 @@ python examples/demo.py
 import argparse
 import pathlib
 
+import gymnasium
 import matplotlib.pyplot as plt
 import numpy as np
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.results_plotter import load_results, ts2xy, window_func
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_nrl import NRL
 
@@ -26,18 +26,19 @@ def main() -> None:
     tensorboard = arguments.out / "tensorboard"
     picture = arguments.out / "learning_curve.png"
 
-    env = make_vec_env("CartPole-v1", seed=0, monitor_dir=str(arguments.out / "monitor"))
+    env, test_env = (Monitor(gymnasium.make("CartPole-v1")) for _ in range(2))
+    test_env.reset(seed=1)
     model = NRL("MlpPolicy", env, seed=0, tensorboard_log=str(tensorboard))
-    test_env = make_vec_env("CartPole-v1", seed=1)
     before, _ = evaluate_policy(model, test_env, n_eval_episodes=20)
     model.learn(arguments.timesteps, progress_bar=True)
     after, _ = evaluate_policy(model, test_env, n_eval_episodes=20)
 
-    steps, returns = ts2xy(load_results(str(arguments.out / "monitor")), "timesteps")
+    steps, returns = np.cumsum(env.get_episode_lengths()), env.get_episode_rewards()
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(steps, returns, ".", color="lightsteelblue", markersize=3, label="one episode")
     if len(returns) >= 50:
-        axes.plot(*window_func(steps, returns, 50, np.mean), color="tab:blue", label="mean of 50 episodes")
+        smooth = np.convolve(returns, np.ones(50) / 50, mode="valid")
+        axes.plot(steps[49:], smooth, color="tab:blue", label="mean of 50 episodes")
     axes.set(xlabel="environment steps", ylabel="return", title="NRL on CartPole-v1, forward passes only")
     axes.legend(frameon=False)
     figure.savefig(picture, dpi=150)
