@@ -122,6 +122,17 @@ def _activation(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(logits) == 1:
+        # Python's numbers are quicker than arrays of a few.
+        row = logits[0].tolist()
+        highest = max(row)
+        odds = [math.exp(logit - highest) for logit in row]
+        left = np.random.random() * sum(odds)
+        action = 0
+        while action < len(odds) - 1 and left >= odds[action]:
+            left -= odds[action]
+            action += 1
+        return np.array([action]), np.array([math.log(odds[action] / sum(odds))], np.float32)
     weights = np.exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
     cumulative = np.add.accumulate(weights, axis=1)
     total = cumulative[:, -1]

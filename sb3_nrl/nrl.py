@@ -72,7 +72,7 @@ class NRL(RewardModulatedAlgorithm):
         noise_std: float = 1e-2,
         noise_distribution: str = "gaussian",
         noise_normalization: str = "unbiased",
-        n_noise_samples: int = 16,
+        n_noise_samples: int = 8,
         antithetic: bool = True,
         clean_passes: int | None = None,
         stats_window_size: int = 100,

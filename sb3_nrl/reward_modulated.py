@@ -26,8 +26,8 @@ from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.reward_prediction import REWARD_TIMINGS, RewardPrediction
 from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
 
-_MAX_NODES_AT_ONCE = 2**24
-"""How many nodes, over all rows, one batch of noisy passes may have. Bounds the memory that folding takes."""
+_MAX_NODES_AT_ONCE = 2**20
+"""Nodes, over all rows, of one batch of noisy passes: keeps it within a processor's cache, and bounds the memory."""
 
 SelfRewardModulated = TypeVar("SelfRewardModulated", bound="RewardModulatedAlgorithm")
 
@@ -169,7 +169,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
         self._act = make_actor(self.policy)
-        self._check_observations(self._last_obs)
+        self._check_finite(self._last_obs, np.zeros(self.n_envs))
         return setup
 
     def learn(
@@ -217,23 +217,21 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :return: Whether to go on training
         """
         callback.on_rollout_start()
-        going_on = True
+        bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
+        going_on, rewarded = True, bool(self.reward_prediction.due.any())
         while (
             going_on
-            and not self.reward_prediction.due.any()
+            and not rewarded
             and rollout_buffer.pos < n_rollout_steps
             and self.num_timesteps < self._total_timesteps
         ):
             noise = self._acting_noise()
             obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
             actions, log_probs = self._act(obs, noise)
-            clipped_actions = actions
-            if isinstance(self.action_space, spaces.Box):
-                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+            clipped_actions = actions if bounds is None else np.clip(actions, *bounds)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self._check_rewards(rewards)
-            self._check_observations(new_obs)
+            self._check_finite(new_obs, rewards)
 
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -241,7 +239,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self._update_info_buffer(infos, dones)
 
             rollout_buffer.add(obs, actions, log_probs, None if noise is None else noise.cpu().numpy())
-            self.reward_prediction.observe(rewards, dones)
+            rewarded = self.reward_prediction.observe(rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:
@@ -310,21 +308,18 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             )
         return norm
 
-    def _check_rewards(self, rewards: np.ndarray) -> None:
-        if not np.isfinite(rewards).all():
-            env = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise ValueError(
-                f"The reward of environment {env} at step {self.num_timesteps} is {rewards[env]}: must be finite"
-            )
+    def _check_finite(self, obs: Any, rewards: np.ndarray) -> None:
+        """
+        Refuse what would spoil the weights.
 
-    def _check_observations(self, obs: Any) -> None:
-        for key, value in obs.items() if isinstance(obs, dict) else [(None, obs)]:
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                env, *place = (int(index) for index in np.argwhere(~np.isfinite(value))[0])
-                where = f"{'' if key is None else repr(key)}{place}"
+        :raises ValueError: If an observation or a reward is not finite, with the environment and the step
+        """
+        for name, values in [("reward", rewards), *(obs.items() if isinstance(obs, dict) else [("observation", obs)])]:
+            if values.dtype.kind == "f" and not _all_finite(values):
+                env, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
                 raise ValueError(
-                    f"The observation{where} of environment {env} after step {self.num_timesteps} is "
-                    f"{value[(env, *place)]}: must be finite"
+                    f"Environment {env} gave a {name}{place or ''} of {values[(env, *place)]} after step "
+                    f"{self.num_timesteps}: must be finite"
                 )
 
     def _excluded_save_params(self) -> list[str]:
@@ -357,6 +352,12 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    flat = values.ravel()
+    # One product tells at once, unless the squares of finite numbers are too large.
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def is_count(value: Any, least: int = 1) -> bool:

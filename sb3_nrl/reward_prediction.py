@@ -44,12 +44,13 @@ class RewardPrediction:
         self._unknown = np.isnan(self.average) | (self.timing == "step")
         self._ended = np.zeros(n_envs, dtype=bool)
 
-    def observe(self, rewards: np.ndarray, dones: np.ndarray) -> None:
+    def observe(self, rewards: np.ndarray, dones: np.ndarray) -> bool:
         """
         Take in the rewards of one step, and find out where a reward time has come.
 
         :param rewards: Shape (E,)
         :param dones: Whether the step ended an episode, shape (E,)
+        :return: Whether a reward time has come anywhere
         """
         self.reward += rewards
         self._ended = dones
@@ -59,6 +60,7 @@ class RewardPrediction:
             self.due = np.ones_like(dones)
         else:
             self.due = dones | (rewards != 0)
+        return bool(np.count_nonzero(self.due))
 
     def errors(self) -> np.ndarray:
         """

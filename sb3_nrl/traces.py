@@ -12,6 +12,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_nrl.perturbation import NodePerturbation
 
+_OBSERVATIONS = "observations/"
+
 
 class PendingSteps(NamedTuple):
     """
@@ -76,21 +78,18 @@ class EligibilityTraceBuffer:
         :param log_probs: log π(a|s), shape (E,)
         :param noise: ξ that the action was chosen with, shape (E, N), if any
         """
-        if isinstance(observations, dict):
-            for key, value in observations.items():
-                self._store(f"observations/{key}", value)
-        else:
-            self._store("observations", observations)
-        self._store("actions", actions)
-        self._store("log_probs", log_probs)
+        values = {"actions": actions, "log_probs": log_probs}
         if noise is not None:
-            self._store("noise", noise)
+            values["noise"] = noise
+        if isinstance(observations, dict):
+            values |= {_OBSERVATIONS + key: value for key, value in observations.items()}
+        else:
+            values[_OBSERVATIONS] = observations
+        if not self._rows:
+            self._rows = {name: np.empty((self.n_steps, *value.shape), value.dtype) for name, value in values.items()}
+        for name, value in values.items():
+            self._rows[name][self.pos] = value
         self.pos += 1
-
-    def _store(self, name: str, value: np.ndarray) -> None:
-        if name not in self._rows:
-            self._rows[name] = np.empty((self.n_steps, *value.shape), value.dtype)
-        self._rows[name][self.pos] = value
 
     def pending(self, chunk: int) -> Iterator[PendingSteps]:
         """
@@ -104,12 +103,10 @@ class EligibilityTraceBuffer:
                 name: th.as_tensor(row[steps], device=self.device).flatten(0, 1) for name, row in self._rows.items()
             }
             observations = {
-                name.removeprefix("observations/"): row
-                for name, row in rows.items()
-                if name.startswith("observations/")
+                name.removeprefix(_OBSERVATIONS): row for name, row in rows.items() if name.startswith(_OBSERVATIONS)
             }
             yield PendingSteps(
-                observations or rows["observations"], rows["actions"], rows["log_probs"], rows.get("noise")
+                observations.get("", observations), rows["actions"], rows["log_probs"], rows.get("noise")
             )
 
     def fold(self, perturbation: NodePerturbation, post_BN: th.Tensor, pre: list[th.Tensor], n_steps: int) -> None:
