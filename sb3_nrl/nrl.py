@@ -146,16 +146,18 @@ class NRL(RewardModulatedAlgorithm):
         else:
             baseline = steps.log_probs.repeat(self._n_samples)
         rho = noisy_log_probs - baseline
-        return self._normalize(noise) * (rho / self._n_samples)[:, None], pre
+        return self._post_synaptic(noise, rho / self._n_samples), pre
 
-    def _normalize(self, noise_BN: th.Tensor) -> th.Tensor:
-        """ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
+    def _post_synaptic(self, noise_BN: th.Tensor, rho_B: th.Tensor) -> th.Tensor:
+        """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
         if self.noise_normalization == "layer":
-            return th.cat([_direction(noise_BN[:, site.nodes]) for site in self.policy.perturbation.sites], dim=1)
-        direction = _direction(noise_BN)
-        return direction * noise_BN.shape[1] if self.noise_normalization == "unbiased" else direction
+            layers = [noise_BN[:, site.nodes] for site in self.policy.perturbation.sites]
+            return th.cat([noise * (rho_B / _squared_norm(noise))[:, None] for noise in layers], dim=1)
+        if self.noise_normalization == "unbiased":
+            rho_B = rho_B * noise_BN.shape[1]
+        return noise_BN * (rho_B / _squared_norm(noise_BN))[:, None]
 
 
-def _direction(noise: th.Tensor) -> th.Tensor:
-    """ξ / ‖ξ‖², and 0 for noise that is all 0, as can happen to a layer of one node."""
-    return noise / noise.square().sum(1, keepdim=True).clamp_min(th.finfo(noise.dtype).tiny)
+def _squared_norm(noise_BN: th.Tensor) -> th.Tensor:
+    """‖ξ‖² of each row, but never 0: all the noise of a layer of one node can be."""
+    return th.linalg.vecdot(noise_BN, noise_BN).clamp_min(th.finfo(noise_BN.dtype).tiny)

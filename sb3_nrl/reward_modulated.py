@@ -142,6 +142,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._setup_lr_schedule()
         self._check_arguments()
         self.set_random_seed(self.seed)
+        if self.device.type == "cuda":
+            # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
+            th.backends.cudnn.allow_tf32 = False
         self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay, self.device)
         self.reward_prediction = RewardPrediction(
             self.n_envs,
