@@ -1,6 +1,6 @@
 """Choosing actions at the pace of the environments: NumPy where the network is a small one, PyTorch elsewhere.
 
-Shapes: E environments, N nodes of the network.
+Shapes: E environments, N nodes of the network, A actions.
 """
 
 import math
@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.policies import NoisyPolicy, require_finite
 
 Actor = Callable[[Any, th.Tensor | None], tuple[np.ndarray, np.ndarray]]
 """From observations of E environments, and noise of shape (E, N) or None, to actions, and log π(a|s) of shape (E,)."""
@@ -113,10 +113,10 @@ class NumpyActor:
 
 
 def _activation(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    if isinstance(module, nn.LeakyReLU) and 0 <= module.negative_slope <= 1:
+    if type(module) is nn.LeakyReLU and 0 <= module.negative_slope <= 1:
         slope = module.negative_slope
         return lambda h: np.maximum(h, slope * h)
-    if isinstance(module, nn.Tanh):
+    if type(module) is nn.Tanh:
         return np.tanh
     return lambda h: module(th.from_numpy(h)).numpy()
 
@@ -127,20 +127,25 @@ def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         row = logits[0].tolist()
         highest = max(row)
         odds = [math.exp(logit - highest) for logit in row]
-        left = np.random.random() * sum(odds)
+        total = sum(odds)
+        require_finite(math.isfinite(total))
+        left = np.random.random() * total
         action = 0
         while action < len(odds) - 1 and left >= odds[action]:
             left -= odds[action]
             action += 1
-        return np.array([action]), np.array([math.log(odds[action] / sum(odds))], np.float32)
-    weights = np.exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
-    cumulative = np.add.accumulate(weights, axis=1)
-    total = cumulative[:, -1]
-    actions = (cumulative > (np.random.random(len(total)) * total)[:, None]).argmax(axis=1)
-    return actions, np.log(weights[np.arange(len(total)), actions] / total)
+        return np.array([action]), np.array([math.log(odds[action] / total)], np.float32)
+    odds_EA = np.exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
+    cumulative = np.add.accumulate(odds_EA, axis=1)
+    total_E = cumulative[:, -1]
+    require_finite(bool(np.isfinite(total_E).all()))
+    actions = (cumulative > (np.random.random(len(logits)) * total_E)[:, None]).argmax(axis=1)
+    return actions, np.log(odds_EA[np.arange(len(logits)), actions] / total_E)
 
 
 def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     z = np.random.standard_normal(mean.shape).astype(np.float32)
     log_density = -0.5 * (z * z + math.log(2 * math.pi)) - log_std
-    return mean + np.exp(log_std) * z, log_density.sum(axis=1)
+    log_probs = log_density.sum(axis=1)
+    require_finite(bool(np.isfinite(log_probs).all() and np.isfinite(mean).all()))
+    return mean + np.exp(log_std) * z, log_probs

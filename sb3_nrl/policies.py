@@ -3,6 +3,7 @@
 Shapes: B rows of a batch, N nodes of the network.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -101,8 +102,10 @@ class NoisyPolicy(BasePolicy):
             raise ValueError(
                 f"net_arch={net_arch!r}: must be a list of hidden layers' widths (there is no value network)"
             )
-        if not head_gain > 0:
+        if not 0 < head_gain < math.inf:
             raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
+        if not math.isfinite(log_std_init):
+            raise ValueError(f"log_std_init={log_std_init!r}: must be finite")
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain
@@ -129,6 +132,7 @@ class NoisyPolicy(BasePolicy):
                 if use_bias:
                     nn.init.zeros_(layer.bias)
 
+        self.eval()
         self.perturbation = NodePerturbation(self, self._action_parameters, _blank(observation_space))
         self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -221,9 +225,13 @@ class NoisyPolicy(BasePolicy):
         return outputs
 
     def _distribution(self, parameters: th.Tensor) -> Distribution:
-        if isinstance(self.action_space, spaces.Box):
-            return self.action_dist.proba_distribution(*parameters.chunk(2, dim=1))
-        return self.action_dist.proba_distribution(parameters)
+        require_finite(bool(parameters.isfinite().all()))
+        if not isinstance(self.action_space, spaces.Box):
+            return self.action_dist.proba_distribution(parameters)
+        mean, log_std = parameters.chunk(2, dim=1)
+        std = log_std.exp()
+        require_finite(bool((std.isfinite() & (std > 0)).all()))
+        return self.action_dist.proba_distribution(mean, log_std)
 
     def _mean_of_noisy_passes(self, obs: PyTorchObs, n_passes: int) -> Distribution:
         """
@@ -256,6 +264,19 @@ class NoisyMultiInputPolicy(NoisyPolicy):
     """A :class:`NoisyPolicy` for ``Dict`` observations: the default features extractor is ``CombinedExtractor``."""
 
     default_features_extractor = CombinedExtractor
+
+
+def require_finite(finite: bool) -> None:
+    """
+    Refuse outputs of the network that make no distribution.
+
+    :raises FloatingPointError: If they are not finite
+    """
+    if not finite:
+        raise FloatingPointError(
+            "The network's outputs are infinite or NaN: weights have become too large. "
+            "Lower learning_rate or max_grad_norm."
+        )
 
 
 def _n_outputs(space: spaces.Space) -> int:

@@ -8,6 +8,7 @@ import os
 import pathlib
 from abc import abstractmethod
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -28,6 +29,11 @@ from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
 
 _MAX_NODES_AT_ONCE = 2**20
 """Nodes, over all rows, of one batch of noisy passes: keeps it within a processor's cache, and bounds the memory."""
+
+_MAX_LEARNING_RATE = 1e30
+"""What optimizers can still compute with in single precision."""
+
+_OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 SelfRewardModulated = TypeVar("SelfRewardModulated", bound="RewardModulatedAlgorithm")
 
@@ -117,26 +123,23 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     def _check_arguments(self) -> None:
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("reward_timing", self.reward_timing, self.reward_timing in REWARD_TIMINGS, f"one of {REWARD_TIMINGS}")
-        check("reward_smoothing", self.reward_smoothing, 0 < self.reward_smoothing <= 1, "in (0, 1]")
+        check("reward_smoothing", self.reward_smoothing, is_number(self.reward_smoothing, 0, 1), "in (0, 1]")
         check("scale_rpe", self.scale_rpe, isinstance(self.scale_rpe, bool), "True or False")
-        check("trace_decay", self.trace_decay, 0 < self.trace_decay <= 1, "in (0, 1]")
-        if self.reward_timing == "step":
-            check(
-                "trace_decay",
-                self.trace_decay,
-                self.trace_decay == 1,
-                '1 with reward_timing="step": traces last one step',
-            )
-        if self.max_grad_norm is not None:
-            check("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "positive, or None for no clipping")
+        check("trace_decay", self.trace_decay, is_number(self.trace_decay, 0, 1), "in (0, 1]")
+        one_step = self.reward_timing == "step"
+        check("trace_decay", self.trace_decay, not one_step or self.trace_decay == 1, '1 with reward_timing="step"')
+        norm = self.max_grad_norm
+        check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         rate = self.lr_schedule(1.0)
         check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
-        check(
-            "policy",
-            self.policy_class,
-            issubclass(self.policy_class, NoisyPolicy),
-            f"{NoisyPolicy.__name__}'s subclass",
-        )
+        window = self._stats_window_size
+        check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
+        noisy = issubclass(self.policy_class, NoisyPolicy)
+        check("policy", self.policy_class, noisy, "a name or a subclass of sb3_nrl.policies.NoisyPolicy")
+        space = self.observation_space
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+        supported = all(isinstance(part, _OBSERVATION_SPACES) for part in parts)
+        check("observation_space", space, supported, "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these")
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -234,9 +237,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             clipped_actions = actions if bounds is None else np.clip(actions, *bounds)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
             self._check_finite(new_obs, rewards)
 
-            self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
@@ -288,7 +291,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
         :param change_W: Σ δ e for all weights, shape (W,)
         :return: Its norm, before clipping
-        :raises FloatingPointError: If a weight would not be finite; all weights are then as before
+        :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
+            moments start anew
         """
         perturbation = self.policy.perturbation
         norm = th.linalg.vector_norm(change_W).item()
@@ -297,17 +301,18 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for parameter, gradient in zip(perturbation.parameters, perturbation.split(-change_W), strict=True):
             parameter.grad = gradient
         before_W = parameters_to_vector(perturbation.parameters)
-        finite = math.isfinite(norm)
+        rate = self.policy.optimizer.param_groups[0]["lr"]
+        finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
             self.policy.optimizer.step()
             finite = bool(parameters_to_vector(perturbation.parameters).isfinite().all())
         if not finite:
             for parameter, value in zip(perturbation.parameters, perturbation.split(before_W), strict=True):
                 parameter.copy_(value)
+            self.policy.optimizer.state.clear()  # moments may hold the refused change
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
-                "last finite weights. Lower learning_rate (now "
-                f"{self.policy.optimizer.param_groups[0]['lr']:g}) or max_grad_norm."
+                f"last finite weights. Lower learning_rate (now {rate:g}) or max_grad_norm."
             )
         return norm
 
@@ -317,11 +322,16 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
         :raises ValueError: If an observation or a reward is not finite, with the environment and the step
         """
-        for name, values in [("reward", rewards), *(obs.items() if isinstance(obs, dict) else [("observation", obs)])]:
-            if values.dtype.kind == "f" and not _all_finite(values):
+        named = (
+            {f"observation[{key!r}]": part for key, part in obs.items()}
+            if isinstance(obs, dict)
+            else {"observation": obs}
+        )
+        for name, values in {"reward": rewards, **named}.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
                 env, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
                 raise ValueError(
-                    f"Environment {env} gave a {name}{place or ''} of {values[(env, *place)]} after step "
+                    f"Environment {env} gave {values[(env, *place)]} as {name}{place or ''} at step "
                     f"{self.num_timesteps}: must be finite"
                 )
 
@@ -357,15 +367,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             unfinished.unlink(missing_ok=True)
 
 
-def _all_finite(values: np.ndarray) -> bool:
-    flat = values.ravel()
-    # One product tells at once, unless the squares of finite numbers are too large.
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
-
-
 def is_count(value: Any, least: int = 1) -> bool:
     """Whether a value is a whole number of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def is_number(value: Any, above: float, at_most: float = math.inf) -> bool:
+    """Whether a value is a finite number in (above, at_most]."""
+    return isinstance(value, Real) and math.isfinite(value) and above < float(value) <= at_most
 
 
 def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
@@ -380,7 +389,7 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
 
 def check_noise(std: float, distribution: str) -> None:
     """Check the arguments of all algorithms that add noise."""
-    check("noise_std", std, 0 < std < math.inf, "positive and finite")
+    check("noise_std", std, is_number(std, 0), "positive and finite")
     check(
         "noise_distribution", distribution, distribution in NOISE_DISTRIBUTIONS, f"one of {tuple(NOISE_DISTRIBUTIONS)}"
     )

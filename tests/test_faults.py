@@ -1,0 +1,461 @@
+"""Bad arguments, broken environments and diverging weights: refused by name, and without harm to the model."""
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.envs import IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+from sb3_nrl import BPTT, NRL, RMHL
+from tests.envs import Algorithm, ScriptedEnv
+
+each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
+
+
+def make(algorithm: Algorithm, env: Any = None, policy: Any = "MlpPolicy", **settings: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "learning_rate": 0.05,
+        "seed": 0,
+        "device": "cpu",
+        "policy_kwargs": {"net_arch": [8], "head_gain": 1.0},
+    }
+    return algorithm(policy, ScriptedEnv([5]) if env is None else env, **{**defaults, **settings})
+
+
+def weights(model: BaseAlgorithm) -> np.ndarray:
+    return model.policy.parameters_to_vector()
+
+
+# Arguments
+
+ALL = (NRL, RMHL, BPTT)
+NOISY = (NRL, RMHL)
+
+BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
+    (ALL, "learning_rate", [-1e-3, math.nan, math.inf, lambda progress: -progress]),
+    (ALL, "n_steps", [0, -1, 2.5, True]),
+    (ALL, "reward_timing", ["", "Episode", "never", None]),
+    (ALL, "reward_smoothing", [0, -0.1, 1.01, math.nan]),
+    (ALL, "scale_rpe", [None, 1, "yes"]),
+    (ALL, "trace_decay", [0, -0.5, 1.01, math.nan]),
+    (ALL, "max_grad_norm", [0, -1.0, math.nan]),
+    (ALL, "stats_window_size", [0, -1]),
+    (NOISY, "noise_std", [0, -1e-3, math.nan, math.inf]),
+    (NOISY, "noise_distribution", ["", "Gaussian", "cauchy", None]),
+    ((NRL,), "noise_normalization", ["", "none", "Layer", None]),
+    ((NRL,), "n_noise_samples", [0, -1, 1.5, True]),
+    ((NRL,), "antithetic", [None, 1, "yes"]),
+    ((NRL,), "clean_passes", [0, 1, -2, 2.5, True]),
+]
+
+GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
+    (ALL, "learning_rate", [0, 1e-9, lambda progress: 0.1 * progress]),
+    (ALL, "n_steps", [1, 3]),
+    (ALL, "reward_timing", ["episode", "step", "nonzero"]),
+    (ALL, "reward_smoothing", [1, 1.0, 1e-6]),
+    (ALL, "scale_rpe", [True, False]),
+    (ALL, "trace_decay", [1, 1.0, 1e-6]),
+    (ALL, "max_grad_norm", [None, 1e-4, 10]),
+    (ALL, "stats_window_size", [1]),
+    (NOISY, "noise_std", [1e-6, 10]),
+    (NOISY, "noise_distribution", ["gaussian", "uniform", "rademacher", "poisson"]),
+    ((NRL,), "noise_normalization", ["network", "layer", "unbiased"]),
+    ((NRL,), "n_noise_samples", [1, 3]),
+    ((NRL,), "antithetic", [True]),
+    ((NRL,), "clean_passes", [None, 2]),
+]
+
+
+def rows(table: list[tuple[tuple[Algorithm, ...], str, list[Any]]]) -> list[Any]:
+    return [
+        pytest.param(algorithm, argument, value, id=f"{algorithm.__name__}-{argument}-{value!r:.12}")
+        for algorithms, argument, values in table
+        for algorithm in algorithms
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize(("algorithm", "argument", "value"), rows(BAD_ARGUMENTS))
+def test_argument_out_of_range_is_refused_by_name(algorithm: Algorithm, argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument}\b"):
+        make(algorithm, **{argument: value})
+
+
+@pytest.mark.parametrize(("algorithm", "argument", "value"), rows(GOOD_ARGUMENTS))
+def test_argument_at_the_edge_of_its_range_learns_finite_weights(
+    algorithm: Algorithm, argument: str, value: Any
+) -> None:
+    model = make(algorithm, **{argument: value})
+    before = weights(model)
+    model.learn(25)
+    assert np.isfinite(weights(model)).all()
+    assert np.array_equal(weights(model), before) == (argument == "learning_rate" and value == 0)
+
+
+@each_algorithm
+def test_trace_decay_needs_traces_that_last(algorithm: Algorithm) -> None:
+    with pytest.raises(ValueError, match=r"trace_decay.*reward_timing=.step"):
+        make(algorithm, reward_timing="step", trace_decay=0.9)
+
+
+@each_algorithm
+def test_load_checks_arguments_too(algorithm: Algorithm, tmp_path: Path) -> None:
+    make(algorithm).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="reward_smoothing=7"):
+        algorithm.load(tmp_path / "model", device="cpu", reward_smoothing=7)
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("net_arch", {"pi": [64], "vf": [64]}),
+        ("net_arch", [{"pi": [64]}]),
+        ("net_arch", [0]),
+        ("net_arch", [64, -1]),
+        ("net_arch", [6.4]),
+        ("net_arch", 64),
+        ("head_gain", 0),
+        ("head_gain", -1.0),
+        ("head_gain", math.nan),
+        ("head_gain", math.inf),
+        ("log_std_init", math.nan),
+        ("log_std_init", math.inf),
+    ],
+    ids=lambda value: re.sub(r"\W+", "_", str(value)),
+)
+def test_policy_argument_out_of_range_is_refused_by_name(algorithm: Algorithm, argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument}\b"):
+        make(algorithm, "Pendulum-v1", policy_kwargs={argument: value})
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [("LstmPolicy", "LstmPolicy unknown"), (ActorCriticPolicy, "policy.*ActorCriticPolicy.*NoisyPolicy")],
+)
+def test_unknown_policy_is_refused_by_name(algorithm: Algorithm, policy: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, policy=policy)
+
+
+class TupleEnv(ScriptedEnv):
+    def __init__(self) -> None:
+        super().__init__([5])
+        vector = self.observation_space
+        self.observation_space = spaces.Tuple((vector, vector))
+
+
+@each_algorithm
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MultiInputPolicy"])
+def test_tuple_observations_are_refused(algorithm: Algorithm, policy: str) -> None:
+    with pytest.raises(ValueError, match="Tuple"):
+        make(algorithm, TupleEnv(), policy)
+
+
+# Layers that node perturbation does not reach
+
+
+class BareParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(th.ones(6))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x * self.gain
+
+
+class FirstOutput(nn.Module):
+    """A recurrent layer over a sequence of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(6, 6)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.gru(x[None])[0][0]
+
+
+class NeverCalled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(6, 6)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x
+
+
+class Extractor(BaseFeaturesExtractor):
+    """A linear layer, and then a layer to be tested."""
+
+    def __init__(self, observation_space: spaces.Space, layer: Callable[[], nn.Module], frozen: bool) -> None:
+        super().__init__(observation_space, features_dim=6)
+        self.linear = nn.Linear(observation_space.shape[0], 6)  # type: ignore[index]
+        self.tested = layer().requires_grad_(not frozen)
+
+    def forward(self, obs: th.Tensor) -> th.Tensor:
+        return self.tested(self.linear(obs))
+
+
+each_unreachable_layer = pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        (lambda: nn.LayerNorm(6), "LayerNorm"),
+        (lambda: nn.BatchNorm1d(6), "BatchNorm1d"),
+        (lambda: nn.PReLU(), "PReLU"),
+        (FirstOutput, r"features_extractor\.tested\.gru"),
+        (BareParameter, r"features_extractor\.tested\.gain"),
+        (NeverCalled, r"features_extractor\.tested\.spare"),
+    ],
+    ids=["LayerNorm", "BatchNorm", "PReLU", "GRU", "parameter", "never-called"],
+)
+
+
+def extractor_kwargs(layer: Callable[[], nn.Module], frozen: bool) -> dict[str, Any]:
+    return {
+        "features_extractor_class": Extractor,
+        "features_extractor_kwargs": {"layer": layer, "frozen": frozen},
+        "head_gain": 1.0,
+    }
+
+
+@each_algorithm
+@each_unreachable_layer
+def test_layer_that_would_never_learn_is_refused_by_name(
+    algorithm: Algorithm, layer: Callable[[], nn.Module], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        make(algorithm, policy_kwargs=extractor_kwargs(layer, frozen=False))
+
+
+@each_algorithm
+@each_unreachable_layer
+@pytest.mark.parametrize("optimizer_class", [th.optim.SGD, th.optim.AdamW])
+def test_frozen_layer_is_accepted_and_stays(
+    algorithm: Algorithm, layer: Callable[[], nn.Module], named: str, optimizer_class: type[th.optim.Optimizer]
+) -> None:
+    kwargs = {**extractor_kwargs(layer, frozen=True), "optimizer_class": optimizer_class}
+    model = make(algorithm, policy_kwargs={**kwargs, "optimizer_kwargs": {"weight_decay": 0.1}})
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(30)
+    changed = {name for name, value in model.policy.state_dict().items() if not th.equal(value, before[name])}
+    assert changed == {name for name in before if "tested" not in name}
+
+
+# Environments that break
+
+FAULTY_ENV = 1
+OVERFLOW = "ignore:(overflow|invalid value) encountered:RuntimeWarning"
+REWARD_TIMINGS = ("episode", "step", "nonzero")
+Obs = np.ndarray | dict[str, np.ndarray]
+
+
+class FaultyEnv(gymnasium.Env):
+    """
+    Random observations, rewards that depend on the action, episodes of 5 steps, and one fault.
+
+    :param fault: What to break: "observation" or "reward"
+    :param at: Number of the step, counted over all episodes, 0 being the first reset; None for never
+    :param value: The broken value
+    :param dictionary: Whether observations are dictionaries
+    """
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, fault: str, at: int | None, value: float, dictionary: bool) -> None:
+        vector = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.dictionary = dictionary
+        self.observation_space: spaces.Space = spaces.Dict(a=vector, b=vector) if dictionary else vector
+        self.fault, self.at, self.value = fault, at, value
+        self.n_steps = 0
+        self.before_fault: Callable[[], None] = lambda: None
+
+    def _observation(self) -> Obs:
+        vectors = {key: self.np_random.normal(size=3).astype(np.float32) for key in ("a", "b")}
+        if self.fault == "observation" and self.n_steps == self.at:
+            vectors["b"][2] = self.value
+        return vectors if self.dictionary else vectors["b"]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        self.n_steps += 1
+        reward = float(action) + 1
+        if self.n_steps == self.at:
+            self.before_fault()
+            if self.fault == "reward":
+                reward = self.value
+        return self._observation(), reward, False, self.time == 5, {}
+
+
+def faulty_envs(fault: str, at: int, value: float, dictionary: bool = False) -> DummyVecEnv:
+    """Three environments, of which the second breaks."""
+    places = [at if env == FAULTY_ENV else None for env in range(3)]
+    return DummyVecEnv([partial(FaultyEnv, fault, place, value, dictionary) for place in places])
+
+
+def naming(*parts: str) -> str:
+    """Matches a message that has all these words, in any order."""
+    return "(?i)" + "".join(rf"(?=.*{re.escape(part)}(?!\w))" for part in parts)
+
+
+@each_algorithm
+@pytest.mark.parametrize("reward_timing", REWARD_TIMINGS)
+@pytest.mark.parametrize(
+    ("fault", "value"),
+    [("reward", math.nan), ("reward", -math.inf), ("observation", math.nan), ("observation", math.inf)],
+)
+@pytest.mark.parametrize("at", [13, 15], ids=["amid-an-episode", "at-its-end"])
+def test_fault_is_named_and_changes_no_weight(
+    algorithm: Algorithm, reward_timing: str, fault: str, value: float, at: int
+) -> None:
+    envs = faulty_envs(fault, at, value)
+    model = make(algorithm, envs, reward_timing=reward_timing)
+    initial = weights(model)
+    before: list[np.ndarray] = []
+    averages: list[np.ndarray] = []
+
+    def look() -> None:
+        before.append(weights(model))
+        averages.append(model.reward_prediction.average.copy())
+
+    envs.envs[FAULTY_ENV].before_fault = look  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=naming(fault, f"environment {FAULTY_ENV}", str(value))):
+        model.learn(100)
+    assert len(before) == 1
+    assert not np.array_equal(before[0], initial)
+    assert np.array_equal(weights(model), before[0])
+    assert np.array_equal(model.reward_prediction.average, averages[0], equal_nan=True)
+
+
+@each_algorithm
+@pytest.mark.parametrize("at", [0, 7], ids=["reset", "step"])
+@pytest.mark.parametrize("dictionary", [False, True], ids=["box", "dict"])
+def test_fault_of_an_observation_says_where(algorithm: Algorithm, at: int, dictionary: bool) -> None:
+    envs = faulty_envs("observation", at, math.nan, dictionary)
+    model = make(algorithm, envs, "MultiInputPolicy" if dictionary else "MlpPolicy", reward_timing="step")
+    initial = weights(model)
+    where = ("b", "[2]") if dictionary else ("[2]",)
+    with pytest.raises(
+        ValueError, match=naming("observation", *where, f"environment {FAULTY_ENV}", f"step {3 * at}", "nan")
+    ):
+        model.learn(100)
+    assert np.array_equal(weights(model), initial) == (at == 0)
+    assert np.isfinite(weights(model)).all()
+
+
+@each_algorithm
+@pytest.mark.parametrize("fault", ["observation", "reward"])
+def test_learning_goes_on_with_sound_environments(algorithm: Algorithm, fault: str) -> None:
+    model = make(algorithm, faulty_envs(fault, 8, math.nan))
+    with pytest.raises(ValueError, match=naming(f"environment {FAULTY_ENV}")):
+        model.learn(100)
+    before, num_timesteps = weights(model), model.num_timesteps
+    model.set_env(faulty_envs(fault, -1, math.nan))
+    model.learn(30, reset_num_timesteps=False)
+    assert model.num_timesteps == num_timesteps + 30
+    assert np.isfinite(weights(model)).all()
+    assert not np.array_equal(weights(model), before)
+
+
+@each_algorithm
+@pytest.mark.filterwarnings("error")
+def test_large_but_finite_observation_is_no_fault(algorithm: Algorithm) -> None:
+    model = make(algorithm, faulty_envs("observation", 0, 1e30))
+    assert model.learn(3).num_timesteps == 3
+
+
+# Divergence
+
+
+class Watch(BaseCallback):
+    """Keeps the weights that the model last acted with."""
+
+    def _on_rollout_start(self) -> None:
+        self.weights = weights(self.model)
+
+    def _on_step(self) -> bool:
+        self.weights = weights(self.model)
+        return True
+
+
+@pytest.mark.filterwarnings(OVERFLOW)
+@each_algorithm
+@pytest.mark.parametrize("learning_rate", [1e20, 3e38, 1e100])
+@pytest.mark.parametrize(
+    "make_env",
+    [
+        lambda: ScriptedEnv([5]),
+        lambda: IdentityEnvMultiDiscrete(3, ep_length=5),
+        lambda: IdentityEnvMultiBinary(3, ep_length=5),
+        lambda: "Pendulum-v1",
+    ],
+    ids=["discrete", "multi-discrete", "multi-binary", "box"],
+)
+def test_divergence_names_the_learning_rate_and_keeps_the_weights(
+    algorithm: Algorithm, learning_rate: float, make_env: Callable[[], Any]
+) -> None:
+    kwargs = {"net_arch": [8] * 4, "head_gain": 1.0}
+    model = make(algorithm, make_env(), learning_rate=learning_rate, reward_timing="step", policy_kwargs=kwargs)
+    watch = Watch()
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        model.learn(1000, callback=watch)
+    assert np.isfinite(weights(model)).all()
+    assert np.array_equal(weights(model), watch.weights)
+
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "momentum": {"optimizer_kwargs": {"momentum": 0.9}},
+    "adam": {"optimizer_class": th.optim.Adam},
+}
+
+
+def moments(model: BaseAlgorithm) -> np.ndarray:
+    """The optimizer's memory of earlier updates."""
+    states = model.policy.optimizer.state_dict()["state"].values()
+    names = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+    parts = [state[name].flatten() for state in states for name in names if state.get(name) is not None]
+    return th.cat(parts).numpy() if parts else np.zeros(0)
+
+
+@pytest.mark.filterwarnings(OVERFLOW)
+@each_algorithm
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_goes_on_with_a_lower_learning_rate(algorithm: Algorithm, optimizer: str, tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: ScriptedEnv([5], payment=1e3)])
+    kwargs = {"net_arch": [8], "head_gain": 1.0, **OPTIMIZERS[optimizer]}
+    model = make(algorithm, env, learning_rate=1e-5, scale_rpe=False, policy_kwargs=kwargs).learn(30)
+    before, moments_before = weights(model), moments(model)
+
+    model.lr_schedule = lambda _: 3e38
+    with pytest.raises(FloatingPointError, match=r"learning_rate \(now 3e\+38\)"):
+        model.learn(30, reset_num_timesteps=False)
+    assert np.array_equal(weights(model), before)
+    assert np.array_equal(moments(model), moments_before) or not moments(model).any()
+
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=env, device="cpu", learning_rate=1e-5)
+    model.lr_schedule = lambda _: 1e-5
+    for either in (loaded, model):
+        assert np.array_equal(weights(either), before)
+        either.learn(30, reset_num_timesteps=False)
+        assert 0 < np.abs(weights(either) - before).max() < 1

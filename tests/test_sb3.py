@@ -1,0 +1,877 @@
+"""What Stable-Baselines3 promises of an algorithm: NRL, RMHL and BPTT have to keep it."""
+
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    ProgressBarCallback,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import (
+    FakeImageEnv,
+    IdentityEnv,
+    IdentityEnvBox,
+    IdentityEnvMultiBinary,
+    IdentityEnvMultiDiscrete,
+    SimpleMultiObsEnv,
+)
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from torch import nn
+
+from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl.acting import NumpyActor, make_actor
+from sb3_nrl.perturbation import NodePerturbation
+from sb3_nrl.policies import NoisyPolicy
+from tests.envs import Algorithm, ClockEnv, ScriptedEnv
+
+each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
+each_without_gradients = pytest.mark.parametrize("algorithm", [NRL, RMHL])
+
+N_STEPS = 16
+
+
+def make(
+    algorithm: Algorithm, env: Any = "CartPole-v1", policy: str | type[NoisyPolicy] = "MlpPolicy", **settings: Any
+) -> Any:
+    defaults: dict[str, Any] = {
+        "learning_rate": 0.05,
+        "n_steps": N_STEPS,
+        "seed": 0,
+        "device": "cpu",
+        "policy_kwargs": {"net_arch": [8], "head_gain": 1.0},
+    }
+    return algorithm(policy, env, **{**defaults, **settings})
+
+
+def weights(model: BaseAlgorithm) -> np.ndarray:
+    return model.policy.parameters_to_vector()
+
+
+def scripted(n_envs: int = 1) -> DummyVecEnv:
+    """Episodes of 10 steps with a reward for action 1 now and then."""
+    return DummyVecEnv([lambda: Monitor(ScriptedEnv([10], pay_at=[3, 4, 9]))] * n_envs)
+
+
+def clock(*rewards: list[float], n_envs: int = 1) -> DummyVecEnv:
+    """Episodes whose rewards do not depend on the actions."""
+    return DummyVecEnv([lambda: Monitor(ClockEnv(rewards))] * n_envs)
+
+
+class Recorder(BaseCallback):
+    """Keeps what ``look`` returns at each step, and how often each event came."""
+
+    def __init__(self, look: Callable[[BaseCallback], Any] = lambda callback: callback.num_timesteps) -> None:
+        super().__init__()
+        self.look = look
+        self.seen: list[Any] = []
+        self.starts = self.ends = self.rollout_starts = self.rollout_ends = 0
+
+    def _on_training_start(self) -> None:
+        self.starts += 1
+
+    def _on_rollout_start(self) -> None:
+        self.rollout_starts += 1
+
+    def _on_step(self) -> bool:
+        self.seen.append(self.look(self))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.rollout_ends += 1
+
+    def _on_training_end(self) -> None:
+        self.ends += 1
+
+
+class StopAt(BaseCallback):
+    def __init__(self, num_timesteps: int) -> None:
+        super().__init__()
+        self.stop_at = num_timesteps
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < self.stop_at
+
+
+# Reproducible, divisible
+
+
+@each_algorithm
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_seed_decides_the_weights(algorithm: Algorithm, n_envs: int) -> None:
+    def trained(seed: int) -> np.ndarray:
+        model = make(algorithm, make_vec_env("CartPole-v1", n_envs), seed=seed)
+        initial = weights(model)
+        trained = weights(model.learn(60 * n_envs))
+        assert not np.array_equal(trained, initial)
+        return trained
+
+    assert np.array_equal(trained(1), trained(1))
+    assert not np.array_equal(trained(1), trained(2))
+
+
+def test_environments_in_processes_give_the_same_weights() -> None:
+    processes = make_vec_env("CartPole-v1", 4, vec_env_cls=SubprocVecEnv)
+    try:
+        for algorithm in (NRL, RMHL, BPTT):
+            in_processes = weights(make(algorithm, processes).learn(120))
+            assert np.array_equal(in_processes, weights(make(algorithm, make_vec_env("CartPole-v1", 4)).learn(120)))
+    finally:
+        processes.close()
+
+
+@each_algorithm
+@pytest.mark.parametrize(("n_envs", "first"), [(1, 1), (1, 37), (1, N_STEPS), (1, 60), (4, 52)])
+@pytest.mark.parametrize("reward_timing", ["episode", "nonzero"])
+def test_learning_twice_equals_learning_once(algorithm: Algorithm, n_envs: int, first: int, reward_timing: str) -> None:
+    def untrained() -> Any:
+        return make(algorithm, scripted(n_envs), reward_timing=reward_timing, trace_decay=0.9, n_steps=7)
+
+    whole = untrained().learn(160)
+    parts = untrained().learn(first)
+    assert parts.num_timesteps == first
+    parts.learn(160 - first, reset_num_timesteps=False)
+    assert parts.num_timesteps == whole.num_timesteps == 160
+    assert np.array_equal(weights(parts), weights(whole))
+    assert np.array_equal(parts.reward_prediction.average, whole.reward_prediction.average)
+
+
+@each_algorithm
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("stop_at", [2, 10, N_STEPS, 2 * N_STEPS, 47])
+def test_stopping_by_a_callback_loses_nothing(algorithm: Algorithm, n_envs: int, stop_at: int) -> None:
+    whole = make(algorithm, scripted(n_envs)).learn(80 * n_envs)
+    parts = make(algorithm, scripted(n_envs)).learn(80 * n_envs, callback=StopAt(stop_at * n_envs))
+    assert parts.num_timesteps == stop_at * n_envs
+    parts.learn((80 - stop_at) * n_envs, reset_num_timesteps=False)
+    assert parts.num_timesteps == 80 * n_envs
+    assert np.array_equal(weights(parts), weights(whole))
+
+
+@each_algorithm
+@pytest.mark.parametrize("restart", ["learn", "set_env"])
+def test_steps_before_a_restart_earn_no_credit(algorithm: Algorithm, restart: str) -> None:
+    restarted, fresh = (make(algorithm, scripted(), scale_rpe=False) for _ in range(2))
+    restarted.learn(8)  # rewards were earned, but no reward time came
+    assert np.array_equal(weights(restarted), weights(fresh))
+    for model in (restarted, fresh):
+        env = scripted() if restart == "set_env" else model.get_env()
+        env.seed(5)
+        if restart == "set_env":
+            model.set_env(env)
+            assert model.get_env() is env
+        set_random_seed(5)
+        model.learn(40, reset_num_timesteps=restart == "learn")
+    assert restarted.num_timesteps == (40 if restart == "learn" else 48)
+    assert np.array_equal(weights(restarted), weights(fresh))
+
+
+# Callbacks
+
+
+@each_algorithm
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_callbacks_are_called_as_by_a2c(algorithm: Algorithm, n_envs: int) -> None:
+    recorders = []
+    for model in (make(algorithm, scripted(n_envs)), A2C("MlpPolicy", scripted(n_envs), n_steps=5, device="cpu")):
+        recorders.append(Recorder())
+        model.learn(60, callback=recorders[-1])
+    ours, a2cs = recorders
+    assert ours.seen == a2cs.seen == list(range(n_envs, 61, n_envs))
+    assert (ours.starts, ours.ends) == (a2cs.starts, a2cs.ends) == (1, 1)
+    assert ours.rollout_starts == ours.rollout_ends == math.ceil(60 / n_envs / 10)  # episodes of 10 steps
+
+
+def evaluations(model: BaseAlgorithm, folder: Path) -> Any:
+    callback = EvalCallback(clock([0.5] * 10), eval_freq=20, n_eval_episodes=2, best_model_save_path=str(folder))
+    model.learn(100, callback=callback)
+    best = type(model).load(folder / "best_model")
+    return callback.n_calls, callback.last_mean_reward, best.num_timesteps
+
+
+def checkpoints(model: BaseAlgorithm, folder: Path) -> Any:
+    model.learn(100, callback=CheckpointCallback(30, str(folder)))
+    return {path.name: type(model).load(path).num_timesteps for path in folder.iterdir()}
+
+
+def every_n_timesteps(model: BaseAlgorithm, folder: Path) -> Any:
+    recorder = Recorder()
+    model.learn(100, callback=EveryNTimesteps(30, recorder))
+    return recorder.seen
+
+
+def max_episodes(model: BaseAlgorithm, folder: Path) -> Any:
+    model.learn(100, callback=StopTrainingOnMaxEpisodes(3))
+    return model.num_timesteps
+
+
+def reward_threshold(model: BaseAlgorithm, folder: Path) -> Any:
+    stop = StopTrainingOnRewardThreshold(reward_threshold=4.9)
+    model.learn(100, callback=EvalCallback(clock([0.5] * 10), callback_on_new_best=stop, eval_freq=40))
+    return model.num_timesteps
+
+
+def progress_bar(model: BaseAlgorithm, folder: Path) -> Any:
+    callback = ProgressBarCallback()
+    model.learn(50)
+    model.learn(50, callback=callback, reset_num_timesteps=False)
+    return callback.pbar.n, callback.pbar.total
+
+
+@each_algorithm
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        (evaluations, (100, 5.0, 20)),
+        (checkpoints, {f"rl_model_{n}_steps.zip": n for n in (30, 60, 90)}),
+        (every_n_timesteps, [30, 60, 90]),
+        (max_episodes, 30),
+        (reward_threshold, 40),
+        (progress_bar, (50, 50)),
+    ],
+)
+def test_stock_callbacks_do_what_they_do_with_a2c(
+    algorithm: Algorithm, use: Callable[[BaseAlgorithm, Path], Any], expected: Any, tmp_path: Path
+) -> None:
+    env = clock([0.0] * 4 + [1.0] * 6, [1.0] * 10)
+    assert use(make(algorithm, env), tmp_path / "ours") == expected
+    assert use(A2C("MlpPolicy", env, n_steps=5, device="cpu"), tmp_path / "a2c") == expected
+
+
+@each_algorithm
+def test_callbacks_see_the_step(algorithm: Algorithm) -> None:
+    names = ("actions", "rewards", "dones", "new_obs", "infos")
+    recorder = Recorder(lambda callback: [callback.locals[name] for name in names])
+    make(algorithm, clock([0.0, 1.0, 2.0], n_envs=2)).learn(12, callback=recorder)
+    for time, (actions, rewards, dones, new_obs, infos) in enumerate(recorder.seen):
+        ended = time % 3 == 2
+        assert actions.shape == (2,)
+        assert set(actions) <= {0, 1}
+        assert list(rewards) == [time % 3] * 2
+        assert list(dones) == [ended] * 2
+        assert np.array_equal(new_obs, np.eye(3)[[(time + 1) % 3] * 2])
+        assert [("terminal_observation" in info) for info in infos] == [ended] * 2
+
+
+@each_algorithm
+def test_callbacks_can_differentiate_the_policy(algorithm: Algorithm) -> None:
+    def gradient(callback: BaseCallback) -> float:
+        obs, actions = (th.as_tensor(callback.locals[name]) for name in ("new_obs", "actions"))
+        log_prob = callback.model.policy.get_distribution(obs).log_prob(actions).sum()  # type: ignore[operator]
+        return sum(grad.norm().item() for grad in th.autograd.grad(log_prob, list(callback.model.policy.parameters())))
+
+    recorder = Recorder(gradient)
+    watched = make(algorithm, scripted(), reward_timing="step").learn(30, callback=recorder)
+    assert len(recorder.seen) == 30
+    assert min(recorder.seen) > 0
+    assert np.array_equal(weights(watched), weights(make(algorithm, scripted(), reward_timing="step").learn(30)))
+
+
+# Environments and their wrappers
+
+
+@each_algorithm
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        VecMonitor,
+        lambda env: VecFrameStack(env, n_stack=1),
+        lambda env: VecNormalize(env, norm_obs=False, norm_reward=False),
+    ],
+    ids=["VecMonitor", "VecFrameStack", "VecNormalize"],
+)
+def test_a_wrapper_that_changes_nothing_changes_no_weight(
+    algorithm: Algorithm, wrap: Callable[[VecEnv], VecEnv]
+) -> None:
+    plain = make(algorithm, scripted(2)).learn(80)
+    wrapped = make(algorithm, wrap(scripted(2))).learn(80)
+    assert np.array_equal(weights(wrapped), weights(plain))
+    assert [info["r"] for info in wrapped.ep_info_buffer] == [info["r"] for info in plain.ep_info_buffer]
+
+
+@each_algorithm
+def test_normalized_rewards_and_stacked_frames_are_what_is_learned_from(algorithm: Algorithm) -> None:
+    env = VecNormalize(VecFrameStack(clock([100.0] * 5), n_stack=3), norm_obs=False, clip_reward=0.25)
+    model = make(algorithm, env).learn(40)
+    assert model.reward_prediction.average == pytest.approx(5 * 0.25)
+    assert model.policy.observation_space.shape == (15,)
+    assert model.get_vec_normalize_env() is env
+
+
+class Payday(gymnasium.Wrapper):
+    """Rewards that differ from step to step, whatever is done; and actions that are checked."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps = getattr(self, "steps", 0) + 1
+        obs, _, terminated, truncated, info = self.env.step(action)
+        return obs, float(self.steps % 3), terminated, truncated, info
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    ("policy", "make_env"),
+    [
+        ("MlpPolicy", lambda: IdentityEnv(4)),
+        ("MlpPolicy", lambda: IdentityEnvBox()),
+        ("MlpPolicy", lambda: IdentityEnvMultiDiscrete(3)),
+        ("MlpPolicy", lambda: IdentityEnvMultiBinary(3)),
+        ("MlpPolicy", lambda: FakeImageEnv(screen_height=8, screen_width=8)),
+        ("CnnPolicy", lambda: FakeImageEnv(screen_height=36, screen_width=36)),
+        ("CnnPolicy", lambda: FakeImageEnv(screen_height=36, screen_width=36, n_channels=3, discrete=False)),
+        ("MultiInputPolicy", SimpleMultiObsEnv),
+        ("MultiInputPolicy", lambda: SimpleMultiObsEnv(discrete_actions=False)),
+    ],
+    ids=["discrete", "box", "multi-discrete", "multi-binary", "pixels", "image", "image-box", "dict", "dict-box"],
+)
+def test_every_parameter_learns_in_every_space(
+    algorithm: Algorithm, policy: str, make_env: Callable[[], gymnasium.Env]
+) -> None:
+    kwargs = {"net_arch": [8], "head_gain": 1.0, "use_bias": True}
+    settings = {"reward_timing": "step", "max_grad_norm": 1.0, "learning_rate": 1e-3, "policy_kwargs": kwargs}
+    model = make(algorithm, Payday(make_env()), policy, **settings)
+    before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
+    model.learn(8)
+    unchanged = [name for name, parameter in model.policy.named_parameters() if th.equal(parameter, before[name])]
+    assert not unchanged
+    obs = model.get_env().reset()
+    for deterministic in (True, False):
+        actions, _ = model.predict(obs, deterministic=deterministic)
+        assert len(actions) == 1
+        assert model.action_space.contains(actions[0].astype(model.action_space.dtype))
+
+
+# Predicting, parameters
+
+
+@each_algorithm
+def test_predict_takes_the_likeliest_action_or_draws(algorithm: Algorithm) -> None:
+    model = make(algorithm).learn(50)
+    batch = model.get_env().observation_space.sample()[None] * np.linspace(-0.1, 0.1, 8)[:, None].astype(np.float32)
+    batch[:, [0, 2]] = np.random.default_rng(0).normal(size=(8, 2))
+    probabilities = model.policy.get_distribution(th.as_tensor(batch)).distribution.probs.detach().numpy()
+    actions, state = model.predict(batch, deterministic=True)
+    assert state is None
+    assert np.array_equal(actions, probabilities.argmax(1))
+    for obs, action in zip(batch, actions, strict=True):
+        single, _ = model.predict(obs, deterministic=True)
+        assert single.shape == ()
+        assert single == action
+    drawn, _ = model.predict(np.repeat(batch[:1], 2000, axis=0))
+    assert drawn.mean() == pytest.approx(probabilities[0, 1], abs=0.04)
+
+
+@each_algorithm
+def test_evaluate_policy_sees_the_deterministic_policy(algorithm: Algorithm) -> None:
+    env = DummyVecEnv([lambda: Monitor(ScriptedEnv([10]))])
+    model = make(algorithm, env, policy_kwargs={"use_bias": True, "head_gain": 1e-3})
+    with th.no_grad():
+        model.policy.action_net.bias.copy_(th.tensor([0.0, 0.3, 0.0]))
+    assert evaluate_policy(model, env, n_eval_episodes=3) == (10, 0)
+    returns, _ = evaluate_policy(model, env, n_eval_episodes=10, deterministic=False, return_episode_rewards=True)
+    assert 0 < np.mean(returns) < 10
+    assert np.std(returns) > 0
+
+
+@each_algorithm
+def test_parameters_can_be_handed_over(algorithm: Algorithm) -> None:
+    giver, taker = (make(algorithm, scripted(), seed=seed).learn(30) for seed in (1, 2))
+    assert not np.array_equal(weights(taker), weights(giver))
+    taker.set_parameters(giver.get_parameters())
+    assert np.array_equal(weights(taker), weights(giver))
+    for model in (giver, taker):
+        model.get_env().seed(3)
+        set_random_seed(3)
+        model.reward_prediction.average[:] = 1
+        model.learn(40)
+    assert np.array_equal(weights(taker), weights(giver))
+
+
+# Saving
+
+
+def halving(progress: float) -> float:
+    return 0.05 * (1 + progress)
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"optimizer_kwargs": {"momentum": 0.9}},
+        {"optimizer_class": th.optim.Adam, "optimizer_kwargs": {"betas": (0.8, 0.99)}},
+    ],
+    ids=["momentum", "adam"],
+)
+def test_a_loaded_model_goes_on_as_the_saved_one(
+    algorithm: Algorithm, optimizer: dict[str, Any], tmp_path: Path
+) -> None:
+    kwargs = {"net_arch": [8], "head_gain": 1.0, **optimizer}
+    saved = make(algorithm, scripted(2), learning_rate=halving, policy_kwargs=kwargs).learn(100)
+    saved.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=scripted(2), device="cpu")
+    assert loaded.num_timesteps == 100
+    assert np.array_equal(weights(loaded), weights(saved))
+    assert np.array_equal(loaded.reward_prediction.average, saved.reward_prediction.average)
+    assert loaded.lr_schedule(0.25) == halving(0.25)
+
+    saved.set_env(scripted(2))
+    for model in (saved, loaded):
+        model.get_env().seed(4)  # type: ignore[union-attr]
+        set_random_seed(4)
+        model.learn(60, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 160
+    assert np.array_equal(weights(loaded), weights(saved))
+    assert np.array_equal(loaded.reward_prediction.average, saved.reward_prediction.average)
+
+
+@each_algorithm
+def test_loading_with_other_environments_keeps_the_mean_prediction(algorithm: Algorithm, tmp_path: Path) -> None:
+    envs = DummyVecEnv([lambda: ClockEnv([[0.0, 2.0]]), lambda: ClockEnv([[0.0, 4.0]])])
+    make(algorithm, envs).learn(20).save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=clock([0.0, 9.0], n_envs=3), device="cpu")
+    assert list(loaded.reward_prediction.average) == [3, 3, 3]
+    before = weights(loaded)
+    loaded.learn(12, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 32
+    assert loaded.reward_prediction.average.min() > 3
+    assert not np.array_equal(weights(loaded), before)
+
+
+@each_algorithm
+def test_arguments_of_load_take_effect(algorithm: Algorithm, tmp_path: Path) -> None:
+    make(algorithm, clock([0.0, 4.0])).learn(10).save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=clock([0.0, 8.0]), device="cpu", reward_smoothing=0.5)
+    loaded.learn(2, reset_num_timesteps=False)
+    assert list(loaded.reward_prediction.average) == [6]
+
+
+@pytest.mark.parametrize("name", ["model", "model.zip", "model.v2"])
+def test_an_interrupted_save_leaves_the_old_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(NRL, scripted())
+    path = tmp_path / "models" / name
+    model.save(path)
+    files = list(path.parent.iterdir())
+    assert [file.name for file in files] == [name if "." in name else f"{name}.zip"]
+    old = weights(model)
+
+    def break_down(state: Any, file: Any) -> None:
+        file.write(b"half a file")
+        raise OSError("no space left")
+
+    model.learn(40)
+    assert not np.array_equal(weights(model), old)
+    with monkeypatch.context() as patch:
+        patch.setattr(th, "save", break_down)
+        for place in (path, str(path), path.with_name("new")):
+            with pytest.raises(OSError, match="no space left"):
+                model.save(place)
+    assert list(path.parent.iterdir()) == files
+    assert np.array_equal(weights(NRL.load(path, device="cpu")), old)
+    model.save(path)
+    assert list(path.parent.iterdir()) == files
+    assert np.array_equal(weights(NRL.load(path, device="cpu")), weights(model))
+
+
+KILLED_IN_THE_THIRD_SAVE = """
+import os, signal, sys
+import torch
+from stable_baselines3.common.callbacks import CheckpointCallback
+from sb3_nrl import NRL
+
+whole_save, n_calls = torch.save, 0
+
+def save(*args):
+    global n_calls
+    n_calls += 1
+    whole_save(*args)
+    if n_calls == 8:  # three calls per checkpoint
+        args[1].flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = save
+NRL("MlpPolicy", "CartPole-v1", policy_kwargs=dict(net_arch=[256]), device="cpu").learn(
+    10_000, callback=CheckpointCallback(20, sys.argv[1])
+)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_checkpoints_survive_a_kill(tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", KILLED_IN_THE_THIRD_SAVE, str(tmp_path)], timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    steps = [NRL.load(path, device="cpu").num_timesteps for path in tmp_path.glob("*.zip")]
+    assert sorted(steps) == [20, 40]
+
+
+@each_algorithm
+def test_save_to_a_stream(algorithm: Algorithm) -> None:
+    model = make(algorithm, scripted()).learn(40)
+    stream = io.BytesIO()
+    model.save(stream)
+    stream.seek(0)
+    assert np.array_equal(weights(algorithm.load(stream, device="cpu")), weights(model))
+
+
+@pytest.mark.parametrize(
+    ("policy", "make_env", "settings"),
+    [
+        ("MlpPolicy", lambda: ScriptedEnv([10]), {}),
+        (
+            "MlpPolicy",
+            lambda: ScriptedEnv([10]),
+            {"clean_passes": 3, "noise_std": 0.5, "noise_distribution": "poisson"},
+        ),
+        ("MlpPolicy", IdentityEnvBox, {"policy_kwargs": {"activation_fn": nn.Tanh, "use_bias": True}}),
+        ("CnnPolicy", lambda: FakeImageEnv(screen_height=36, screen_width=36), {}),
+        ("MultiInputPolicy", SimpleMultiObsEnv, {"policy_kwargs": {"net_arch": []}}),
+    ],
+    ids=["discrete", "noisy-passes", "box", "image", "dict"],
+)
+def test_policy_survives_a_round_trip(
+    policy: str, make_env: Callable[[], gymnasium.Env], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = make(NRL, DummyVecEnv([make_env] * 20), policy, **settings)
+    model.policy.save(str(tmp_path / "policy"))
+    loaded = type(model.policy).load(str(tmp_path / "policy"), device="cpu")
+    obs = model.get_env().reset()
+    for deterministic in (True, False):
+        actions = []
+        for either in (model.policy, loaded):
+            th.manual_seed(0)
+            actions.append(either.predict(obs, deterministic=deterministic)[0])
+        assert np.array_equal(*actions)
+
+
+# Logs
+
+
+@each_algorithm
+def test_tensorboard_holds_every_figure(algorithm: Algorithm, tmp_path: Path) -> None:
+    model = make(algorithm, clock([0.0, 1.0, 3.0], [1.0, 1.0, 0.0]), tensorboard_log=str(tmp_path), scale_rpe=False)
+    model.learn(30, log_interval=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{algorithm.__name__}_1"]
+    events = EventAccumulator(str(next(tmp_path.iterdir()))).Reload()
+
+    def values(tag: str) -> dict[int, float]:
+        return {event.step: event.value for event in events.Scalars(tag)}
+
+    # A line of the log is written before the update that belongs to it.
+    after_episodes = list(range(6, 31, 3))
+    assert list(values("train/rpe")) == after_episodes
+    assert list(values("train/rpe").values())[:2] == pytest.approx([0, 2 - 4])
+    assert list(values("train/reward_prediction").values())[:2] == pytest.approx([4, 4 - 0.66 * 2])
+    assert list(values("train/learning_rate").values()) == pytest.approx([0.05] * len(after_episodes))
+    assert min(values("train/trace_norm").values()) > 0
+    update_norms = list(values("train/update_norm").values())
+    assert update_norms[0] == 0
+    assert update_norms[1] == pytest.approx(2 * list(values("train/trace_norm").values())[1], rel=1e-4)
+    assert set(values("rollout/ep_len_mean").values()) == {3}
+    assert values("rollout/ep_rew_mean")[6] == pytest.approx(3)
+    assert min(values("time/fps").values()) > 0
+
+
+@each_algorithm
+def test_log_counts_updates(algorithm: Algorithm, tmp_path: Path) -> None:
+    model = make(algorithm, clock([0.0, 1.0, 3.0]))
+    model.set_logger(configure(str(tmp_path), ["json"]))
+    model.learn(12, log_interval=1)
+    model.logger.close()
+    lines = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    assert [line.get("train/n_updates") for line in lines] == [None, 1, 2, 3]
+    assert [line["time/total_timesteps"] for line in lines] == [3, 6, 9, 12]
+
+
+# Learning rate, clipping
+
+
+@each_algorithm
+def test_learning_rate_follows_its_schedule(algorithm: Algorithm) -> None:
+    recorder = Recorder(lambda callback: callback.model.policy.optimizer.param_groups[0]["lr"])
+    make(algorithm, scripted(), learning_rate=halving, reward_timing="step").learn(40, callback=recorder)
+    assert recorder.seen == pytest.approx([halving(1 - step / 40) for step in range(40)])
+
+
+@each_algorithm
+def test_max_grad_norm_bounds_the_change_of_the_weights(algorithm: Algorithm) -> None:
+    def largest_change(max_grad_norm: float | None) -> float:
+        recorder = Recorder(lambda callback: weights(callback.model))
+        model = make(algorithm, scripted(2), reward_timing="step", max_grad_norm=max_grad_norm, scale_rpe=False)
+        model.learn(100, callback=recorder)
+        return np.linalg.norm(np.diff(recorder.seen, axis=0), axis=1).max()
+
+    bound = 0.05 * 1e-3
+    assert largest_change(1e-3) == pytest.approx(bound, rel=0.01)
+    assert largest_change(1e-3) <= bound * (1 + 1e-3)
+    assert largest_change(None) > 2 * bound
+
+
+# Forward passes only
+
+
+@pytest.mark.parametrize("reward_timing", ["episode", "step"])
+@pytest.mark.parametrize("box", [False, True])
+def test_noisy_passes_only(reward_timing: str, box: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(NRL, IdentityEnvBox(ep_length=10) if box else scripted(), reward_timing=reward_timing, clean_passes=3)
+    layer_calls, noises = [], []
+    run, forward = NodePerturbation.run, nn.Linear.forward
+
+    def noisy_run(self: NodePerturbation, inputs: Any, noise_BN: th.Tensor) -> Any:
+        noises.append(noise_BN.clone())
+        return run(self, inputs, noise_BN)
+
+    def counted_forward(self: nn.Linear, x: th.Tensor) -> th.Tensor:
+        layer_calls.append(self)
+        return forward(self, x)
+
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a clean pass")
+
+    monkeypatch.setattr(NodePerturbation, "run", noisy_run)
+    monkeypatch.setattr(nn.Linear, "forward", counted_forward)
+    monkeypatch.setattr(NoisyPolicy, "get_distribution", forbidden)
+    monkeypatch.setattr(NumpyActor, "__call__", forbidden)
+    model.learn(20)
+    assert model._n_updates > 0
+    n_learning = len(noises)
+    assert n_learning > 20
+    obs = model.get_env().reset()
+    for deterministic in (True, False):
+        model.predict(obs, deterministic=deterministic)
+    assert [len(noise) for noise in noises[n_learning:]] == [3, 3]
+    assert len(layer_calls) == len(noises) * (3 if box else 2)
+    assert all((noise != 0).all() for noise in noises)
+    assert all(len(noise.unique(dim=0)) == len(noise) for noise in noises)
+
+
+@each_without_gradients
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"reward_timing": "step"}, {"policy_kwargs": {"use_bias": True, "optimizer_class": th.optim.Adam}}],
+    ids=["default", "step", "adam"],
+)
+def test_autograd_stays_off(
+    algorithm: Algorithm, hooked: bool, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(algorithm, scripted(), **settings)
+    modes = []
+    forward = nn.Linear.forward
+
+    def watched_forward(self: nn.Linear, x: th.Tensor) -> th.Tensor:
+        modes.append(th.is_grad_enabled())
+        return forward(self, x)
+
+    forbid_backward(monkeypatch)
+    monkeypatch.setattr(nn.Linear, "forward", watched_forward)
+    if hooked:
+        model.policy.action_net.register_forward_hook(lambda *_: modes.append(th.is_grad_enabled()))
+    before = weights(model)
+    model.learn(60)
+    assert not np.array_equal(weights(model), before)
+    assert len(modes) > 0
+    assert not any(modes)
+
+
+def test_bptt_needs_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(BPTT, scripted())
+    forbid_backward(monkeypatch)
+    with pytest.raises(AssertionError, match="a backward pass"):
+        model.learn(60)
+
+
+def forbid_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(th.autograd, "backward", forbidden)
+    monkeypatch.setattr(th.autograd, "grad", forbidden)
+    monkeypatch.setattr(th.Tensor, "backward", forbidden)
+
+
+# The quick actor
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2, 3), np.float32)
+DISCRETE = spaces.Discrete(4)
+BOX = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class DoubleTanh(nn.Tanh):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return 2 * super().forward(x)
+
+
+def make_policy(action_space: spaces.Space, **kwargs: Any) -> NoisyPolicy:
+    th.manual_seed(0)
+    policy = NoisyPolicy(
+        OBSERVATIONS, action_space, lambda _: 0.1, **{"head_gain": 1.0, "noise_std": 0.5, "log_std_init": 0.4, **kwargs}
+    )
+    randomize(policy, seed=1)
+    return policy
+
+
+def randomize(policy: NoisyPolicy, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    policy.load_from_vector(generator.normal(scale=0.3, size=len(policy.parameters_to_vector())).astype(np.float32))
+
+
+def observations(n: int = 50) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=(n, *OBSERVATIONS.shape)).astype(np.float32)
+
+
+def torch_log_probs(policy: NoisyPolicy, obs: np.ndarray, noise: th.Tensor | None, actions: np.ndarray) -> np.ndarray:
+    obs_BI, actions_B = th.as_tensor(obs), th.as_tensor(actions)
+    with th.no_grad():
+        if noise is None:
+            return policy.get_distribution(obs_BI).log_prob(actions_B).numpy()
+        return policy.noisy_pass(obs_BI, actions_B, noise)[0].numpy()
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("action_space", [DISCRETE, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"net_arch": []},
+        {"net_arch": [8, 5, 7]},
+        {"activation_fn": nn.Tanh},
+        {"activation_fn": nn.SiLU},
+        {"activation_fn": DoubleTanh},
+        {"activation_fn": lambda: nn.LeakyReLU(1.5)},
+        {"activation_fn": lambda: nn.LeakyReLU(0.2, inplace=True)},
+    ],
+    ids=["default", "shallow", "deep", "tanh", "silu", "double-tanh", "steep-leak", "inplace"],
+)
+def test_quick_actor_agrees_with_the_policy(
+    shape: dict[str, Any], action_space: spaces.Space, use_bias: bool, noisy: bool
+) -> None:
+    policy = make_policy(action_space, use_bias=use_bias, **shape)
+    actor = make_actor(policy)
+    assert isinstance(actor, NumpyActor)
+    obs = observations()
+    noise = policy.sample_noise(len(obs)) if noisy else None
+    for rows in (slice(None), *(slice(row, row + 1) for row in range(10))):
+        some_noise = None if noise is None else noise[rows]
+        actions, log_probs = actor(obs[rows], some_noise)
+        assert log_probs == pytest.approx(torch_log_probs(policy, obs[rows], some_noise, actions), rel=1e-5, abs=1e-5)
+    assert np.array_equal(obs, observations())
+
+
+@pytest.mark.parametrize("n_envs", [1, 50])
+@pytest.mark.parametrize("action_space", [DISCRETE, BOX], ids=["discrete", "box"])
+def test_quick_actor_draws_from_the_policy(action_space: spaces.Space, n_envs: int) -> None:
+    n = 20_000
+    policy = make_policy(action_space)
+    obs = np.repeat(observations(1) / 3, n_envs, axis=0)
+    np.random.seed(0)  # noqa: NPY002
+    actor = make_actor(policy)
+    actions = np.concatenate([actor(obs, None)[0] for _ in range(n // n_envs)])
+    with th.no_grad():
+        distribution: Any = policy.get_distribution(th.as_tensor(obs[:1])).distribution
+    if isinstance(action_space, spaces.Discrete):
+        counts = np.bincount(actions, minlength=4)[None]
+        expected = n * distribution.probs.numpy()
+        assert expected.min() > n / 20
+    else:
+        quantiles = distribution.cdf(th.as_tensor(actions)).numpy()
+        counts = np.stack([np.histogram(column, bins=4, range=(0, 1))[0] for column in quantiles.T])
+        expected = np.full(4, n / 4)
+        assert abs(np.corrcoef(quantiles.T)[0, 1]) < 0.025
+    chi_square = ((counts - expected) ** 2 / expected).sum(1)
+    assert chi_square.max() < 16.27  # 3 degrees of freedom, p = 0.001
+
+
+def assign(policy: NoisyPolicy, other: NoisyPolicy) -> None:
+    for parameter, value in zip(policy.parameters(), other.parameters(), strict=True):
+        parameter.data = value.data.clone()
+
+
+@pytest.mark.parametrize("action_space", [DISCRETE, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda policy, other: policy.load_from_vector(other.parameters_to_vector()),
+        lambda policy, other: policy.load_state_dict(other.state_dict()),
+        assign,
+    ],
+    ids=["load_from_vector", "load_state_dict", "assign"],
+)
+def test_quick_actor_sees_replaced_weights(
+    replace: Callable[[NoisyPolicy, NoisyPolicy], None], action_space: spaces.Space
+) -> None:
+    policy, other = (make_policy(action_space, use_bias=True) for _ in range(2))
+    randomize(other, seed=3)
+    actor, obs = make_actor(policy), observations()
+    actor(obs, None)
+    replace(policy, other)
+    actions, log_probs = actor(obs, None)
+    assert log_probs == pytest.approx(torch_log_probs(other, obs, None, actions), rel=1e-5, abs=1e-5)
+
+
+def test_set_parameters_inside_a_callback_changes_the_actions() -> None:
+    model = make(NRL, clock([0.0] * 50), policy_kwargs={"use_bias": True})
+    state = model.get_parameters()
+    state["policy"]["action_net.bias"] = th.tensor([0.0, 50.0])
+
+    def replace_once(callback: BaseCallback) -> int:
+        if callback.num_timesteps == 20:
+            model.set_parameters(state)
+        return int(callback.locals["actions"][0])
+
+    recorder = Recorder(replace_once)
+    model.learn(50, callback=recorder)
+    assert set(recorder.seen[:20]) == {0, 1}
+    assert set(recorder.seen[20:]) == {1}
+
+
+@each_algorithm
+@pytest.mark.parametrize("how", ["hook", "subclass"])
+def test_hooks_and_overrides_of_the_policy_are_honoured(algorithm: Algorithm, how: str) -> None:
+    calls = []
+
+    class Watched(NoisyPolicy):
+        def extract_features(self, obs: PyTorchObs, features_extractor: Any = None) -> th.Tensor:
+            calls.append("subclass")
+            return super().extract_features(obs, features_extractor)
+
+    model = make(algorithm, scripted(), Watched if how == "subclass" else "MlpPolicy")
+    if how == "hook":
+        model.policy.action_net.register_forward_hook(lambda *_: calls.append("hook"))
+    calls.clear()
+    model.learn(9)
+    assert calls == [how] * 9
