@@ -14,6 +14,7 @@ import pathlib
 import subprocess
 import time
 from collections.abc import Iterable
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -30,7 +31,7 @@ import sb3_nrl
 ROOT = pathlib.Path(__file__).parents[1]
 EPISODES = {"CartPole-v1": 10_000, "Acrobot-v1": 3_000}
 PAPER_RULE = {"noise_normalization": "network", "n_noise_samples": 1, "antithetic": False}  # Eq. 13
-SETTINGS = {
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3, **PAPER_RULE},
     ("CartPole-v1", "BPTT"): {"learning_rate": 5e-3},
     ("CartPole-v1", "RMHL"): {"learning_rate": 1e-2, "noise_std": 1e-1},
@@ -38,7 +39,11 @@ SETTINGS = {
     ("Acrobot-v1", "BPTT"): {"learning_rate": 5e-3},
     ("Acrobot-v1", "RMHL"): {"learning_rate": 5e-2, "noise_std": 1e-3},
 }
-SHARED = {"scale_rpe": True, "reward_smoothing": 0.66, "policy_kwargs": {"net_arch": [64], "head_gain": 0.01}}
+SHARED: dict[str, Any] = {
+    "scale_rpe": True,
+    "reward_smoothing": 0.66,
+    "policy_kwargs": {"net_arch": [64], "head_gain": 0.01},
+}
 COLORS = {"NRL": "tab:blue", "BPTT": "black", "RMHL": "tab:orange"}
 STYLES = {"NRL": "-", "BPTT": "--", "RMHL": ":"}
 
