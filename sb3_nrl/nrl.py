@@ -138,15 +138,14 @@ class NRL(RewardModulatedAlgorithm):
         noise = self.policy.sample_noise(self.n_noise_samples * len(steps.actions))
         if self.antithetic:
             noise = th.cat((noise, -noise))
-        noisy_log_probs, pre = self.policy.noisy_pass(
-            repeat_rows(steps.observations, self._n_samples), th.cat([steps.actions] * self._n_samples), noise
-        )
+        obs, actions = (repeat_rows(rows, self._n_samples) for rows in (steps.observations, steps.actions))
+        log_probs, pre = self.policy.noisy_pass(obs, actions, noise)  # type: ignore[arg-type]
         if self.antithetic:
-            baseline = noisy_log_probs.unflatten(0, (2, -1)).mean(0).repeat(2)
+            pairs = log_probs.unflatten(0, (2, -1))
+            rho = pairs - pairs.mean(0)
         else:
-            baseline = steps.log_probs.repeat(self._n_samples)
-        rho = noisy_log_probs - baseline
-        return self._post_synaptic(noise, rho / self._n_samples), pre
+            rho = log_probs.unflatten(0, (self._n_samples, -1)) - steps.log_probs
+        return self._post_synaptic(noise, rho.flatten() / self._n_samples), pre
 
     def _post_synaptic(self, noise_BN: th.Tensor, rho_B: th.Tensor) -> th.Tensor:
         """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""

@@ -166,7 +166,8 @@ class NoisyPolicy(BasePolicy):
         :param n_rows: Number of rows B
         :return: Shape (B, N)
         """
-        return sample_noise(self.noise_distribution, self.noise_std, (n_rows, self.perturbation.n_nodes), self.device)
+        shape = (n_rows, self.perturbation.n_nodes)
+        return sample_noise(self.noise_distribution, self.noise_std, shape, self.action_net.weight.device)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """
@@ -288,11 +289,11 @@ def _n_outputs(space: spaces.Space) -> int:
     return get_action_dim(space)
 
 
-def repeat_rows(obs: PyTorchObs, n: int) -> PyTorchObs:
+def repeat_rows(rows: PyTorchObs, n: int) -> PyTorchObs:
     """The whole batch ``n`` times over, one copy after the other."""
-    if isinstance(obs, dict):
-        return {key: th.cat([value] * n) for key, value in obs.items()}
-    return th.cat([obs] * n)
+    if isinstance(rows, dict):
+        return {key: th.cat([value] * n) for key, value in rows.items()}
+    return th.cat([rows] * n) if n > 1 else rows
 
 
 def _blank(space: spaces.Space) -> PyTorchObs:

@@ -281,7 +281,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record_mean("train/rpe", errors[rewarded].mean())
-        self.logger.record("train/reward_prediction", np.nanmean(self.reward_prediction.average))
+        self.logger.record("train/reward_prediction", self.reward_prediction.average[rewarded].mean())
         self.logger.record_mean("train/trace_norm", trace_norm)
         self.logger.record_mean("train/update_norm", update_norm)
 
@@ -300,14 +300,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             change_W = change_W * (self.max_grad_norm / norm)
         for parameter, gradient in zip(perturbation.parameters, perturbation.split(-change_W), strict=True):
             parameter.grad = gradient
-        before_W = parameters_to_vector(perturbation.parameters)
+        before = [parameter.clone() for parameter in perturbation.parameters]
         rate = self.policy.optimizer.param_groups[0]["lr"]
         finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
             self.policy.optimizer.step()
             finite = bool(parameters_to_vector(perturbation.parameters).isfinite().all())
         if not finite:
-            for parameter, value in zip(perturbation.parameters, perturbation.split(before_W), strict=True):
+            for parameter, value in zip(perturbation.parameters, before, strict=True):
                 parameter.copy_(value)
             self.policy.optimizer.state.clear()  # moments may hold the refused change
             raise FloatingPointError(

@@ -1,8 +1,10 @@
 """The eligibility traces of all environments, and the steps that wait to be folded into them.
 
-Shapes: T pending steps, E environments, S noise samples, N nodes of the network, W weights and biases of the network.
+Shapes: T pending steps, E environments, S noise samples, N nodes of the network, W weights and biases of the network,
+R environments that got a reward.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -137,9 +139,8 @@ class EligibilityTraceBuffer:
         :return: The change, shape (W,), and the norm of the rewarded traces (root of the mean square)
         """
         assert self.trace_EW is not None
-        rewarded_E = th.as_tensor(rewarded, dtype=th.float32, device=self.device)
-        norms_E = th.linalg.vector_norm(self.trace_EW, dim=1)
-        norm = ((norms_E * rewarded_E).square().sum() / rewarded_E.sum()).sqrt().item()
-        change_W = th.as_tensor(errors, dtype=th.float32, device=self.device) @ self.trace_EW
-        self.trace_EW *= (1 - rewarded_E)[:, None]
-        return change_W, norm
+        places = th.as_tensor(np.flatnonzero(rewarded), device=self.device)
+        trace_RW = self.trace_EW[places]
+        change_W = th.as_tensor(errors[rewarded], dtype=th.float32, device=self.device) @ trace_RW
+        self.trace_EW[places] = 0
+        return change_W, th.linalg.vector_norm(trace_RW).item() / math.sqrt(len(places))
