@@ -17,6 +17,13 @@ from torch import nn
 
 from sb3_nrl.policies import NoisyPolicy, require_finite
 
+_ACTIVATIONS: dict[type[nn.Module], Callable[[np.ndarray], np.ndarray] | None] = {
+    nn.LeakyReLU: None,  # depends on its slope
+    nn.ReLU: lambda h: np.maximum(h, 0),
+    nn.Tanh: np.tanh,
+}
+_REPLACED = ("forward", "get_distribution", "extract_features", "_action_parameters", "_distribution")
+
 Actor = Callable[[Any, th.Tensor | None], tuple[np.ndarray, np.ndarray]]
 """From observations of E environments, and noise of shape (E, N) or None, to actions, and log π(a|s) of shape (E,)."""
 
@@ -54,8 +61,8 @@ class NumpyActor:
         modules = [*policy.hidden_net, policy.action_net]
         sites = {site.layer: site.nodes for site in policy.perturbation.sites}
         self.layers = [
-            (layer, sites.get(layer), _activation(modules[place + 1]) if place + 1 < len(modules) else None)
-            for place, layer in enumerate(modules)
+            (layer, sites.get(layer), _activation(following))
+            for layer, following in zip(modules, [*modules[1:], None], strict=True)
             if isinstance(layer, nn.Linear)
         ]
         self.log_std_net = policy.log_std_net if isinstance(policy.action_space, spaces.Box) else None
@@ -67,13 +74,14 @@ class NumpyActor:
         """Whether the policy is on the CPU, flattens its observations, and was not changed in ways unknown here."""
         space = policy.observation_space
         return (
-            type(policy) is NoisyPolicy
-            and policy.device.type == "cpu"
+            all(getattr(type(policy), name) is getattr(NoisyPolicy, name) for name in _REPLACED)
+            and policy.action_net.weight.device.type == "cpu"
             and policy.clean_passes is None
             and isinstance(policy.action_space, spaces.Discrete | spaces.Box)
             and type(policy.features_extractor) is FlattenExtractor
             and isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space))
+            and all(type(module) in (nn.Linear, *_ACTIVATIONS) for module in policy.hidden_net)
             and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
         )
 
@@ -112,13 +120,12 @@ class NumpyActor:
         return _draw_gaussian(x, log_std)
 
 
-def _activation(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    if type(module) is nn.LeakyReLU and 0 <= module.negative_slope <= 1:
+def _activation(module: nn.Module | None) -> Callable[[np.ndarray], np.ndarray] | None:
+    if isinstance(module, nn.LeakyReLU):
         slope = module.negative_slope
-        return lambda h: np.maximum(h, slope * h)
-    if type(module) is nn.Tanh:
-        return np.tanh
-    return lambda h: module(th.from_numpy(h)).numpy()
+        extreme = np.maximum if slope <= 1 else np.minimum
+        return lambda h: extreme(h, slope * h)
+    return None if module is None else _ACTIVATIONS.get(type(module))
 
 
 def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

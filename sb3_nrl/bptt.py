@@ -11,7 +11,7 @@ from sb3_nrl.traces import PendingSteps
 
 
 class BPTT(RewardModulatedAlgorithm):
-    """
+    r"""
     The exact policy gradient in the place of :class:`~sb3_nrl.NRL`'s estimate: what backpropagation reaches with the
     same rewards, traces and updates (Eq. 20), and the only algorithm here with a backward pass.
 
@@ -22,11 +22,15 @@ class BPTT(RewardModulatedAlgorithm):
         :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: The environment, or its registered name
     :param learning_rate: η, or a function of the remaining progress (from 1 to 0)
-    :param n_steps: See :class:`~sb3_nrl.NRL`, as for all arguments that are not explained here
-    :param reward_timing: ``"episode"``, ``"step"`` or ``"nonzero"``
-    :param reward_smoothing: λ in (0, 1]
-    :param scale_rpe: Whether to divide δ by the size of the reward
-    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]
+    :param n_steps: Steps of each environment that can wait before they are folded into the traces. Bounds the memory;
+        does not change the result but for rounding
+    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"nonzero"``, at every reward other
+        than 0 and at the episode's end; ``"step"``, at every step, and the reward prediction starts anew with each
+        episode, so that episodes of a single step teach nothing
+    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15)
+    :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
+        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there
+    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history
     :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
@@ -60,19 +64,19 @@ class BPTT(RewardModulatedAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate,
-            n_steps,
-            reward_timing,
-            reward_smoothing,
-            scale_rpe,
-            trace_decay,
-            max_grad_norm,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            reward_timing=reward_timing,
+            reward_smoothing=reward_smoothing,
+            scale_rpe=scale_rpe,
+            trace_decay=trace_decay,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
         )
         if _init_setup_model:
             self._setup_model()

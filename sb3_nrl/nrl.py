@@ -1,19 +1,25 @@
 """Noise-based reward-modulated learning."""
 
+import math
+import warnings
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_nrl.checks import check, check_noise, is_count
 from sb3_nrl.policies import NoisyPolicy, repeat_rows
-from sb3_nrl.reward_modulated import RewardModulatedAlgorithm, check, check_noise, is_count
+from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
 
 NOISE_NORMALIZATIONS = ("network", "layer", "unbiased")
 
+_MANY_NODES = 200
+"""Nodes per noisy pass from which on the default settings are no good advice."""
+
 
 class NRL(RewardModulatedAlgorithm):
-    """
+    r"""
     Noise-based reward-modulated learning (García Fernández, Ahmad and van Gerven): no backward pass.
 
     Actions come from a clean pass. A noisy pass over the same observation adds noise ξ to every node, and tells by
@@ -32,17 +38,21 @@ class NRL(RewardModulatedAlgorithm):
         ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent
     :param n_steps: Steps of each environment that can wait before they are folded into the traces. Bounds the memory;
         does not change the result but for rounding and the order of the noise
-    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"step"``, at every step;
-        ``"nonzero"``, at every reward other than 0 and at the episode's end
+    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"nonzero"``, at every reward other
+        than 0 and at the episode's end; ``"step"``, at every step, and the reward prediction starts anew with each
+        episode, so that episodes of a single step teach nothing
     :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15)
-    :param scale_rpe: Whether to divide δ by the size of the reward, for rewards whose size varies much
+    :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
+        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there
     :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history
     :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise)
     :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes; ``"layer"``: ‖ξ‖² over the
-        layer's nodes; ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π
+        layer's nodes, which has no finite variance in layers of one or two nodes; ``"unbiased"``: ‖ξ‖² / n over all n
+        nodes, so that the trace estimates the gradient of log π. The estimate's noise grows with n: networks of
+        thousands of nodes, as convolutional ones, want a lower learning rate or a ``max_grad_norm``
     :param n_noise_samples: Noisy passes K to average for each step (Eq. 12)
     :param antithetic: Whether each sample is a pair of passes with ξ and -ξ, and ρ half their difference: a central
         difference, for twice the passes
@@ -53,7 +63,8 @@ class NRL(RewardModulatedAlgorithm):
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
     :param verbose: 0 for no output, 1 for information, 2 for debug messages
     :param seed: Seed of all random numbers
-    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``
+    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``. On CUDA, TF32 is switched off for convolutions, in all of
+        the process: it has too few digits for small noise
     :param _init_setup_model: Whether to build the network at once
     :raises ValueError: If an argument is out of range, with its name and what it takes
     """
@@ -86,19 +97,19 @@ class NRL(RewardModulatedAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate,
-            n_steps,
-            reward_timing,
-            reward_smoothing,
-            scale_rpe,
-            trace_decay,
-            max_grad_norm,
-            stats_window_size,
-            tensorboard_log,
-            policy_kwargs,
-            verbose,
-            seed,
-            device,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            reward_timing=reward_timing,
+            reward_smoothing=reward_smoothing,
+            scale_rpe=scale_rpe,
+            trace_decay=trace_decay,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
         )
         self.noise_std = noise_std
         self.noise_distribution = noise_distribution
@@ -122,6 +133,17 @@ class NRL(RewardModulatedAlgorithm):
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
         valid = self.clean_passes is None or is_count(self.clean_passes, least=2)
         check("clean_passes", self.clean_passes, valid, "None, or a whole number of noisy passes, at least 2")
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        n_nodes = self.policy.perturbation.n_nodes
+        if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES * self._n_samples:
+            warnings.warn(
+                f"The network has {n_nodes} nodes. Estimated from {self._n_samples} noisy passes, an update is mostly "
+                f"noise, about {math.sqrt(n_nodes / self._n_samples):.0f} times as long as the gradient: lower "
+                'learning_rate as much, set max_grad_norm, or use noise_normalization="network".',
+                stacklevel=3,
+            )
 
     def _policy_noise(self) -> dict[str, Any]:
         return {

@@ -36,10 +36,11 @@ class NodePerturbation:
 
     :param module: Owner of the layers
     :param forward: The pass to perturb; a function of one argument, batch first, that calls the module's layers
-    :param example: An argument for ``forward`` with a batch of one, to find out which layers are called, and with what
-        shapes
+    :param example: An argument for ``forward`` with a batch of three, to find out which layers are called, and with
+        what shapes
     :raises ValueError: If a trainable parameter would never learn, because it belongs to another type of layer or to a
-        layer that ``forward`` does not call
+        layer that ``forward`` does not call; or if a layer's credit would be wrong, because ``forward`` mixes the rows
+        of a batch or overwrites what the layer received
     """
 
     def __init__(self, module: nn.Module, forward: Callable[[Any], th.Tensor], example: Any) -> None:
@@ -50,12 +51,13 @@ class NodePerturbation:
             if isinstance(layer, nn.Linear | nn.Conv2d)
             and any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.sites: list[Site] = []
         self.n_nodes = 0
-        self._pass_through(example, self._add_site)
+        self._names = {layer: name for name, layer in module.named_modules()}
+        self._find_sites(example)
 
         called = {id(parameter) for site in self.sites for parameter in site.layer.parameters(recurse=False)}
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         for name, parameter in module.named_parameters():
             if parameter.requires_grad and id(parameter) not in called:
                 owner = name.rpartition(".")[0]
@@ -74,11 +76,32 @@ class NodePerturbation:
             for handle in handles:
                 handle.remove()
 
-    def _add_site(self, layer: nn.Linear | nn.Conv2d, args: tuple[th.Tensor], pre_activation: th.Tensor) -> None:
-        nodes = slice(self.n_nodes, self.n_nodes + pre_activation.numel())
-        shape = (-1, layer.out_features) if isinstance(layer, nn.Linear) else pre_activation.shape
-        self.sites.append(Site(layer, nodes, tuple(pre_activation.reshape(shape).shape)))
-        self.n_nodes = nodes.stop
+    @th.no_grad()
+    def _find_sites(self, example: Any) -> None:
+        received: list[tuple[str, th.Tensor, int]] = []
+
+        def add_site(layer: nn.Linear | nn.Conv2d, args: tuple[th.Tensor, ...], pre_activation: th.Tensor) -> None:
+            name = self._names[layer]
+            if not args or len(pre_activation) % 3 != 0:
+                raise ValueError(f"Layer '{name}' must be called with one positional argument, the batch first.")
+            shape = (3, -1, layer.out_features) if isinstance(layer, nn.Linear) else (3, -1, *pre_activation.shape[1:])
+            row = pre_activation.reshape(shape)[0]
+            self.sites.append(Site(layer, slice(self.n_nodes, self.n_nodes + row.numel()), tuple(row.shape)))
+            self.n_nodes += row.numel()
+            received.append((name, args[0], args[0]._version))
+
+        clean = self._pass_through(example, add_site)
+        for name, value, version in received:
+            if value._version != version:
+                raise ValueError(
+                    f"What layer '{name}' received is overwritten in place later: make a new tensor instead."
+                )
+        noise = th.zeros(3, self.n_nodes, device=clean.device)
+        noise[1] = 1
+        if not clean[::2].equal(self.run(example, noise)[0][::2]):
+            raise ValueError(
+                "The forward pass mixes the rows of a batch: noise in one row changes the others' outputs."
+            )
 
     def run(self, inputs: Any, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor]]:
         """

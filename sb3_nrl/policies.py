@@ -27,7 +27,9 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from torch.nn.functional import logsigmoid
 
+from sb3_nrl.checks import is_count
 from sb3_nrl.noise import sample_noise
 from sb3_nrl.perturbation import NodePerturbation
 
@@ -96,9 +98,7 @@ class NoisyPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         self.net_arch = [64] if net_arch is None else net_arch
-        if not isinstance(self.net_arch, list) or not all(
-            isinstance(width, int) and width > 0 for width in self.net_arch
-        ):
+        if not isinstance(self.net_arch, list) or not all(is_count(width) for width in self.net_arch):
             raise ValueError(
                 f"net_arch={net_arch!r}: must be a list of hidden layers' widths (there is no value network)"
             )
@@ -133,7 +133,8 @@ class NoisyPolicy(BasePolicy):
                     nn.init.zeros_(layer.bias)
 
         self.eval()
-        self.perturbation = NodePerturbation(self, self._action_parameters, _blank(observation_space))
+        self._found: tuple[list[nn.Module], list[int]] = ([], [])
+        self.find_layers()
         self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -158,6 +159,22 @@ class NoisyPolicy(BasePolicy):
                 )
             },
         }
+
+    def find_layers(self) -> bool:
+        """
+        Find out which layers there are to perturb, if modules or what is trainable changed since the last time.
+
+        :return: Whether they did
+        :raises ValueError: If a trainable parameter would never learn
+        """
+        modules = list(self.modules())
+        trainable = [id(parameter) for parameter in self.parameters() if parameter.requires_grad]
+        if (modules, trainable) == self._found:
+            return False
+        self._found = modules, trainable
+        example = _blank(self.observation_space, 3, self.action_net.weight.device)
+        self.perturbation = NodePerturbation(self, self._action_parameters, example)
+        return True
 
     def sample_noise(self, n_rows: int) -> th.Tensor:
         """
@@ -246,12 +263,12 @@ class NoisyPolicy(BasePolicy):
         if isinstance(self.action_space, spaces.Box):
             mean = parameters.mean(0)
         elif isinstance(self.action_dist, CategoricalDistribution):
-            mean = parameters.softmax(-1).mean(0).log()
+            mean = parameters.log_softmax(-1).logsumexp(0)
         elif isinstance(self.action_dist, MultiCategoricalDistribution):
             groups = parameters.split(self.action_dist.action_dims, dim=-1)
-            mean = th.cat([group.softmax(-1).mean(0).log() for group in groups], dim=-1)
+            mean = th.cat([group.log_softmax(-1).logsumexp(0) for group in groups], dim=-1)
         else:
-            mean = parameters.sigmoid().mean(0).logit()
+            mean = logsigmoid(parameters).logsumexp(0) - logsigmoid(-parameters).logsumexp(0)
         return self._distribution(mean)
 
 
@@ -275,8 +292,8 @@ def require_finite(finite: bool) -> None:
     """
     if not finite:
         raise FloatingPointError(
-            "The network's outputs are infinite or NaN: weights have become too large. "
-            "Lower learning_rate or max_grad_norm."
+            "The network's outputs are infinite or NaN: so is what it observed, or its weights have become too large. "
+            "If it is the weights, lower learning_rate or set a max_grad_norm."
         )
 
 
@@ -296,8 +313,8 @@ def repeat_rows(rows: PyTorchObs, n: int) -> PyTorchObs:
     return th.cat([rows] * n) if n > 1 else rows
 
 
-def _blank(space: spaces.Space) -> PyTorchObs:
-    """A batch of one observation, all zeros."""
+def _blank(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs:
+    """A batch of observations that are all zeros."""
     if isinstance(space, spaces.Dict):
-        return {key: th.zeros(1, *(subspace.shape or ())) for key, subspace in space.spaces.items()}
-    return th.zeros(1, *(space.shape or ()))
+        return {key: th.zeros(n_rows, *(part.shape or ()), device=device) for key, part in space.spaces.items()}
+    return th.zeros(n_rows, *(space.shape or ()), device=device)

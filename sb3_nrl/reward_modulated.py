@@ -8,7 +8,6 @@ import os
 import pathlib
 from abc import abstractmethod
 from collections.abc import Iterable
-from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn.utils import parameters_to_vector
 
 from sb3_nrl.acting import make_actor
-from sb3_nrl.noise import NOISE_DISTRIBUTIONS
+from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.reward_prediction import REWARD_TIMINGS, RewardPrediction
 from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
@@ -130,8 +129,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         check("trace_decay", self.trace_decay, not one_step or self.trace_decay == 1, '1 with reward_timing="step"')
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
-        rate = self.lr_schedule(1.0)
-        check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
+        for rate in (self.lr_schedule(progress) for progress in (1.0, 0.5, 0.0)):
+            check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
+        for argument in set(self.policy_kwargs) & {"noise_std", "noise_distribution", "clean_passes"}:
+            check("policy_kwargs", self.policy_kwargs, False, f"without {argument}, an argument of NRL itself")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
         noisy = issubclass(self.policy_class, NoisyPolicy)
@@ -169,14 +170,34 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        self._check_arguments()
+        self._take_over_changes()
         if reset_num_timesteps or self._last_obs is None:
             self.rollout_buffer.reset()
             self.reward_prediction.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
-        self._act = make_actor(self.policy)
         self._check_finite(self._last_obs, np.zeros(self.n_envs))
         return setup
+
+    def _take_over_changes(self) -> None:
+        """Let what was changed since the last training have its effect: arguments, and the policy's layers."""
+        prediction, buffer = self.reward_prediction, self.rollout_buffer
+        prediction.timing, prediction.smoothing, prediction.scale = (
+            self.reward_timing,
+            self.reward_smoothing,
+            self.scale_rpe,
+        )
+        buffer.trace_decay = self.trace_decay
+        if self.policy.find_layers():
+            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
+            buffer.reset()
+        if buffer.n_steps != self.n_steps:
+            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay, self.device)
+        optimized = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in self.policy.named_parameters():
+            if parameter.requires_grad and id(parameter) not in optimized:
+                raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
 
     def learn(
         self: SelfRewardModulated,
@@ -224,6 +245,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """
         callback.on_rollout_start()
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
+        for name, value in self._policy_noise().items():
+            setattr(self.policy, name, value)
+        act = make_actor(self.policy)
         going_on, rewarded = True, bool(self.reward_prediction.due.any())
         while (
             going_on
@@ -233,7 +257,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         ):
             noise = self._acting_noise()
             obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
-            actions, log_probs = self._act(obs, noise)
+            actions, log_probs = act(obs, noise)
             clipped_actions = actions if bounds is None else np.clip(actions, *bounds)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -262,17 +286,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         rewarded = self.reward_prediction.due
         if self.rollout_buffer.full or rewarded.any():
-            self._fold()
+            nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
+            n_at_once = max(1, _MAX_NODES_AT_ONCE // nodes_per_step)
+            self.rollout_buffer.fold(self._credit, self.policy.perturbation, n_at_once)
         if rewarded.any():
             self._modulate(rewarded)
-
-    def _fold(self) -> None:
-        buffer = self.rollout_buffer
-        nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
-        for steps in buffer.pending(chunk=max(1, _MAX_NODES_AT_ONCE // nodes_per_step)):
-            post, pre = self._credit(steps)
-            buffer.fold(self.policy.perturbation, post, pre, n_steps=len(steps.log_probs) // self.n_envs)
-        buffer.pos = 0
 
     def _modulate(self, rewarded: np.ndarray) -> None:
         errors = self.reward_prediction.errors()
@@ -312,7 +330,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self.policy.optimizer.state.clear()  # moments may hold the refused change
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
-                f"last finite weights. Lower learning_rate (now {rate:g}) or max_grad_norm."
+                f"last finite weights. Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
             )
         return norm
 
@@ -330,13 +348,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for name, values in {"reward": rewards, **named}.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 env, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
+                self._last_obs = None  # whoever goes on starts with a reset
                 raise ValueError(
                     f"Environment {env} gave {values[(env, *place)]} as {name}{place or ''} at step "
                     f"{self.num_timesteps}: must be finite"
                 )
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_act"]
 
     def save(
         self,
@@ -365,31 +381,3 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-
-
-def is_count(value: Any, least: int = 1) -> bool:
-    """Whether a value is a whole number of at least ``least``."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-
-
-def is_number(value: Any, above: float, at_most: float = math.inf) -> bool:
-    """Whether a value is a finite number in (above, at_most]."""
-    return isinstance(value, Real) and math.isfinite(value) and above < float(value) <= at_most
-
-
-def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
-    """
-    Refuse a bad argument.
-
-    :raises ValueError: If the value is not valid
-    """
-    if not valid:
-        raise ValueError(f"{argument}={value!r}: must be {wanted}")
-
-
-def check_noise(std: float, distribution: str) -> None:
-    """Check the arguments of all algorithms that add noise."""
-    check("noise_std", std, is_number(std, 0), "positive and finite")
-    check(
-        "noise_distribution", distribution, distribution in NOISE_DISTRIBUTIONS, f"one of {tuple(NOISE_DISTRIBUTIONS)}"
-    )

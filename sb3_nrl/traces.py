@@ -5,7 +5,7 @@ R environments that got a reward.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -93,42 +93,39 @@ class EligibilityTraceBuffer:
             self._rows[name][self.pos] = value
         self.pos += 1
 
-    def pending(self, chunk: int) -> Iterator[PendingSteps]:
+    def fold(
+        self,
+        credit: Callable[[PendingSteps], tuple[th.Tensor, list[th.Tensor]]],
+        perturbation: NodePerturbation,
+        n_at_once: int,
+    ) -> None:
         """
-        The waiting steps in order.
+        Add the waiting steps to the traces: e ← γᵀ e + Σ_t γ^(T-1-t) post(t) ⊗ pre(t), with γ the trace decay.
 
-        :param chunk: How many steps to give at a time
+        :param credit: Forms the factors of T steps: post of shape (S · T · E, N), and what each layer received
+        :param perturbation: Forms their outer products
+        :param n_at_once: Most steps T to fold at once
         """
-        for start in range(0, self.pos, chunk):
-            steps = slice(start, min(start + chunk, self.pos))
-            rows = {
-                name: th.as_tensor(row[steps], device=self.device).flatten(0, 1) for name, row in self._rows.items()
-            }
-            observations = {
-                name.removeprefix(_OBSERVATIONS): row for name, row in rows.items() if name.startswith(_OBSERVATIONS)
-            }
-            yield PendingSteps(
-                observations.get("", observations), rows["actions"], rows["log_probs"], rows.get("noise")
-            )
+        for start in range(0, self.pos, n_at_once):
+            n_steps = min(n_at_once, self.pos - start)
+            post_BN, pre = credit(self._steps(slice(start, start + n_steps)))
+            if self.trace_decay < 1:
+                decay_T = self.trace_decay ** th.arange(n_steps - 1, -1, -1, device=self.device)
+                post_STEN = post_BN.view(-1, n_steps, self.n_envs, post_BN.shape[1])
+                post_BN = (post_STEN * decay_T[:, None, None]).flatten(0, 2)
+            sum_EW = perturbation.outer(post_BN, pre, self.n_envs)
+            if self.trace_EW is None:
+                self.trace_EW = sum_EW
+            else:
+                self.trace_EW.mul_(self.trace_decay**n_steps).add_(sum_EW)
+        self.pos = 0
 
-    def fold(self, perturbation: NodePerturbation, post_BN: th.Tensor, pre: list[th.Tensor], n_steps: int) -> None:
-        """
-        Add steps to the traces: e ← γᵀ e + Σ_t γ^(T-1-t) post(t) ⊗ pre(t), with γ the trace decay.
-
-        :param perturbation: Forms the outer products
-        :param post_BN: Post-synaptic factors, shape (S · T · E, N)
-        :param pre: Pre-synaptic activity that each site received
-        :param n_steps: Number of time steps T among the rows
-        """
-        if self.trace_decay < 1:
-            decay_T = self.trace_decay ** th.arange(n_steps - 1, -1, -1, device=self.device)
-            post_STEN = post_BN.view(-1, n_steps, self.n_envs, post_BN.shape[1])
-            post_BN = (post_STEN * decay_T[:, None, None]).flatten(0, 2)
-        sum_EW = perturbation.outer(post_BN, pre, self.n_envs)
-        if self.trace_EW is None:
-            self.trace_EW = sum_EW
-        else:
-            self.trace_EW.mul_(self.trace_decay**n_steps).add_(sum_EW)
+    def _steps(self, steps: slice) -> PendingSteps:
+        rows = {name: th.as_tensor(row[steps], device=self.device).flatten(0, 1) for name, row in self._rows.items()}
+        observations = {
+            name.removeprefix(_OBSERVATIONS): row for name, row in rows.items() if name.startswith(_OBSERVATIONS)
+        }
+        return PendingSteps(observations.get("", observations), rows["actions"], rows["log_probs"], rows.get("noise"))
 
     def modulate(self, errors: np.ndarray, rewarded: np.ndarray) -> tuple[th.Tensor, float]:
         """

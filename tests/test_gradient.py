@@ -218,7 +218,7 @@ def test_convolution_products_are_weight_gradients(padding: Any, padding_mode: A
     th.manual_seed(0)
     layer = nn.Conv2d(4, 6, (3, 2), padding=padding, padding_mode=padding_mode, groups=2, dilation=(1, 2))
     x = th.randn(2 * 3, 4, 7, 8)
-    perturbation = NodePerturbation(layer, layer, x[:1])
+    perturbation = NodePerturbation(layer, layer, x[:3])
     noise = th.zeros(len(x), perturbation.n_nodes)
     output, pre = perturbation.run(x, noise)
     post = th.randn_like(noise)

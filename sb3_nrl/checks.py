@@ -1,0 +1,35 @@
+"""Bad arguments are refused by name."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a value is a whole number of at least ``least``."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def is_number(value: Any, above: float, at_most: float = math.inf) -> bool:
+    """Whether a value is a finite number in (above, at_most]."""
+    return isinstance(value, Real) and math.isfinite(value) and above < float(value) <= at_most
+
+
+def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
+    """
+    Refuse a bad argument.
+
+    :raises ValueError: If the value is not valid
+    """
+    if not valid:
+        raise ValueError(f"{argument}={value!r}: must be {wanted}")
+
+
+def check_noise(std: float, distribution: str) -> None:
+    """Check the arguments of all algorithms that add noise."""
+    check("noise_std", std, is_number(std, 0), "positive and finite")
+    check(
+        "noise_distribution", distribution, distribution in NOISE_DISTRIBUTIONS, f"one of {tuple(NOISE_DISTRIBUTIONS)}"
+    )
