@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint type format extras clean
+.PHONY: help demo test bench check lint type format extras clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,6 +18,9 @@ demo: .venv/.installed  ## train NRL on a small task, in .venv
 
 test: .venv/.installed  ## run the whole test-suite (WORKERS=2, PYTEST_ARGS=)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+bench: .venv/.installed  ## measure steps per second: results/throughput.csv, docs/throughput.png
+	$(bin)/python benchmarks/throughput.py
 
 check: lint type  ## all static checks
 

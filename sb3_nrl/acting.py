@@ -66,6 +66,7 @@ class NumpyActor:
             if isinstance(layer, nn.Linear)
         ]
         self.log_std_net = policy.log_std_net if isinstance(policy.action_space, spaces.Box) else None
+        self.log_std_nodes = sites.get(self.log_std_net)  # type: ignore[arg-type]
         self.parameters = list(policy.parameters())
         self.addresses: list[int] = []
 
@@ -116,7 +117,9 @@ class NumpyActor:
                 x = activation(x)
         if self.log_std_net is None:
             return _draw_categorical(x)
-        log_std = self.log_std if noise is None else self.log_std + noise[:, -x.shape[1] :]
+        log_std = self.log_std
+        if noise is not None and self.log_std_nodes is not None:
+            log_std = log_std + noise[:, self.log_std_nodes]
         return _draw_gaussian(x, log_std)
 
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl.acting import make_actor
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests.envs import Algorithm, ScriptedEnv
@@ -174,6 +175,31 @@ def test_the_mean_of_noisy_passes_is_right_where_the_policy_is_certain(
     unlikely = th.tensor([0]) if isinstance(space, spaces.Discrete) else th.tensor([[1.0, 0.0]])
     mean = model.policy._mean_of_noisy_passes(obs, 3).log_prob(unlikely)
     assert mean.item() == pytest.approx(-150 if isinstance(space, spaces.Discrete) else -120, rel=1e-4)
+
+
+def test_a_frozen_standard_deviation_gets_no_noise_when_acting() -> None:
+    env = ScriptedEnv([5])
+    env.action_space = spaces.Box(-1, 1, (2,), np.float32)
+    policy = NRL("MlpPolicy", env, noise_std=0.5, seed=0).policy
+    policy.log_std_net.weight.requires_grad_(False)
+    policy.find_layers()
+    obs, noise = np.ones((3, 4), np.float32), policy.sample_noise(3)
+    assert noise.shape == (3, 64 + 2)
+    actions, log_probs = make_actor(policy)(obs, noise)
+    expected, _ = policy.noisy_pass(th.as_tensor(obs), th.as_tensor(actions), noise)
+    np.testing.assert_allclose(log_probs, expected.detach(), rtol=1e-5)
+
+
+class DividesByZero(Extractor):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.second(self.first(x / x.norm(dim=1, keepdim=True)))
+
+
+def test_a_network_may_be_undefined_at_zero() -> None:
+    model = make(NRL, policy_kwargs={"features_extractor_class": DividesByZero}, learning_rate=0.05)
+    before = snapshot(model)
+    model.learn(40)
+    assert changed(model, before) == set(before)
 
 
 @each_algorithm
