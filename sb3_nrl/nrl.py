@@ -14,6 +14,8 @@ from sb3_nrl.traces import PendingSteps
 
 NOISE_NORMALIZATIONS = ("network", "layer", "unbiased")
 
+_TINY = th.finfo(th.float32).tiny
+
 _MANY_NODES = 200
 """Nodes per noisy pass from which on the default settings are no good advice."""
 
@@ -163,10 +165,10 @@ class NRL(RewardModulatedAlgorithm):
         obs, actions = (repeat_rows(rows, self._n_samples) for rows in (steps.observations, steps.actions))
         log_probs, pre = self.policy.noisy_pass(obs, actions, noise)  # type: ignore[arg-type]
         if self.antithetic:
-            pairs = log_probs.unflatten(0, (2, -1))
+            pairs = log_probs.view(2, -1)
             rho = pairs - pairs.mean(0)
         else:
-            rho = log_probs.unflatten(0, (self._n_samples, -1)) - steps.log_probs
+            rho = log_probs.view(self._n_samples, -1) - steps.log_probs
         return self._post_synaptic(noise, rho.flatten() / self._n_samples), pre
 
     def _post_synaptic(self, noise_BN: th.Tensor, rho_B: th.Tensor) -> th.Tensor:
@@ -181,4 +183,4 @@ class NRL(RewardModulatedAlgorithm):
 
 def _squared_norm(noise_BN: th.Tensor) -> th.Tensor:
     """‖ξ‖² of each row, but never 0: all the noise of a layer of one node can be."""
-    return th.linalg.vecdot(noise_BN, noise_BN).clamp_min(th.finfo(noise_BN.dtype).tiny)
+    return th.linalg.vecdot(noise_BN, noise_BN).clamp_min(_TINY)

@@ -18,7 +18,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch.nn.utils import parameters_to_vector
 
 from sb3_nrl.acting import make_actor
 from sb3_nrl.checks import check, is_count, is_number
@@ -323,7 +322,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
             self.policy.optimizer.step()
-            finite = bool(parameters_to_vector(perturbation.parameters).isfinite().all())
+            finite = all(math.isfinite(parameter.sum().item()) for parameter in perturbation.parameters)
         if not finite:
             for parameter, value in zip(perturbation.parameters, before, strict=True):
                 parameter.copy_(value)

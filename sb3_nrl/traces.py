@@ -136,8 +136,11 @@ class EligibilityTraceBuffer:
         :return: The change, shape (W,), and the norm of the rewarded traces (root of the mean square)
         """
         assert self.trace_EW is not None
-        places = th.as_tensor(np.flatnonzero(rewarded), device=self.device)
-        trace_RW = self.trace_EW[places]
+        if rewarded.all():
+            trace_RW, self.trace_EW = self.trace_EW, None
+        else:
+            places = th.as_tensor(np.flatnonzero(rewarded), device=self.device)
+            trace_RW = self.trace_EW[places]
+            self.trace_EW[places] = 0
         change_W = th.as_tensor(errors[rewarded], dtype=th.float32, device=self.device) @ trace_RW
-        self.trace_EW[places] = 0
-        return change_W, th.linalg.vector_norm(trace_RW).item() / math.sqrt(len(places))
+        return change_W, th.linalg.vector_norm(trace_RW).item() / math.sqrt(len(trace_RW))
