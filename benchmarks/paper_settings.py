@@ -11,9 +11,7 @@ import csv
 import itertools
 import os
 import pathlib
-import subprocess
 import time
-from collections.abc import Iterable
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,14 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gymnasium
 import matplotlib.pyplot as plt
 import numpy as np
-import stable_baselines3
-import torch
+from records import ROOT, versions, write
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_nrl
 
-ROOT = pathlib.Path(__file__).parents[1]
 EPISODES = {"CartPole-v1": 10_000, "Acrobot-v1": 3_000}
 PAPER_RULE = {"noise_normalization": "network", "n_noise_samples": 1, "antithetic": False}  # Eq. 13
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
@@ -55,15 +51,6 @@ def train(task: str, algorithm: str, seed: int, n_episodes: int) -> tuple[list[f
     start = time.perf_counter()
     model.learn(n_episodes * 500, StopTrainingOnMaxEpisodes(n_episodes))
     return env.get_episode_rewards(), time.perf_counter() - start
-
-
-def write(path: pathlib.Path, rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    unfinished.replace(path)
 
 
 def tabulate(folder: pathlib.Path) -> None:
@@ -120,18 +107,11 @@ def main() -> None:
     parser.add_argument("--picture", type=pathlib.Path, default=ROOT / "docs" / "learning_curves.png")
     arguments = parser.parse_args()
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    versions = (
-        f"sb3_nrl {sb3_nrl.__version__} at {commit}, stable-baselines3 {stable_baselines3.__version__}, "
-        f"gymnasium {gymnasium.__version__}, torch {torch.__version__}, numpy {np.__version__}"
-    )
     for seed, task, algorithm in itertools.product(arguments.seeds, arguments.tasks, arguments.algorithms):
         path = arguments.out / f"{task}_{algorithm}_{seed}.csv"
         if not path.exists():
             returns, seconds = train(task, algorithm, seed, arguments.episodes or EPISODES[task])
-            write(path, [(task, algorithm, seed, f"{seconds:.0f}", versions), *([value] for value in returns)])
+            write(path, [(task, algorithm, seed, f"{seconds:.0f}", versions()), *([value] for value in returns)])
             print(f"{path.name}: {seconds:.0f} s")
     tabulate(arguments.out)
     draw(arguments.out, arguments.picture)

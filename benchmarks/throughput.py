@@ -9,14 +9,11 @@ paper's rule, one noisy pass per step; "NRL, 8 pairs" has the constructor's defa
 """
 
 import argparse
-import csv
 import multiprocessing
 import os
 import pathlib
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -27,19 +24,17 @@ from typing import Any
 import gymnasium
 import matplotlib.pyplot as plt
 import numpy as np
-import stable_baselines3
 import torch as th
 from gymnasium import spaces
+from records import ROOT, versions, write
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn.functional import leaky_relu
 
-import sb3_nrl
 from sb3_nrl import BPTT, NRL, RMHL
 
-ROOT = pathlib.Path(__file__).parents[1]
 PAPER_RULE = {
     "learning_rate": 5e-2,
     "noise_std": 1e-3,
@@ -320,21 +315,14 @@ def main() -> None:
             results.setdefault(key, []).append(pool.submit(case.run).result())
     print(file=sys.stderr)
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    versions = (
-        f"sb3_nrl {sb3_nrl.__version__} at {commit}, stable-baselines3 {stable_baselines3.__version__}, "
-        f"gymnasium {gymnasium.__version__}, torch {th.__version__}, numpy {np.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, one used"
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("task", "n_envs", "name", "detail", "round", "steps_per_second", "peak_mib", "versions"))
-        for key, values in results.items():
-            for turn, (rate, peak) in enumerate(values):
-                writer.writerow((*key, turn, f"{rate:.0f}", f"{peak:.0f}", versions))
+    header = ("task", "n_envs", "name", "detail", "round", "steps_per_second", "peak_mib", "versions")
+    made_with = versions()
+    rows = [
+        (*key, turn, f"{rate:.0f}", f"{peak:.0f}", made_with)
+        for key, values in results.items()
+        for turn, (rate, peak) in enumerate(values)
+    ]
+    write(arguments.out, [header, *rows])
     for (task, n_envs, name, detail), values in results.items():
         rate, peak = (statistics.median(column) for column in zip(*values, strict=True))
         print(f"{task:12} {n_envs:3} x {name:18} {detail:20} {rate:9,.0f} steps/s {peak:6.0f} MiB")
