@@ -12,7 +12,24 @@ from sb3_nrl import BPTT, NRL, RMHL
 Algorithm = type[NRL] | type[RMHL] | type[BPTT]
 
 
-class ScriptedEnv(gymnasium.Env):
+class CountingEnv(gymnasium.Env):
+    """Knows the number of its episode, and of the step in it."""
+
+    n_episodes = -1
+
+    def _observation(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.n_episodes += 1
+        self.time = 0
+        return self._observation(), {}
+
+
+class ScriptedEnv(CountingEnv):
     """
     Episodes of given lengths, one after the other, with random observations. The reward is ``payment`` for action 1, at
     the steps since the reset whose number is in ``pay_at``, or at all of them.
@@ -27,18 +44,9 @@ class ScriptedEnv(gymnasium.Env):
         self.pay_at = pay_at
         self.payment = payment
         self.observation_space: spaces.Space = spaces.Box(-np.inf, np.inf, (n_inputs,), np.float32)
-        self.n_episodes = -1
 
     def _observation(self) -> np.ndarray:
         return self.np_random.normal(size=self.observation_space.shape or ()).astype(np.float32)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.n_episodes += 1
-        self.time = 0
-        return self._observation(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         paid = self.pay_at is None or self.time in self.pay_at
@@ -48,7 +56,7 @@ class ScriptedEnv(gymnasium.Env):
         return self._observation(), reward, done, False, {}
 
 
-class ClockEnv(gymnasium.Env):
+class ClockEnv(CountingEnv):
     """
     The observation says, one-hot, which of ``length`` steps it is; rewards are given by ``rewards[episode][step]``,
     whatever the actions.
@@ -65,21 +73,12 @@ class ClockEnv(gymnasium.Env):
         self.offset = offset
         self.n_inputs = n_inputs or len(rewards[0])
         self.observation_space = spaces.Box(0, 1, (self.n_inputs,), np.float32)
-        self.n_episodes = -1
 
     def _observation(self) -> np.ndarray:
         observation = np.zeros(self.n_inputs, np.float32)
         if self.time < len(self.rewards[0]):
             observation[self.offset + self.time] = 1
         return observation
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.n_episodes += 1
-        self.time = 0
-        return self._observation(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         rewards = self.rewards[self.n_episodes % len(self.rewards)]
