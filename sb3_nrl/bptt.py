@@ -5,6 +5,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_nrl.arrays import Array
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
@@ -81,10 +82,11 @@ class BPTT(RewardModulatedAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+    def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
         # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
         noise = th.zeros(len(steps.actions), self.policy.perturbation.n_nodes, device=self.device, requires_grad=True)
         with th.enable_grad():
-            log_probs, pre = self.policy.noisy_pass(steps.observations, steps.actions, noise)
-            total = log_probs.sum()
-        return th.autograd.grad(total, noise)[0], pre
+            obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
+            log_probs, pre = self.policy.noisy_pass(obs, th.as_tensor(steps.actions), noise)
+            (post,) = th.autograd.grad(log_probs.sum(), noise)
+        return self.network.array(post), [self.network.array(x.detach()) for x in pre]

@@ -9,30 +9,30 @@ _SHOT_NOISE_RATE = 2.5
 """Events per draw of the shot noise. Not a whole number, so that no node's noise is ever exactly zero."""
 
 
-def _gaussian(shape: tuple[int, ...], device: th.device) -> th.Tensor:
-    return th.randn(shape, device=device)
+def _gaussian(noise: th.Tensor, std: float) -> th.Tensor:
+    return noise.normal_(0, std)
 
 
-def _uniform(shape: tuple[int, ...], device: th.device) -> th.Tensor:
-    return th.rand(shape, device=device).sub_(0.5).mul_(math.sqrt(12))
+def _uniform(noise: th.Tensor, std: float) -> th.Tensor:
+    return noise.uniform_(-math.sqrt(3) * std, math.sqrt(3) * std)
 
 
-def _rademacher(shape: tuple[int, ...], device: th.device) -> th.Tensor:
-    return th.empty(shape, device=device).bernoulli_(0.5).mul_(2).sub_(1)
+def _rademacher(noise: th.Tensor, std: float) -> th.Tensor:
+    return noise.bernoulli_(0.5).sub_(0.5).mul_(2 * std)
 
 
-def _poisson(shape: tuple[int, ...], device: th.device) -> th.Tensor:
-    events = th.poisson(th.full(shape, _SHOT_NOISE_RATE, device=device))
-    return events.sub_(_SHOT_NOISE_RATE).div_(math.sqrt(_SHOT_NOISE_RATE))
+def _poisson(noise: th.Tensor, std: float) -> th.Tensor:
+    events = th.poisson(noise.fill_(_SHOT_NOISE_RATE))
+    return events.sub_(_SHOT_NOISE_RATE).mul_(std / math.sqrt(_SHOT_NOISE_RATE))
 
 
-NOISE_DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], th.device], th.Tensor]] = {
+NOISE_DISTRIBUTIONS: dict[str, Callable[[th.Tensor, float], th.Tensor]] = {
     "gaussian": _gaussian,
     "uniform": _uniform,
     "rademacher": _rademacher,
     "poisson": _poisson,
 }
-"""Samplers with unit variance by name: thermal noise, uniform noise, random telegraph noise, shot noise."""
+"""What fills a tensor with noise of a given σ: thermal noise, uniform noise, random telegraph noise, shot noise."""
 
 
 def sample_noise(distribution: str, std: float, shape: tuple[int, ...], device: th.device) -> th.Tensor:
@@ -45,4 +45,4 @@ def sample_noise(distribution: str, std: float, shape: tuple[int, ...], device: 
     :param device: Where to draw it
     :return: ξ, of the given shape
     """
-    return NOISE_DISTRIBUTIONS[distribution](shape, device).mul_(std)
+    return NOISE_DISTRIBUTIONS[distribution](th.empty(shape, device=device), std)

@@ -7,8 +7,9 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, check_noise, is_count
-from sb3_nrl.policies import NoisyPolicy, repeat_rows
+from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
 
@@ -158,29 +159,26 @@ class NRL(RewardModulatedAlgorithm):
     def _n_samples(self) -> int:
         return 2 * self.n_noise_samples if self.antithetic else self.n_noise_samples
 
-    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
-        noise = self.policy.sample_noise(self.n_noise_samples * len(steps.actions))
+    def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
+        obs, actions, network = steps.observations, steps.actions, self.network
+        noise = network.sample_noise(self.n_noise_samples * len(actions))
+        log_probs, pre = network.noisy_pass(obs, actions, noise)
         if self.antithetic:
-            noise = th.cat((noise, -noise))
-        obs, actions = (repeat_rows(rows, self._n_samples) for rows in (steps.observations, steps.actions))
-        log_probs, pre = self.policy.noisy_pass(obs, actions, noise)  # type: ignore[arg-type]
-        if self.antithetic:
-            pairs = log_probs.view(2, -1)
-            rho = pairs - pairs.mean(0)
+            opposite_log_probs, opposite_pre = network.noisy_pass(obs, actions, -noise)
+            rho = (log_probs - opposite_log_probs) / 2
+            # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
+            pre = [(x + opposite_x) / 2 for x, opposite_x in zip(pre, opposite_pre, strict=True)]
         else:
-            rho = log_probs.view(self._n_samples, -1) - steps.log_probs
-        return self._post_synaptic(noise, rho.flatten() / self._n_samples), pre
+            rho = (log_probs.reshape(self.n_noise_samples, -1) - steps.log_probs).reshape(-1)
+        return self._post_synaptic(noise, rho / self.n_noise_samples), pre
 
-    def _post_synaptic(self, noise_BN: th.Tensor, rho_B: th.Tensor) -> th.Tensor:
-        """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
-        if self.noise_normalization == "layer":
-            layers = [noise_BN[:, site.nodes] for site in self.policy.perturbation.sites]
-            return th.cat([noise * (rho_B / _squared_norm(noise))[:, None] for noise in layers], dim=1)
-        if self.noise_normalization == "unbiased":
-            rho_B = rho_B * noise_BN.shape[1]
-        return noise_BN * (rho_B / _squared_norm(noise_BN))[:, None]
-
-
-def _squared_norm(noise_BN: th.Tensor) -> th.Tensor:
-    """‖ξ‖² of each row, but never 0: all the noise of a layer of one node can be."""
-    return th.linalg.vecdot(noise_BN, noise_BN).clamp_min(_TINY)
+    def _post_synaptic(self, noise_BN: Array, rho_B: Array) -> Array:
+        """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names; overwrites ξ."""
+        whole = [slice(None)]
+        layers = [site.nodes for site in self.policy.perturbation.sites]
+        for nodes in layers if self.noise_normalization == "layer" else whole:
+            noise = noise_BN[:, nodes]
+            # All the noise of a layer of one node can be 0.
+            factor_B = rho_B / ((noise * noise).sum(1) + _TINY)
+            noise *= factor_B[:, None]
+        return noise_BN * noise_BN.shape[1] if self.noise_normalization == "unbiased" else noise_BN

@@ -8,6 +8,7 @@ import os
 import pathlib
 from abc import abstractmethod
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -19,8 +20,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nrl.acting import make_actor
+from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
+from sb3_nrl.networks import TorchNetwork, make_network
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.reward_prediction import REWARD_TIMINGS, RewardPrediction
 from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
@@ -48,8 +50,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         "CnnPolicy": NoisyCnnPolicy,
         "MultiInputPolicy": NoisyMultiInputPolicy,
     }
+    _acts_with_noise: ClassVar[bool] = False
+    """Whether actions are chosen by a noisy pass, whose very noise is credited."""
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: EligibilityTraceBuffer  # type: ignore[assignment]
+    network: TorchNetwork
 
     def __init__(
         self,
@@ -96,7 +101,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.trace_decay = trace_decay
 
     @abstractmethod
-    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+    def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
         """
         The algorithm: form the two factors of the eligibility trace, for S samples of B = T · E pending steps.
 
@@ -104,10 +109,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :return: The post-synaptic factor of each node, shape (S · B, N), and the pre-synaptic activity that each layer
             received
         """
-
-    def _acting_noise(self) -> th.Tensor | None:
-        """ξ that actions are chosen with, shape (E, N), if the algorithm credits the very noise it acts with."""
-        return None
 
     def _policy_noise(self) -> dict[str, Any]:
         """The policy's arguments about noise."""
@@ -148,7 +149,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if self.device.type == "cuda":
             # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
             th.backends.cudnn.allow_tf32 = False
-        self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay, self.device)
+        self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
         self.reward_prediction = RewardPrediction(
             self.n_envs,
             self.reward_timing,
@@ -159,6 +160,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self._policy_noise(), **self.policy_kwargs
         ).to(self.device)  # type: ignore[assignment]
+        self.network = make_network(self.policy)
         self._maybe_recommend_cpu(NoisyPolicy.__name__)
 
     def _setup_learn(
@@ -188,15 +190,26 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self.scale_rpe,
         )
         buffer.trace_decay = self.trace_decay
-        if self.policy.find_layers():
+        for name, value in self._policy_noise().items():
+            setattr(self.policy, name, value)
+        changed = self.policy.find_layers()
+        if changed:
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
             buffer.reset()
+        network = make_network(self.policy)
+        if changed or type(network) is not type(self.network):
+            self._exchange_network(network)
         if buffer.n_steps != self.n_steps:
-            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay, self.device)
+            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
         optimized = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
+
+    def _exchange_network(self, network: TorchNetwork) -> None:
+        self.network = network
+        if self.rollout_buffer.trace_EW is not None:
+            self.rollout_buffer.trace_EW = network.array(self.rollout_buffer.trace_EW)
 
     def learn(
         self: SelfRewardModulated,
@@ -244,9 +257,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """
         callback.on_rollout_start()
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
-        for name, value in self._policy_noise().items():
-            setattr(self.policy, name, value)
-        act = make_actor(self.policy)
+        if self.network.is_watched():
+            self._exchange_network(make_network(self.policy))
         going_on, rewarded = True, bool(self.reward_prediction.due.any())
         while (
             going_on
@@ -254,9 +266,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             and rollout_buffer.pos < n_rollout_steps
             and self.num_timesteps < self._total_timesteps
         ):
-            noise = self._acting_noise()
+            noise = self.network.sample_noise(self.n_envs) if self._acts_with_noise else None
             obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
-            actions, log_probs = act(obs, noise)
+            actions, log_probs = self.network.act(obs, noise)
             clipped_actions = actions if bounds is None else np.clip(actions, *bounds)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -267,7 +279,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
 
-            rollout_buffer.add(obs, actions, log_probs, None if noise is None else noise.cpu().numpy())
+            rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
             rewarded = self.reward_prediction.observe(rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
@@ -276,7 +288,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             callback.on_rollout_end()
         return going_on
 
-    @th.no_grad()
     def train(self) -> None:
         """
         Fold the waiting steps into the traces and, where a reward time has come, let the reward prediction error turn
@@ -287,22 +298,23 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if self.rollout_buffer.full or rewarded.any():
             nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
             n_at_once = max(1, _MAX_NODES_AT_ONCE // nodes_per_step)
-            self.rollout_buffer.fold(self._credit, self.policy.perturbation, n_at_once)
+            self.rollout_buffer.fold(self._credit, self.network, n_at_once)
         if rewarded.any():
             self._modulate(rewarded)
 
     def _modulate(self, rewarded: np.ndarray) -> None:
         errors = self.reward_prediction.errors()
-        change_W, trace_norm = self.rollout_buffer.modulate(errors, rewarded)
+        change_W, trace_norm = self.rollout_buffer.modulate(errors, rewarded, self.network)
         update_norm = self._step(change_W)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record_mean("train/rpe", errors[rewarded].mean())
-        self.logger.record("train/reward_prediction", self.reward_prediction.average[rewarded].mean())
+        n_rewarded = np.count_nonzero(rewarded)
+        self.logger.record_mean("train/rpe", errors.sum() / n_rewarded)
+        self.logger.record("train/reward_prediction", (self.reward_prediction.average @ rewarded) / n_rewarded)
         self.logger.record_mean("train/trace_norm", trace_norm)
         self.logger.record_mean("train/update_norm", update_norm)
 
-    def _step(self, change_W: th.Tensor) -> float:
+    def _step(self, change_W: Array) -> float:
         """
         Give the optimizer -Σ δ e for a gradient.
 
@@ -311,21 +323,21 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
             moments start anew
         """
-        perturbation = self.policy.perturbation
-        norm = th.linalg.vector_norm(change_W).item()
-        if self.max_grad_norm is not None and norm > self.max_grad_norm:
-            change_W = change_W * (self.max_grad_norm / norm)
-        for parameter, gradient in zip(perturbation.parameters, perturbation.split(-change_W), strict=True):
+        norm = math.sqrt(float((change_W * change_W).sum()))
+        clipping = 1.0 if self.max_grad_norm is None or norm <= self.max_grad_norm else self.max_grad_norm / norm
+        self.network.gradient_W[:] = change_W * -clipping
+        for parameter, gradient in zip(self.policy.perturbation.parameters, self.network.gradients, strict=True):
             parameter.grad = gradient
-        before = [parameter.clone() for parameter in perturbation.parameters]
+        weights = self.network.weights()
+        before = deepcopy(weights)
         rate = self.policy.optimizer.param_groups[0]["lr"]
         finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
             self.policy.optimizer.step()
-            finite = all(math.isfinite(parameter.sum().item()) for parameter in perturbation.parameters)
+            finite = all(math.isfinite(values.sum()) for values in weights)
         if not finite:
-            for parameter, value in zip(perturbation.parameters, before, strict=True):
-                parameter.copy_(value)
+            for values, values_before in zip(weights, before, strict=True):
+                values[...] = values_before
             self.policy.optimizer.state.clear()  # moments may hold the refused change
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
@@ -339,19 +351,21 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
         :raises ValueError: If an observation or a reward is not finite, with the environment and the step
         """
-        named = (
-            {f"observation[{key!r}]": part for key, part in obs.items()}
-            if isinstance(obs, dict)
-            else {"observation": obs}
-        )
-        for name, values in {"reward": rewards, **named}.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
+        named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
+        for name, values in (("reward", rewards), *named.items()):
+            # The sum of squares is the quickest to tell; it is infinite also where finite numbers are huge.
+            if values.dtype.kind == "f" and not math.isfinite(np.vdot(values, values)):
+                if np.isfinite(values).all():
+                    continue
                 env, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
                 self._last_obs = None  # whoever goes on starts with a reset
                 raise ValueError(
                     f"Environment {env} gave {values[(env, *place)]} as {name}{place or ''} at step "
                     f"{self.num_timesteps}: must be finite"
                 )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "network"]
 
     def save(
         self,

@@ -70,12 +70,12 @@ class RewardPrediction:
 
         :return: δ, 0 where no reward time has come, shape (E,)
         """
-        average = np.where(self._unknown, self.reward, self.average)
-        errors = np.where(self.due, self.reward - average, 0.0)
-        self.average = np.where(self.due, average + self.smoothing * errors, self.average)
+        known = ~self._unknown
+        errors = np.where(self.due & known, self.reward - self.average, 0.0)
+        self.average = np.where(self.due & self._unknown, self.reward, self.average + self.smoothing * errors)
         if self.scale:
-            errors /= np.where(self.reward == 0, 1.0, np.abs(self.reward))
-        self._unknown = self._ended if self.timing == "step" else np.isnan(self.average)
+            np.divide(errors, np.abs(self.reward), out=errors, where=self.reward != 0)
+        self._unknown = self._ended if self.timing == "step" else self._unknown & ~self.due
         self.reward = np.where(self.due, 0.0, self.reward)
         self.due = np.zeros_like(self.due)
         return errors

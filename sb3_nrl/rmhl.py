@@ -5,6 +5,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check_noise
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
@@ -45,6 +46,8 @@ class RMHL(RewardModulatedAlgorithm):
     :param _init_setup_model: Whether to build the network at once
     :raises ValueError: If an argument is out of range, with its name and what it takes
     """
+
+    _acts_with_noise = True
 
     def __init__(
         self,
@@ -96,9 +99,6 @@ class RMHL(RewardModulatedAlgorithm):
     def _policy_noise(self) -> dict[str, Any]:
         return {"noise_std": self.noise_std, "noise_distribution": self.noise_distribution}
 
-    def _acting_noise(self) -> th.Tensor:
-        return self.policy.sample_noise(self.n_envs)
-
-    def _credit(self, steps: PendingSteps) -> tuple[th.Tensor, list[th.Tensor]]:
+    def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
         assert steps.noise is not None
-        return steps.noise, self.policy.noisy_pass(steps.observations, steps.actions, steps.noise)[1]
+        return steps.noise, self.network.noisy_pass(steps.observations, steps.actions, steps.noise)[1]

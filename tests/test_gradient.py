@@ -91,12 +91,15 @@ def some_steps(model: RewardModulatedAlgorithm, n_rows: int) -> PendingSteps:
     )
     with th.no_grad():
         actions, log_probs = model.policy(obs)
-    return PendingSteps(obs, actions, log_probs, None)
+    array = model.network.array
+    waiting = {k: array(part) for k, part in obs.items()} if isinstance(obs, dict) else array(obs)
+    return PendingSteps(waiting, array(actions), array(log_probs), None)
 
 
 def exact(model: RewardModulatedAlgorithm, steps: PendingSteps, weights: th.Tensor | None = None) -> list[th.Tensor]:
     """∂ Σ_i w_i log π(a_i|s_i) / ∂ each parameter."""
-    log_probs = model.policy.get_distribution(steps.observations).log_prob(steps.actions)
+    obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
+    log_probs = model.policy.get_distribution(obs).log_prob(th.as_tensor(steps.actions))
     total = (log_probs if weights is None else weights * log_probs).sum()
     return list(th.autograd.grad(total, list(model.policy.parameters())))
 
@@ -105,7 +108,8 @@ def exact(model: RewardModulatedAlgorithm, steps: PendingSteps, weights: th.Tens
 def estimate(model: RewardModulatedAlgorithm, steps: PendingSteps, n_envs: int = 1) -> list[th.Tensor]:
     """The traces after these steps, a tensor of shape (E, *parameter.shape) for each parameter."""
     post, pre = model._credit(steps)
-    return traces_of(model.policy.perturbation, post, pre, n_envs)
+    rows = [model.policy.perturbation.split(th.as_tensor(row)) for row in model.network.outer(post, pre, n_envs)]
+    return [th.stack(traces) for traces in zip(*rows, strict=True)]
 
 
 def traces_of(perturbation: NodePerturbation, post: th.Tensor, pre: list[th.Tensor], n_envs: int) -> list[th.Tensor]:

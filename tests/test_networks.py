@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL
-from sb3_nrl.acting import make_actor
+from sb3_nrl.networks import make_network
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests.envs import Algorithm, ScriptedEnv
@@ -185,7 +185,7 @@ def test_a_frozen_standard_deviation_gets_no_noise_when_acting() -> None:
     policy.find_layers()
     obs, noise = np.ones((3, 4), np.float32), policy.sample_noise(3)
     assert noise.shape == (3, 64 + 2)
-    actions, log_probs = make_actor(policy)(obs, noise)
+    actions, log_probs = make_network(policy).act(obs, noise.numpy())
     expected, _ = policy.noisy_pass(th.as_tensor(obs), th.as_tensor(actions), noise)
     np.testing.assert_allclose(log_probs, expected.detach(), rtol=1e-5)
 

@@ -1,0 +1,321 @@
+"""The network's passes at the pace of the environments: NumPy where the network is a small one, PyTorch elsewhere.
+
+Shapes: E environments, B rows of a batch, N nodes of the network, W weights and biases of the network.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
+
+from sb3_nrl.arrays import Array
+from sb3_nrl.policies import NoisyPolicy, repeat_rows, require_finite
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[np.ndarray], np.ndarray] | None] = {
+    nn.LeakyReLU: None,  # depends on its slope
+    nn.ReLU: lambda h: np.maximum(h, 0),
+    nn.Tanh: np.tanh,
+}
+_REPLACED = ("forward", "get_distribution", "extract_features", "noisy_pass", "_action_parameters", "_distribution")
+
+_FEW = 16
+"""Logits up to which Python's own numbers are quicker than NumPy's arrays."""
+
+
+def make_network(policy: NoisyPolicy) -> "TorchNetwork":
+    """
+    The quickest passes through the policy's network, for as long as its modules are not exchanged.
+
+    :param policy: The policy
+    :return: The network
+    """
+    return NumpyNetwork(policy) if NumpyNetwork.suits(policy) else TorchNetwork(policy)
+
+
+class TorchNetwork:
+    """
+    What a training does with a policy's network, in tensors on the policy's device.
+
+    :param policy: The policy
+    """
+
+    def __init__(self, policy: NoisyPolicy) -> None:
+        self.policy = policy
+        flat = th.zeros(sum(p.numel() for p in policy.perturbation.parameters), device=policy.device)
+        self.gradients = policy.perturbation.split(flat)
+        """Views of ``gradient_W``, one for each parameter that learns."""
+        self.gradient_W = self.array(flat)
+
+    def array(self, values: np.ndarray | th.Tensor) -> Array:
+        """Take over values, without a copy where that is possible."""
+        return th.as_tensor(values, device=self.policy.device)
+
+    def weights(self) -> list[Array]:
+        """The parameters that learn, where they are now."""
+        return [parameter.data for parameter in self.policy.perturbation.parameters]
+
+    def sample_noise(self, n_rows: int) -> Array:
+        """
+        Draw the noise ξ of the whole network.
+
+        :param n_rows: Number of rows B
+        :return: Shape (B, N)
+        """
+        return self.policy.sample_noise(n_rows)
+
+    def is_watched(self) -> bool:
+        """Whether somebody waits for calls of the policy's modules that do not come."""
+        return False
+
+    @th.no_grad()
+    def act(self, obs: Any, noise_EN: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Choose actions.
+
+        :param obs: Observations of E environments
+        :param noise_EN: ξ of a noisy pass to choose with, shape (E, N); by default it is the policy's clean pass
+        :return: Actions, and log π(a|s) of shape (E,)
+        """
+        actions, log_probs = self.policy(obs_as_tensor(obs, self.policy.device), noise_BN=noise_EN)
+        return actions.cpu().numpy(), log_probs.cpu().numpy()
+
+    @th.no_grad()
+    def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> tuple[Array, list[Array]]:
+        """
+        A noisy pass (Eq. 18 and 19).
+
+        :param obs: Observations, B rows, or a part of them that is to be repeated
+        :param actions: Actions, as many
+        :param noise_BN: ξ, shape (B, N)
+        :return: log π̃(a|s), shape (B,), and the pre-synaptic activity x̃ that each perturbed layer received, B rows
+        """
+        n_copies = len(noise_BN) // len(actions)
+        return self.policy.noisy_pass(repeat_rows(obs, n_copies), repeat_rows(actions, n_copies), noise_BN)  # type: ignore[arg-type]
+
+    def outer(self, post_BN: Array, pre: list[Array], n_envs: int) -> Array:
+        """
+        The sum of post ⊗ pre over each environment's rows, see
+        :meth:`NodePerturbation.outer <sb3_nrl.perturbation.NodePerturbation.outer>`.
+        """
+        return self.policy.perturbation.outer(post_BN, pre, n_envs)
+
+
+class _Layer(NamedTuple):
+    """
+    One layer of a multi-layer perceptron.
+
+    :param module: The layer
+    :param activation: What follows it, if anything
+    :param nodes: Where its noise lies in the noise of the whole network, None if it is not perturbed
+    :param weights: Where its weights lie in a trace of the whole network, None if they are frozen
+    :param biases: Where its biases do, None if there are none or they are frozen
+    """
+
+    module: nn.Linear
+    activation: Callable[[np.ndarray], np.ndarray] | None
+    nodes: slice | None
+    weights: slice | None
+    biases: slice | None
+
+
+class NumpyNetwork(TorchNetwork):
+    """
+    A multi-layer perceptron's passes without PyTorch, whose overhead per operation would be most of the time with a few
+    environments. Reads the weights where the policy keeps them; draws actions from NumPy's default generator.
+
+    :param policy: A policy that :meth:`suits`
+    """
+
+    def __init__(self, policy: NoisyPolicy) -> None:
+        self.modules = list(policy.modules())
+        self.parameters = list(policy.parameters())
+        self.addresses: list[int] = []
+        super().__init__(policy)
+        perturbation = policy.perturbation
+        nodes = {site.layer: site.nodes for site in perturbation.sites}
+        places: dict[th.Tensor, slice] = {}
+        end = 0
+        for parameter in perturbation.parameters:
+            places[parameter] = slice(end, end + parameter.numel())
+            end += parameter.numel()
+        modules = [*policy.hidden_net, policy.action_net]
+        self.layers = [
+            _Layer(
+                module,
+                _activation(following),
+                nodes.get(module),
+                places.get(module.weight),
+                places.get(module.bias),
+            )
+            for module, following in zip(modules, [*modules[1:], None], strict=True)
+            if isinstance(module, nn.Linear)
+        ]
+        self.log_std: _Layer | None = None
+        if isinstance(policy.action_space, spaces.Box):
+            module = policy.log_std_net
+            self.log_std = _Layer(module, None, nodes.get(module), places.get(module.weight), None)
+
+    @staticmethod
+    def suits(policy: NoisyPolicy) -> bool:
+        """Whether the policy is on the CPU, flattens its observations, and was not changed in ways unknown here."""
+        space = policy.observation_space
+        return (
+            all(getattr(type(policy), name) is getattr(NoisyPolicy, name) for name in _REPLACED)
+            and policy.action_net.weight.device.type == "cpu"
+            and policy.clean_passes is None
+            and isinstance(policy.action_space, spaces.Discrete | spaces.Box)
+            and type(policy.features_extractor) is FlattenExtractor
+            and isinstance(space, spaces.Box)
+            and not (policy.normalize_images and is_image_space(space))
+            and all(type(module) in (nn.Linear, *_ACTIVATIONS) for module in policy.hidden_net)
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
+        )
+
+    def _find_weights(self) -> None:
+        """Look at the weights where they are now: training changes them in place, but others may replace them."""
+        addresses = [parameter.data_ptr() for parameter in self.parameters]
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self.arrays = [parameter.data.numpy() for parameter in self.policy.perturbation.parameters]
+            self.steps = [
+                (
+                    layer.module.weight.data.numpy().T,
+                    None if layer.module.bias is None else layer.module.bias.data.numpy(),
+                    layer.nodes,
+                    layer.activation,
+                )
+                for layer in self.layers
+            ]
+
+    def array(self, values: np.ndarray | th.Tensor) -> Array:
+        """As for any network."""
+        return np.asarray(values)
+
+    def weights(self) -> list[Array]:
+        """As for any network."""
+        self._find_weights()
+        return self.arrays
+
+    def is_watched(self) -> bool:
+        """As for any network."""
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.modules)
+
+    def sample_noise(self, n_rows: int) -> Array:
+        """As for any network."""
+        return self.policy.sample_noise(n_rows).numpy()
+
+    def _outputs(
+        self, obs: np.ndarray, noise: np.ndarray | None, received: list[np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The action head's pre-activations; notes what each perturbed layer received."""
+        x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+        for weight, bias, nodes, activation in self.steps:
+            if received is not None and nodes is not None:
+                received.append(x)
+            x = np.dot(x, weight)
+            if bias is not None:
+                x += bias
+            if noise is not None and nodes is not None:
+                x += noise[:, nodes]
+            if activation is not None:
+                x = activation(x)
+        return x
+
+    def _log_std(self, noise: np.ndarray | None) -> np.ndarray:
+        assert self.log_std is not None
+        log_std = self.log_std.module.weight.data.numpy().T
+        return log_std if noise is None or self.log_std.nodes is None else log_std + noise[:, self.log_std.nodes]
+
+    def act(self, obs: Any, noise_EN: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As for any network."""
+        self._find_weights()
+        outputs = self._outputs(obs, noise_EN)
+        return _draw_categorical(outputs) if self.log_std is None else _draw_gaussian(outputs, self._log_std(noise_EN))
+
+    def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> tuple[Array, list[Array]]:
+        """As for any network."""
+        self._find_weights()
+        n_copies = len(noise_BN) // len(actions)
+        if n_copies > 1:
+            obs, actions = (np.concatenate([rows] * n_copies) for rows in (obs, actions))
+        received: list[np.ndarray] = []
+        outputs = self._outputs(obs, noise_BN, received)
+        if self.log_std is None:
+            return _log_categorical(outputs, actions), received
+        log_std = self._log_std(noise_BN)
+        if self.log_std.nodes is not None:
+            received.append(np.ones((len(outputs), 1), np.float32))
+        return _log_gaussian((actions - outputs) / np.exp(log_std), log_std), received
+
+    def outer(self, post_BN: Array, pre: list[Array], n_envs: int) -> Array:
+        """As for any network."""
+        sum_EW = np.empty((n_envs, len(self.gradient_W)), np.float32)
+        post_ENB = post_BN.reshape(-1, n_envs, post_BN.shape[1]).transpose(1, 2, 0)
+        perturbed = [layer for layer in (*self.layers, self.log_std) if layer is not None and layer.nodes is not None]
+        for layer, received in zip(perturbed, pre, strict=True):
+            post_EOB = post_ENB[:, layer.nodes]
+            if layer.weights is not None:
+                pre_EBI = received.reshape(-1, n_envs, received.shape[1]).swapaxes(0, 1)
+                sum_EW[:, layer.weights] = (post_EOB @ pre_EBI).reshape(n_envs, -1)
+            if layer.biases is not None:
+                sum_EW[:, layer.biases] = post_EOB.sum(2)
+        return sum_EW
+
+
+def _activation(module: nn.Module | None) -> Callable[[np.ndarray], np.ndarray] | None:
+    if isinstance(module, nn.LeakyReLU):
+        slope = module.negative_slope
+        extreme = np.maximum if slope <= 1 else np.minimum
+        return lambda h: extreme(h, slope * h)
+    return None if module is None else _ACTIVATIONS.get(type(module))
+
+
+def _draw(logits: list[float]) -> tuple[int, float]:
+    """An action, and the logarithm of its probability."""
+    highest = max(logits)
+    odds = [math.exp(logit - highest) for logit in logits]
+    total = sum(odds)
+    require_finite(math.isfinite(total))
+    left = random.random() * total
+    action = 0
+    while action < len(odds) - 1 and left >= odds[action]:
+        left -= odds[action]
+        action += 1
+    return action, math.log(odds[action] / total)
+
+
+def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if logits.size <= _FEW:
+        drawn = [_draw(row) for row in logits.tolist()]
+        return np.array([action for action, _ in drawn]), np.array([log_prob for _, log_prob in drawn], np.float32)
+    odds_EA = np.exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
+    cumulative = np.add.accumulate(odds_EA, axis=1)
+    total_E = cumulative[:, -1]
+    require_finite(bool(np.isfinite(total_E).all()))
+    actions = (cumulative > (np.random.random(len(logits)) * total_E)[:, None]).argmax(axis=1)
+    return actions, np.log(odds_EA[np.arange(len(logits)), actions] / total_E)
+
+
+def _log_categorical(logits: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    logits = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+    return logits[np.arange(len(logits)), actions] - np.log(np.add.reduce(np.exp(logits), axis=1))
+
+
+def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z = np.random.standard_normal(mean.shape).astype(np.float32)
+    log_probs = _log_gaussian(z, log_std)
+    require_finite(bool(np.isfinite(log_probs).all() and np.isfinite(mean).all()))
+    return mean + np.exp(log_std) * z, log_probs
+
+
+def _log_gaussian(z: np.ndarray, log_std: np.ndarray) -> np.ndarray:
+    """Logarithm of the density at ``z`` standard deviations from the mean."""
+    return (-0.5 * (z * z + math.log(2 * math.pi)) - log_std).sum(axis=1)
