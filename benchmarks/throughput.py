@@ -316,8 +316,10 @@ def main() -> None:
     results: Results = {}
     chosen = cases(arguments.seconds)
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    # Each measurement has a process of its own, so that peak memory is its own too.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    # Each measurement has a process of its own, so that peak memory is its own too; imports are done once for all.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["sb3_nrl", "stable_baselines3", "matplotlib.pyplot"])
+    with ProcessPoolExecutor(1, processes, max_tasks_per_child=1) as pool:
         for turn, (place, case) in product(range(arguments.rounds), enumerate(chosen, 1)):
             print(f"\rround {turn + 1}, {place} of {len(chosen)} ", end="", file=sys.stderr, flush=True)
             key = (case.task, case.n_envs, case.name, case.detail)

@@ -5,7 +5,7 @@ Shapes: E environments, B rows of a batch, N nodes of the network, W weights and
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,7 +129,8 @@ class _Layer(NamedTuple):
 class NumpyNetwork(TorchNetwork):
     """
     A multi-layer perceptron's passes without PyTorch, whose overhead per operation would be most of the time with a few
-    environments. Reads the weights where the policy keeps them; draws actions from NumPy's default generator.
+    environments. Reads the weights where the policy keeps them; draws actions from Python's and NumPy's generators,
+    which Stable-Baselines3 seeds too.
 
     :param policy: A policy that :meth:`suits`
     """
@@ -141,11 +142,10 @@ class NumpyNetwork(TorchNetwork):
         super().__init__(policy)
         perturbation = policy.perturbation
         nodes = {site.layer: site.nodes for site in perturbation.sites}
-        places: dict[th.Tensor, slice] = {}
-        end = 0
-        for parameter in perturbation.parameters:
-            places[parameter] = slice(end, end + parameter.numel())
-            end += parameter.numel()
+        places: dict[th.Tensor, slice] = {
+            parameter: slice(gradient.storage_offset(), gradient.storage_offset() + gradient.numel())
+            for parameter, gradient in zip(perturbation.parameters, self.gradients, strict=True)
+        }
         modules = [*policy.hidden_net, policy.action_net]
         self.layers = [
             _Layer(
@@ -176,7 +176,7 @@ class NumpyNetwork(TorchNetwork):
             and isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space))
             and all(type(module) in (nn.Linear, *_ACTIVATIONS) for module in policy.hidden_net)
-            and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
+            and not _have_hooks(policy.modules())
         )
 
     def _find_weights(self) -> None:
@@ -206,7 +206,7 @@ class NumpyNetwork(TorchNetwork):
 
     def is_watched(self) -> bool:
         """As for any network."""
-        return any(module._forward_hooks or module._forward_pre_hooks for module in self.modules)
+        return _have_hooks(self.modules)
 
     def sample_noise(self, n_rows: int) -> Array:
         """As for any network."""
@@ -268,6 +268,10 @@ class NumpyNetwork(TorchNetwork):
             if layer.biases is not None:
                 sum_EW[:, layer.biases] = post_EOB.sum(2)
         return sum_EW
+
+
+def _have_hooks(modules: Iterable[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def _activation(module: nn.Module | None) -> Callable[[np.ndarray], np.ndarray] | None:
