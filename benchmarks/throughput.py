@@ -3,10 +3,11 @@
     make bench
 
 measures everything in turn, several rounds, on one thread; prints medians, and ratios within a round; writes
-``results/throughput.csv`` and ``docs/throughput.png``. Every training includes all that ``learn`` does. "NRL" is the
-paper's rule, one noisy pass per step; "NRL, 8 pairs" has the constructor's defaults. PPO has its defaults, but collects
-2,048 steps from all environments together. How much of the time is the environment's own depends on the length of its
-episodes, since each ends with an update: CartPole's are short at first, so NRL is also measured over a long training.
+``results/throughput.csv`` and ``docs/throughput.png``. Every training includes all that ``learn`` does. "Bare policy"
+chooses actions and never learns: what a loop in Python can reach at all. "NRL" is the paper's rule, one noisy pass per
+step; "NRL, 8 pairs" has the constructor's defaults. PPO has its defaults, but collects 2,048 steps from all
+environments together. How much of the time is the environment's own depends on the length of its episodes, since each
+ends with an update: CartPole's are short at first, so NRL is also measured over a long training.
 """
 
 import argparse
@@ -102,6 +103,22 @@ def environment_alone(env: VecEnv, n_steps: int) -> float:
     return n_steps / (time.perf_counter() - start)
 
 
+def bare_policy(env: VecEnv, n_steps: int) -> float:
+    """Steps per second with actions from a network of 64 hidden nodes, in as few lines of NumPy as there can be."""
+    assert isinstance(env.action_space, spaces.Discrete) and env.observation_space.shape is not None
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((env.observation_space.shape[0], 64), np.float32)
+    second = 0.01 * rng.standard_normal((64, int(env.action_space.n)), np.float32)
+    obs: Any = env.reset()
+    start = time.perf_counter()
+    for _ in range(n_steps // env.num_envs):
+        hidden = obs @ first
+        odds = np.exp(np.maximum(hidden, 0.1 * hidden) @ second).cumsum(axis=1)
+        actions = (odds < odds[:, -1:] * rng.random((env.num_envs, 1))).sum(axis=1)
+        obs, _, _, _ = env.step(actions)
+    return n_steps / (time.perf_counter() - start)
+
+
 def plain_loop(env: VecEnv, n_steps: int) -> float:
     """Eq. 16 and 17 as one writes them down in PyTorch: two passes and an outer product per layer, at each step."""
     th.manual_seed(0)
@@ -153,7 +170,7 @@ class Case:
     """
     One measurement.
 
-    :param name: What is measured, an algorithm or ``environment alone`` or ``plain loop``
+    :param name: What is measured: an algorithm, or ``environment alone``, ``bare policy`` or ``plain loop``
     :param task: Environment; ``cue`` is :class:`CueEnv`
     :param n_envs: Number of environments
     :param n_steps: Steps to measure, after a quarter as many to warm up
@@ -176,6 +193,8 @@ class Case:
         env = make_vec_env(CueEnv if self.task == "cue" else self.task, self.n_envs, seed=0, env_kwargs=env_kwargs)
         if self.name == "environment alone":
             rate = environment_alone(env, self.n_steps)
+        elif self.name == "bare policy":
+            rate = bare_policy(env, self.n_steps)
         elif self.name == "plain loop":
             with th.no_grad():
                 rate = plain_loop(env, self.n_steps)
@@ -199,6 +218,7 @@ class Case:
 # Steps that take about a second with one environment; more environments step faster, but for the plain loop.
 PACE = {
     "environment alone": 20_000,
+    "bare policy": 12_000,
     "NRL": 10_000,
     "NRL, 8 pairs": 8_000,
     "RMHL": 8_000,
@@ -264,6 +284,10 @@ def goals(results: Results) -> list[tuple[str, float, float]]:
             for part, description in (("", ", first steps"), ("long training", f", {LONG:,} steps"))
             for n, goal in zip(N_ENVS, (0.45, 0.65, 0.65), strict=True)
         ),
+        *(
+            (f"bare policy / environment alone, {n} environments", ratio(rates("bare policy", n), rates(alone, n)), 0)
+            for n in N_ENVS
+        ),
         ("NRL / plain loop, 1 environment", ratio(rates("NRL", 1), rates("plain loop", 1)), 8),
         ("NRL / A2C, 1 environment", ratio(rates("NRL", 1), rates("A2C", 1)), 8),
         ("NRL / A2C, 8 environments", ratio(rates("NRL", 8), rates("A2C", 8)), 4),
@@ -294,7 +318,7 @@ def draw(results: Results, picture: pathlib.Path) -> None:
         for place, name in enumerate(PACE):
             heights = [statistics.median(rate for rate, _ in results[task, n_envs, name, ""]) for n_envs in N_ENVS]
             panel.bar(
-                np.arange(3) + 0.1 * (place - 3.5), heights, 0.1, label=name, color=plt.get_cmap("viridis")(place / 7)
+                np.arange(3) + 0.1 * (place - 4), heights, 0.1, label=name, color=plt.get_cmap("viridis")(place / 8)
             )
         panel.set(title=task, yscale="log", xticks=range(3), xticklabels=N_ENVS, xlabel="environments")
         panel.grid(axis="y", alpha=0.3)
@@ -338,7 +362,7 @@ def main() -> None:
         rate, peak = (statistics.median(column) for column in zip(*values, strict=True))
         print(f"{task:12} {n_envs:3} x {name:18} {detail:20} {rate:9,.0f} steps/s {peak:6.0f} MiB")
     for description, reached, goal in goals(results):
-        print(f"{description:60} {reached:6.2f}   goal {goal:g}")
+        print(f"{description:60} {reached:6.2f}" + (f"   goal {goal:g}" if goal else ""))
     draw(results, arguments.picture)
 
 
