@@ -1,0 +1,129 @@
+"""NeuroGym tasks that a network without memory can solve: NRL, BPTT and RMHL, five seeds each.
+
+    python benchmarks/neurogym_tasks.py
+
+trains what is not there yet, keeps the return of each trial in ``results/neurogym/``, and prints and writes a table of
+the last 50 trials. The settings are the paper's for Reaching1D (Table 2), on all tasks: one hidden layer of 128 nodes,
+every step a reward time, one noisy pass per step, its noise normalised by layer. "NRL, defaults" is the constructor's
+estimate instead, 8 pairs of noisy passes without bias, at the learning rate of BPTT.
+"""
+
+import argparse
+import csv
+import itertools
+import os
+import pathlib
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gymnasium
+import numpy as np
+from records import ROOT, versions, write
+from stable_baselines3.common.monitor import Monitor
+
+import sb3_nrl
+import sb3_nrl.envs
+
+REACHING: dict[str, Any] = {"dt": 10, "timing": {"reach": 3000}}
+TASKS: dict[str, tuple[dict[str, Any], int]] = {
+    "Reaching1D": (REACHING, 1_000),
+    "Reaching1DWithSelfDistraction": (REACHING, 1_000),
+    "AnnubesEnv": ({}, 20_000),
+    "perceptualdecisionmaking.roitman02": ({}, 20_000),
+    "yang19.rtgo": ({}, 50_000),
+    "yang19.rtanti": ({}, 50_000),
+}
+"""The arguments of each task, and the number of trials: about 300,000 steps each."""
+
+PAPER_RULE = {"noise_normalization": "layer", "n_noise_samples": 1, "antithetic": False}  # Eq. 13
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BPTT": ("BPTT", {"learning_rate": 1e-2}),
+    "NRL": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **PAPER_RULE}),
+    "NRL, defaults": ("NRL", {"learning_rate": 1e-2}),
+    "RMHL": ("RMHL", {"learning_rate": 1e-1, "noise_std": 1e-1}),
+}
+SHARED: dict[str, Any] = {"reward_timing": "step", "scale_rpe": False, "policy_kwargs": {"net_arch": [128]}}
+
+
+def train(task: str, setting: str, seed: int, n_trials: int) -> tuple[list[tuple[float, float]], float]:
+    """Return and performance of each trial, and the seconds that training took."""
+    arguments, _ = TASKS[task]
+    env = Monitor(gymnasium.make(f"neurogym/{task}-v0", **arguments), info_keywords=("performance",))
+    algorithm, own = SETTINGS[setting]
+    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, seed=seed, device="cpu", **own, **SHARED)
+    trials: list[tuple[float, float]] = []
+
+    def keep_trial(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        trials.extend((i["episode"]["r"], i["performance"]) for i in local["infos"] if "episode" in i)
+        return len(trials) < n_trials
+
+    start = time.perf_counter()
+    model.learn(10**9, keep_trial)
+    return trials, time.perf_counter() - start
+
+
+def run(folder: pathlib.Path, task: str, setting: str, seed: int, n_trials: int) -> None:
+    """Train, if that has not been done, and keep the trials."""
+    path = folder / f"{task}_{setting}_{seed}.csv"
+    if not path.exists():
+        trials, seconds = train(task, setting, seed, n_trials)
+        write(
+            path, [(task, setting, seed, f"{seconds:.0f}", versions()), *((f"{r:.4g}", f"{p:.3g}") for r, p in trials)]
+        )
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
+
+
+def tabulate(folder: pathlib.Path) -> None:
+    """Print and write the mean of the last 50 trials of each run that is there."""
+    last: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    for path in sorted(folder.glob("*_*_*.csv")):
+        with path.open() as file:
+            reader = csv.reader(file)
+            task, setting, seed, *_ = next(reader)
+            trials = np.array(list(reader), dtype=float)[-50:]
+        last.setdefault((task, setting), {})[seed] = tuple(trials.mean(axis=0))
+    rows: list[tuple[object, ...]] = [("task", "setting", "seeds", "mean", "worst", "each", "performance")]
+    for (task, setting), runs in last.items():
+        returns, performances = (np.array(column) for column in zip(*runs.values(), strict=True))
+        each = " ".join(f"{value:.3g}" for value in returns)
+        rows.append(
+            (
+                task,
+                setting,
+                len(runs),
+                f"{returns.mean():.3g}",
+                f"{returns.min():.3g}",
+                each,
+                f"{performances.mean():.2f}",
+            )
+        )
+    for row in rows:
+        print(" | ".join(map(str, row)))
+    write(folder.with_suffix(".csv"), rows)
+
+
+def main() -> None:
+    """Run what is missing, then report everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)), help="none to report only")
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--workers", type=int, default=1, help="processes at once")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "neurogym")
+    arguments = parser.parse_args()
+
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        runs = [
+            pool.submit(run, arguments.out, task, setting, seed, TASKS[task][1])
+            for seed, task, setting in itertools.product(arguments.seeds, arguments.tasks, arguments.settings)
+        ]
+        for finished in runs:
+            finished.result()
+    tabulate(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
