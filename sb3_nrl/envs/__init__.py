@@ -1,0 +1,23 @@
+"""
+NeuroGym's tasks as environments for Gymnasium and Stable-Baselines3: importing this registers ``neurogym/<Task>-v0``.
+
+    gymnasium.make("neurogym/Reaching1D-v0", dt=10, timing={"reach": 3000})
+
+Keyword arguments are the task's own, and ``trials_per_episode``. A process that has not imported this module, such as
+a worker of ``SubprocVecEnv`` started by an interactive session, finds ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
+"""
+
+try:
+    from sb3_nrl.envs.registration import TASKS, UNAVAILABLE, register
+except ImportError as error:
+    raise ImportError(
+        f"sb3_nrl.envs needs NeuroGym 2.3 or later and what it imports ({error}): "
+        "pip install 'sb3-nrl[neurogym]' && pip install --no-deps 'neurogym>=2.3'"
+    ) from error
+
+from sb3_nrl.envs.plotting import plot_trial
+from sb3_nrl.envs.trials import NeuroGymEnv
+
+__all__ = ["TASKS", "UNAVAILABLE", "NeuroGymEnv", "plot_trial"]
+
+register()

@@ -1,0 +1,135 @@
+"""Which NeuroGym tasks there are as Gymnasium environments, and how one is made from its name."""
+
+import copy
+import functools
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import gymnasium
+from neurogym.envs.registration import ALL_COLLECTIONS_ENVS, ALL_NATIVE_ENVS
+
+from sb3_nrl.checks import check, is_number
+from sb3_nrl.envs.tasks import CORRECTED
+from sb3_nrl.envs.trials import NeuroGymEnv
+
+UNAVAILABLE = {
+    "Detection": "has no ground truth in trials without a stimulus; NeuroGym leaves it out too",
+    "Null": "is an empty template: its trials have nothing to observe",
+    "perceptualdecisionmaking.ibl20": "needs a wrapper that finds no attribute of its task on Gymnasium 1",
+    "priors.priors_v0": "needs a task that NeuroGym no longer has",
+    "contrib.AngleReproduction": "writes into an observation before there is one",
+    "contrib.CVLearning": "draws its delays from a generator that cannot be seeded",
+    "contrib.IBL": "has no timing, which NeuroGym insists on",
+    "contrib.IBL_Block": "has no timing, which NeuroGym insists on",
+    "contrib.MatchingPenny": "has no timing, which NeuroGym insists on",
+    "contrib.MemoryRecall": "has no timing, which NeuroGym insists on",
+    "contrib.LeverPress": "has no trials, and no step function",
+    "contrib.LeverPressWithPoke": "has no trials, and no step function",
+    "contrib.LeverPressWithPokeRest": "has no trials, and no step function",
+    "contrib.ContextSwitch": "has no trials, and no step function",
+    "contrib.Pneumostomeopening": "has no trials",
+    "psychopy.RandomDotMotion": "needs PsychoPy and a display",
+    "psychopy.SpatialSuppressMotion": "needs PsychoPy and a display",
+    "psychopy.VisualSearch": "needs PsychoPy and a display",
+}
+"""NeuroGym's tasks that are not registered, and why."""
+
+_BUILDERS: dict[str, Callable[..., gymnasium.Env]] = {
+    name: pkgutil.resolve_name(entry_point)
+    for name, entry_point in (
+        (env_id.removesuffix("-v0"), entry_point)
+        for env_id, entry_point in {**ALL_NATIVE_ENVS, **ALL_COLLECTIONS_ENVS}.items()
+    )
+    if name not in UNAVAILABLE
+} | CORRECTED
+
+_DECIDED_BY_NAME = {
+    "yang19.go": {"anti"},
+    "yang19.anti": {"anti"},
+    "yang19.rtgo": {"anti", "reaction"},
+    "yang19.rtanti": {"anti", "reaction"},
+    "yang19.dlygo": {"anti", "timing"},
+    "yang19.dlyanti": {"anti", "timing"},
+}
+"""Arguments that NeuroGym would accept and overwrite."""
+
+TASKS = tuple(f"neurogym/{name}-v0" for name in sorted(_BUILDERS))
+"""The identifiers of all registered tasks."""
+
+
+def register() -> None:
+    """Let ``gymnasium.make`` know all tasks."""
+    for env_id, name in zip(TASKS, sorted(_BUILDERS), strict=True):
+        gymnasium.register(env_id, "sb3_nrl.envs.registration:make", kwargs={"task": name})
+
+
+def make(task: str, trials_per_episode: int | None = 1, **arguments: Any) -> NeuroGymEnv:
+    """
+    Make a registered task; ``gymnasium.make`` calls this.
+
+    :param task: Its name, without ``neurogym/`` and version
+    :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends
+    :param arguments: The task's own: ``dt`` in ms, ``timing`` of its periods in ms, ``rewards``, and so on
+    :return: The environment
+    :raises TypeError: If the task takes no such argument
+    :raises ValueError: If the task cannot run with such a value
+    """
+    build, env_id = _BUILDERS[task], f"neurogym/{task}-v0"
+    accepted = _arguments(build, _DECIDED_BY_NAME.get(task, set()))
+    described = _listed({"trials_per_episode": 1, **accepted})
+    for name in arguments.keys() - accepted.keys():
+        raise TypeError(f"{env_id} has no argument {name!r}; its arguments and their defaults are {described}")
+    try:
+        if "dt" in arguments:
+            check("dt", arguments["dt"], is_number(arguments["dt"], 0), "positive, in ms")
+        for name in ("timing", "rewards"):
+            if isinstance(arguments.get(name), dict):
+                others = {other: value for other, value in arguments.items() if other != name}
+                _check_entries(name, arguments[name], getattr(build(**others).unwrapped, name))
+        build_task = functools.partial(_build, build, arguments)
+        NeuroGymEnv(build_task).reset()  # NeuroGym finds many mistakes only now
+        return NeuroGymEnv(build_task, trials_per_episode)
+    except Exception as error:  # NeuroGym has no errors of its own: a bad value raises whatever it happens to break
+        given = _listed({"trials_per_episode": trials_per_episode, **arguments})
+        message = f"{env_id} cannot be made: {error}. It was given {given}; its defaults are {described}"
+        raise ValueError(message) from error
+
+
+def _build(build: Callable[..., gymnasium.Env], arguments: dict[str, Any]) -> gymnasium.Env:
+    """Build a task from arguments of its own: some have a generator in them, which no two tasks may share."""
+    return build(**copy.deepcopy(arguments))
+
+
+def _arguments(build: Callable[..., gymnasium.Env], decided: set[str]) -> dict[str, Any]:
+    """Which arguments a task takes, and their defaults. NeuroGym's metaclass hides them from ``inspect.signature``."""
+    owner = build if inspect.isclass(build) else type(build().unwrapped)
+    found: dict[str, inspect.Parameter] = {}
+    for ancestor in owner.mro():
+        if "__init__" in vars(ancestor):
+            _, *parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+            found = {parameter.name: parameter for parameter in parameters} | found
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return {
+        name: parameter.default
+        for name, parameter in found.items()
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in decided
+    }
+
+
+def _listed(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def _check_entries(argument: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """NeuroGym takes no notice of an entry whose name it does not know."""
+    for name, value in given.items():
+        check(argument, given, name in defaults, f"for {', '.join(defaults) or 'nothing'} only")
+        if argument == "rewards":
+            check(argument, given, is_number(value, -math.inf), "of finite numbers")
+        elif isinstance(value, Real):
+            check(argument, given, 0 <= float(value) < math.inf, "of finite durations in ms, none negative")
