@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--picture", type=pathlib.Path, default=ROOT / "docs" / "throughput.png")
     arguments = parser.parse_args()
 
+    made_with = versions()
     results: Results = {}
     chosen = cases(arguments.seconds)
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
@@ -351,7 +352,6 @@ def main() -> None:
     print(file=sys.stderr)
 
     header = ("task", "n_envs", "name", "detail", "round", "steps_per_second", "peak_mib", "versions")
-    made_with = versions()
     rows = [
         (*key, turn, f"{rate:.0f}", f"{peak:.0f}", made_with)
         for key, values in results.items()
