@@ -4,8 +4,7 @@
 
 trains what is not there yet, keeps the return of each trial in ``results/neurogym/``, and prints and writes a table of
 the last 50 trials. The settings are the paper's for Reaching1D (Table 2), on all tasks: one hidden layer of 128 nodes,
-every step a reward time, one noisy pass per step, its noise normalised by layer. "NRL-unbiased" is 8 pairs of noisy
-passes, normalised so that the learning rate of BPTT means the same.
+every step a reward time, one noisy pass per step, its noise normalised by layer.
 """
 
 import argparse
@@ -27,14 +26,14 @@ from stable_baselines3.common.monitor import Monitor
 import sb3_nrl
 import sb3_nrl.envs
 
-REACHING: dict[str, Any] = {"dt": 10, "timing": {"reach": 3000}}
+REACHING: dict[str, Any] = {"dt": 10, "timing": {"fixation": 0, "reach": 3000}}
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Reaching1D": (REACHING, 1_000),
-    "Reaching1DWithSelfDistraction": (REACHING, 1_000),
-    "AnnubesEnv": ({}, 5_000),
-    "perceptualdecisionmaking.roitman02": ({}, 10_000),
-    "yang19.rtgo": ({}, 15_000),
-    "yang19.rtanti": ({}, 15_000),
+    "Reaching1DWithSelfDistraction": (REACHING, 400),
+    "AnnubesEnv": ({}, 3_000),
+    "perceptualdecisionmaking.roitman02": ({}, 20_000),
+    "yang19.rtgo": ({}, 10_000),
+    "yang19.rtanti": ({}, 10_000),
 }
 """The arguments of each task, and the number of trials."""
 
@@ -42,10 +41,10 @@ PAPER_RULE = {"noise_normalization": "layer", "n_noise_samples": 1, "antithetic"
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "BPTT": ("BPTT", {"learning_rate": 1e-2}),
     "NRL": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **PAPER_RULE}),
-    "NRL-unbiased": ("NRL", {"learning_rate": 1e-2}),
     "RMHL": ("RMHL", {"learning_rate": 1e-1, "noise_std": 1e-1}),
 }
-SHARED: dict[str, Any] = {"reward_timing": "step", "scale_rpe": False, "policy_kwargs": {"net_arch": [128]}}
+SHARED: dict[str, Any] = {"reward_timing": "step", "scale_rpe": False}
+SHARED["policy_kwargs"] = {"net_arch": [128], "head_gain": 1.0}
 
 
 def train(task: str, setting: str, seed: int, n_trials: int) -> tuple[list[tuple[float, float]], float]:
