@@ -331,7 +331,7 @@ def draw(results: Results, picture: pathlib.Path) -> None:
 def main() -> None:
     """Measure, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="rough length of one measurement")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "throughput.csv")
     parser.add_argument("--picture", type=pathlib.Path, default=ROOT / "docs" / "throughput.png")

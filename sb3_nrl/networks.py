@@ -1,4 +1,4 @@
-"""The network's passes at the pace of the environments: NumPy where the network is a small one, PyTorch elsewhere.
+"""The network's passes at the pace of the environments: NumPy for multi-layer perceptrons on the CPU, else PyTorch.
 
 Shapes: E environments, B rows of a batch, N nodes of the network, W weights and biases of the network.
 """
@@ -6,6 +6,8 @@ Shapes: E environments, B rows of a batch, N nodes of the network, W weights and
 import math
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +21,7 @@ from torch import nn
 from sb3_nrl.arrays import Array
 from sb3_nrl.policies import NoisyPolicy, repeat_rows, require_finite
 
-_ACTIVATIONS: dict[type[nn.Module], Callable[[np.ndarray], np.ndarray] | None] = {
-    nn.LeakyReLU: None,  # depends on its slope
-    nn.ReLU: lambda h: np.maximum(h, 0),
-    nn.Tanh: np.tanh,
-}
+_ACTIVATIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh)
 _REPLACED = ("forward", "get_distribution", "extract_features", "noisy_pass", "_action_parameters", "_distribution")
 
 _FEW = 16
@@ -71,8 +69,8 @@ class TorchNetwork:
         """
         return self.policy.sample_noise(n_rows)
 
-    def is_watched(self) -> bool:
-        """Whether somebody waits for calls of the policy's modules that do not come."""
+    def is_outdated(self) -> bool:
+        """Whether the policy has changed in a way that this network does not know, or somebody added a hook to it."""
         return False
 
     @th.no_grad()
@@ -136,17 +134,16 @@ class NumpyNetwork(TorchNetwork):
     """
 
     def __init__(self, policy: NoisyPolicy) -> None:
-        self.modules = list(policy.modules())
-        self.parameters = list(policy.parameters())
-        self.addresses: list[int] = []
         super().__init__(policy)
+        self.all_modules = list(policy.modules())
+        self.addresses: list[int] = []
         perturbation = policy.perturbation
         nodes = {site.layer: site.nodes for site in perturbation.sites}
         places: dict[th.Tensor, slice] = {
             parameter: slice(gradient.storage_offset(), gradient.storage_offset() + gradient.numel())
             for parameter, gradient in zip(perturbation.parameters, self.gradients, strict=True)
         }
-        modules = [*policy.hidden_net, policy.action_net]
+        self.modules = _in_order(policy)
         self.layers = [
             _Layer(
                 module,
@@ -155,13 +152,15 @@ class NumpyNetwork(TorchNetwork):
                 places.get(module.weight),
                 places.get(module.bias),
             )
-            for module, following in zip(modules, [*modules[1:], None], strict=True)
+            for module, following in zip(self.modules, [*self.modules[1:], None], strict=True)
             if isinstance(module, nn.Linear)
         ]
         self.log_std: _Layer | None = None
         if isinstance(policy.action_space, spaces.Box):
             module = policy.log_std_net
             self.log_std = _Layer(module, None, nodes.get(module), places.get(module.weight), None)
+        self.slopes = _slopes(self.modules)
+        self.parameters = self._parameters()
 
     @staticmethod
     def suits(policy: NoisyPolicy) -> bool:
@@ -169,14 +168,29 @@ class NumpyNetwork(TorchNetwork):
         space = policy.observation_space
         return (
             all(getattr(type(policy), name) is getattr(NoisyPolicy, name) for name in _REPLACED)
+            and not any(name in vars(policy) for name in _REPLACED)
             and policy.action_net.weight.device.type == "cpu"
             and policy.clean_passes is None
             and isinstance(policy.action_space, spaces.Discrete | spaces.Box)
             and type(policy.features_extractor) is FlattenExtractor
             and isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space))
-            and all(type(module) in (nn.Linear, *_ACTIVATIONS) for module in policy.hidden_net)
+            and type(policy.hidden_net) is nn.Sequential
+            and _is_perceptron(_in_order(policy))
             and not _have_hooks(policy.modules())
+        )
+
+    def _parameters(self) -> list[th.Tensor]:
+        layers = self.layers if self.log_std is None else [*self.layers, self.log_std]
+        found = [parameter for layer in layers for parameter in (layer.module.weight, layer.module.bias)]
+        return [parameter for parameter in found if parameter is not None]
+
+    def is_outdated(self) -> bool:
+        return (
+            _in_order(self.policy) != self.modules
+            or _slopes(self.modules) != self.slopes
+            or any(one is not two for one, two in zip(self._parameters(), self.parameters, strict=True))
+            or _have_hooks(self.all_modules)
         )
 
     def _find_weights(self) -> None:
@@ -196,20 +210,13 @@ class NumpyNetwork(TorchNetwork):
             ]
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
-        """As for any network."""
         return np.asarray(values)
 
     def weights(self) -> list[Array]:
-        """As for any network."""
         self._find_weights()
         return self.arrays
 
-    def is_watched(self) -> bool:
-        """As for any network."""
-        return _have_hooks(self.modules)
-
     def sample_noise(self, n_rows: int) -> Array:
-        """As for any network."""
         return self.policy.sample_noise(n_rows).numpy()
 
     def _outputs(
@@ -235,13 +242,11 @@ class NumpyNetwork(TorchNetwork):
         return log_std if noise is None or self.log_std.nodes is None else log_std + noise[:, self.log_std.nodes]
 
     def act(self, obs: Any, noise_EN: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As for any network."""
         self._find_weights()
         outputs = self._outputs(obs, noise_EN)
         return _draw_categorical(outputs) if self.log_std is None else _draw_gaussian(outputs, self._log_std(noise_EN))
 
     def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> tuple[Array, list[Array]]:
-        """As for any network."""
         self._find_weights()
         n_copies = len(noise_BN) // len(actions)
         if n_copies > 1:
@@ -251,12 +256,12 @@ class NumpyNetwork(TorchNetwork):
         if self.log_std is None:
             return _log_categorical(outputs, actions), received
         log_std = self._log_std(noise_BN)
+        std = _std(log_std)
         if self.log_std.nodes is not None:
             received.append(np.ones((len(outputs), 1), np.float32))
-        return _log_gaussian((actions - outputs) / np.exp(log_std), log_std), received
+        return _log_gaussian((actions - outputs) / std, log_std), received
 
     def outer(self, post_BN: Array, pre: list[Array], n_envs: int) -> Array:
-        """As for any network."""
         sum_EW = np.empty((n_envs, len(self.gradient_W)), np.float32)
         post_ENB = post_BN.reshape(-1, n_envs, post_BN.shape[1]).transpose(1, 2, 0)
         perturbed = [layer for layer in (*self.layers, self.log_std) if layer is not None and layer.nodes is not None]
@@ -270,16 +275,45 @@ class NumpyNetwork(TorchNetwork):
         return sum_EW
 
 
+def _in_order(policy: NoisyPolicy) -> list[nn.Module]:
+    return [*policy.hidden_net, policy.action_net]
+
+
+def _is_perceptron(modules: list[nn.Module]) -> bool:
+    """Whether these are linear layers of their own, each but the last followed by an activation function or none."""
+    linear = [module for module in modules if type(module) is nn.Linear]
+    weights = {id(parameter) for layer in linear for parameter in layer.parameters()}
+    return (
+        type(modules[0]) is nn.Linear
+        and type(modules[-1]) is nn.Linear
+        and all(type(module) in (nn.Linear, *_ACTIVATIONS) for module in modules)
+        and all(nn.Linear in (type(one), type(two)) for one, two in pairwise(modules))
+        and len(weights) == sum(1 if layer.bias is None else 2 for layer in linear)
+    )
+
+
+def _slopes(modules: list[nn.Module]) -> list[float]:
+    return [module.negative_slope for module in modules if isinstance(module, nn.LeakyReLU)]
+
+
 def _have_hooks(modules: Iterable[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def _activation(module: nn.Module | None) -> Callable[[np.ndarray], np.ndarray] | None:
     if isinstance(module, nn.LeakyReLU):
-        slope = module.negative_slope
-        extreme = np.maximum if slope <= 1 else np.minimum
-        return lambda h: extreme(h, slope * h)
-    return None if module is None else _ACTIVATIONS.get(type(module))
+        return partial(_leaky_relu, module.negative_slope)
+    if isinstance(module, nn.ReLU):
+        return _relu
+    return np.tanh if isinstance(module, nn.Tanh) else None
+
+
+def _leaky_relu(slope: float, h: np.ndarray) -> np.ndarray:
+    return np.maximum(h, slope * h) if slope <= 1 else np.minimum(h, slope * h)
+
+
+def _relu(h: np.ndarray) -> np.ndarray:
+    return np.maximum(h, 0)
 
 
 def _draw(logits: list[float]) -> tuple[int, float]:
@@ -287,7 +321,7 @@ def _draw(logits: list[float]) -> tuple[int, float]:
     highest = max(logits)
     odds = [math.exp(logit - highest) for logit in logits]
     total = sum(odds)
-    require_finite(math.isfinite(total))
+    require_finite(math.isfinite(total) and min(logits) > -math.inf)
     left = random.random() * total
     action = 0
     while action < len(odds) - 1 and left >= odds[action]:
@@ -300,24 +334,36 @@ def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if logits.size <= _FEW:
         drawn = [_draw(row) for row in logits.tolist()]
         return np.array([action for action, _ in drawn]), np.array([log_prob for _, log_prob in drawn], np.float32)
-    odds_EA = np.exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
+    require_finite(bool(np.isfinite(logits).all()))
+    odds_EA = _exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
     cumulative = np.add.accumulate(odds_EA, axis=1)
     total_E = cumulative[:, -1]
-    require_finite(bool(np.isfinite(total_E).all()))
     actions = (cumulative > (np.random.random(len(logits)) * total_E)[:, None]).argmax(axis=1)
     return actions, np.log(odds_EA[np.arange(len(logits)), actions] / total_E)
 
 
 def _log_categorical(logits: np.ndarray, actions: np.ndarray) -> np.ndarray:
     logits = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
-    return logits[np.arange(len(logits)), actions] - np.log(np.add.reduce(np.exp(logits), axis=1))
+    return logits[np.arange(len(logits)), actions] - np.log(np.add.reduce(_exp(logits), axis=1))
 
 
 def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     z = np.random.standard_normal(mean.shape).astype(np.float32)
-    log_probs = _log_gaussian(z, log_std)
-    require_finite(bool(np.isfinite(log_probs).all() and np.isfinite(mean).all()))
-    return mean + np.exp(log_std) * z, log_probs
+    require_finite(bool(np.isfinite(mean).all()))
+    return mean + _std(log_std) * z, _log_gaussian(z, log_std)
+
+
+def _std(log_std: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        std = _exp(log_std)
+    require_finite(bool(np.isfinite(std).all() and (std > 0).all()))
+    return std
+
+
+def _exp(x: np.ndarray) -> np.ndarray:
+    """Whoever lets NumPy raise its errors does not mean that improbable actions are one."""
+    with np.errstate(under="ignore"):
+        return np.exp(x)
 
 
 def _log_gaussian(z: np.ndarray, log_std: np.ndarray) -> np.ndarray:

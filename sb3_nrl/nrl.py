@@ -173,12 +173,15 @@ class NRL(RewardModulatedAlgorithm):
         return self._post_synaptic(noise, rho / self.n_noise_samples), pre
 
     def _post_synaptic(self, noise_BN: Array, rho_B: Array) -> Array:
-        """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names; overwrites ξ."""
-        whole = [slice(None)]
-        layers = [site.nodes for site in self.policy.perturbation.sites]
-        for nodes in layers if self.noise_normalization == "layer" else whole:
+        """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
+        if self.noise_normalization == "unbiased":
+            rho_B = rho_B * noise_BN.shape[1]
+        parts = [slice(None)]
+        if self.noise_normalization == "layer":
+            parts = [site.nodes for site in self.policy.perturbation.sites]
+        post_BN = noise_BN * rho_B[:, None]
+        for nodes in parts:
             noise = noise_BN[:, nodes]
             # All the noise of a layer of one node can be 0.
-            factor_B = rho_B / ((noise * noise).sum(1) + _TINY)
-            noise *= factor_B[:, None]
-        return noise_BN * noise_BN.shape[1] if self.noise_normalization == "unbiased" else noise_BN
+            post_BN[:, nodes] /= ((noise * noise).sum(1) + _TINY)[:, None]
+        return post_BN

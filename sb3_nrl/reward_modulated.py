@@ -190,15 +190,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self.scale_rpe,
         )
         buffer.trace_decay = self.trace_decay
-        for name, value in self._policy_noise().items():
-            setattr(self.policy, name, value)
-        changed = self.policy.find_layers()
-        if changed:
+        self._hand_over_noise()
+        if self.policy.find_layers():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
             buffer.reset()
-        network = make_network(self.policy)
-        if changed or type(network) is not type(self.network):
-            self._exchange_network(network)
+        self._renew_network()
         if buffer.n_steps != self.n_steps:
             self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
         optimized = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
@@ -206,10 +202,17 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
 
-    def _exchange_network(self, network: TorchNetwork) -> None:
-        self.network = network
+    def _hand_over_noise(self) -> bool:
+        """Let the policy know about the noise; whether that is news."""
+        news = [(name, value) for name, value in self._policy_noise().items() if getattr(self.policy, name) != value]
+        for name, value in news:
+            setattr(self.policy, name, value)
+        return len(news) > 0
+
+    def _renew_network(self) -> None:
+        self.network = make_network(self.policy)
         if self.rollout_buffer.trace_EW is not None:
-            self.rollout_buffer.trace_EW = network.array(self.rollout_buffer.trace_EW)
+            self.rollout_buffer.trace_EW = self.network.array(self.rollout_buffer.trace_EW)
 
     def learn(
         self: SelfRewardModulated,
@@ -257,8 +260,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """
         callback.on_rollout_start()
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
-        if self.network.is_watched():
-            self._exchange_network(make_network(self.policy))
+        if self._hand_over_noise() or self.network.is_outdated():
+            self._renew_network()
         going_on, rewarded = True, bool(self.reward_prediction.due.any())
         while (
             going_on
@@ -288,6 +291,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             callback.on_rollout_end()
         return going_on
 
+    @np.errstate(all="ignore")  # what is not finite is refused by name
     def train(self) -> None:
         """
         Fold the waiting steps into the traces and, where a reward time has come, let the reward prediction error turn
@@ -328,15 +332,15 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.network.gradient_W[:] = change_W * -clipping
         for parameter, gradient in zip(self.policy.perturbation.parameters, self.network.gradients, strict=True):
             parameter.grad = gradient
-        weights = self.network.weights()
-        before = deepcopy(weights)
+        before = deepcopy(self.network.weights())
         rate = self.policy.optimizer.param_groups[0]["lr"]
         finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
-            self.policy.optimizer.step()
-            finite = all(math.isfinite(values.sum()) for values in weights)
+            with th.no_grad():
+                self.policy.optimizer.step()
+            finite = all(math.isfinite(values.sum()) for values in self.network.weights())
         if not finite:
-            for values, values_before in zip(weights, before, strict=True):
+            for values, values_before in zip(self.network.weights(), before, strict=True):
                 values[...] = values_before
             self.policy.optimizer.state.clear()  # moments may hold the refused change
             raise FloatingPointError(

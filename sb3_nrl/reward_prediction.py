@@ -53,7 +53,7 @@ class RewardPrediction:
         :return: Whether a reward time has come anywhere
         """
         self.reward += rewards
-        self._ended = dones
+        self._ended = dones.copy()  # which some environments use again
         if self.timing == "episode":
             self.due = dones
         elif self.timing == "step":

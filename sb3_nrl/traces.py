@@ -104,7 +104,7 @@ class EligibilityTraceBuffer:
             n_steps = min(n_at_once, self.pos - start)
             post_BN, pre = credit(self._steps(slice(start, start + n_steps), network))
             if self.trace_decay < 1:
-                decay_T = network.array(self.trace_decay ** np.arange(n_steps - 1, -1, -1, dtype=np.float32))
+                decay_T = network.array((self.trace_decay ** np.arange(n_steps - 1, -1, -1)).astype(np.float32))
                 post_STEN = post_BN.reshape(-1, n_steps, self.n_envs, post_BN.shape[1])
                 post_BN = (post_STEN * decay_T[:, None, None]).reshape(post_BN.shape)
             sum_EW = network.outer(post_BN, pre, self.n_envs)
@@ -128,7 +128,7 @@ class EligibilityTraceBuffer:
 
         :param errors: Reward prediction error δ of each environment, 0 where no reward came, shape (E,)
         :param rewarded: Where a reward came, booleans of shape (E,)
-        :param network: Whose traces these are
+        :param network: Whose traces these are: it knows the kind of their arrays
         :return: The change, shape (W,), and the norm of the rewarded traces (root of the mean square)
         """
         assert self.trace_EW is not None

@@ -1,6 +1,7 @@
 """Networks that are unusual, or that change: credit is right, or there is an error that says what to do."""
 
 import pathlib
+import pickle
 import re
 from typing import Any
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL
-from sb3_nrl.networks import make_network
+from sb3_nrl.networks import NumpyNetwork, TorchNetwork, make_network
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests.envs import Algorithm, ScriptedEnv
@@ -230,3 +232,181 @@ def test_a_trained_model_runs_as_the_readme_says(tmp_path: pathlib.Path, monkeyp
     assert names["model"].num_timesteps == 300
     assert (tmp_path / "nrl_cartpole.zip").exists()
     assert list(tmp_path.glob("runs/NRL_1/events.*"))
+
+
+def agrees(model: RewardModulatedAlgorithm) -> bool:
+    """Whether training acts as the policy of now does."""
+    obs = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    actions, log_probs = model.network.act(obs)
+    with th.no_grad():
+        expected = model.policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions))
+    return model.network.policy is model.policy and np.allclose(log_probs, expected, atol=1e-5)
+
+
+def replace_policy(model: RewardModulatedAlgorithm) -> None:
+    th.manual_seed(7)
+    model.policy = type(model.policy)(**model.policy._get_constructor_parameters())
+
+
+def replace_weight(model: RewardModulatedAlgorithm) -> None:
+    layer = model.policy.hidden_net[0]
+    layer.weight = nn.Parameter(th.ones(5, 4))
+    model.policy.optimizer = th.optim.SGD(model.policy.parameters(), lr=0.01)
+
+
+def replace_activation(model: RewardModulatedAlgorithm) -> None:
+    model.policy.hidden_net[1] = nn.Tanh()
+
+
+def change_slope(model: RewardModulatedAlgorithm) -> None:
+    activation = model.policy.hidden_net[1]
+    assert isinstance(activation, nn.LeakyReLU)
+    activation.negative_slope = 0.9
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self[1](self[0](x)) + self[0](x)
+
+
+def make_residual(model: RewardModulatedAlgorithm) -> None:
+    model.policy.hidden_net = Residual(*model.policy.hidden_net)
+
+
+def begin_with_an_activation(model: RewardModulatedAlgorithm) -> None:
+    model.policy.hidden_net = nn.Sequential(nn.Tanh(), *model.policy.hidden_net)
+
+
+def end_with_two_activations(model: RewardModulatedAlgorithm) -> None:
+    model.policy.hidden_net = nn.Sequential(*model.policy.hidden_net, nn.Tanh())
+
+
+def override_on_the_instance(model: RewardModulatedAlgorithm) -> None:
+    plain = model.policy._action_parameters
+    model.policy._action_parameters = lambda obs: 2 * plain(obs)  # type: ignore[method-assign]
+
+
+CHANGES = [
+    replace_policy,
+    replace_weight,
+    replace_activation,
+    change_slope,
+    make_residual,
+    begin_with_an_activation,
+    end_with_two_activations,
+    override_on_the_instance,
+]
+LARGE_HEAD = {"head_gain": 5.0, "net_arch": [5]}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_training_follows_a_changed_policy(change: Any) -> None:
+    model = make(NRL, policy_kwargs=LARGE_HEAD)
+    model.learn(10)
+    assert agrees(model)
+    change(model)
+    assert not agrees(model)
+    model.learn(0)
+    assert agrees(model)
+
+
+@pytest.mark.parametrize("change", [replace_weight, replace_activation, change_slope])
+def test_training_follows_what_a_callback_changes(change: Any) -> None:
+    model = make(NRL, policy_kwargs=LARGE_HEAD, learning_rate=0.0)
+
+    def change_once(*_: Any) -> bool:
+        if model.num_timesteps == 8:
+            change(model)
+        return True
+
+    model.learn(40, change_once)
+    assert agrees(model)
+
+
+@each_algorithm
+def test_a_weight_of_two_layers_gets_credit_from_both(algorithm: Algorithm) -> None:
+    model = make(algorithm, policy_kwargs={"net_arch": [4, 4], "head_gain": 1.0})
+    layers = model.policy.hidden_net
+    layers[2].weight = layers[0].weight
+    model.learn(0)
+    with th.no_grad():
+        noise = model.policy.sample_noise(6)
+        obs, actions = th.rand(6, 4), th.zeros(6, dtype=th.long)
+        _, pre = model.policy.noisy_pass(obs, actions, noise)
+        expected = model.policy.perturbation.outer(noise, pre, 2)
+    array = model.network.array
+    _, received = model.network.noisy_pass(array(obs), array(actions), array(noise))
+    np.testing.assert_allclose(model.network.outer(array(noise), received, 2), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("noise_std", 1e-4), ("clean_passes", 2)])
+def test_a_callback_can_change_the_noise(argument: str, value: Any) -> None:
+    model = make(NRL)
+
+    def change_once(*_: Any) -> bool:
+        setattr(model, argument, value)
+        return True
+
+    model.learn(40, change_once)
+    assert getattr(model.policy, argument) == value
+    assert type(model.network) is (NumpyNetwork if argument == "noise_std" else TorchNetwork)
+
+
+@each_algorithm
+@pytest.mark.parametrize("activation_fn", [nn.LeakyReLU, nn.ReLU, nn.Tanh])
+def test_a_model_can_be_pickled(algorithm: Algorithm, activation_fn: type[nn.Module]) -> None:
+    model = make(algorithm, policy_kwargs={"activation_fn": activation_fn})
+    model.learn(10)
+    copy = pickle.loads(pickle.dumps(model))
+    assert agrees(copy)
+    assert not changed(copy, snapshot(model))
+
+
+@pytest.mark.parametrize("clean_passes", [None, 2])
+def test_numbers_may_be_numpys(clean_passes: int | None) -> None:
+    model = make(NRL, clean_passes=clean_passes, trace_decay=np.float64(0.9), noise_std=np.float32(0.01))
+    before = snapshot(model)
+    model.learn(20)
+    assert changed(model, before) == set(before)
+
+
+class Rebinds(th.optim.SGD):
+    """Puts new tensors in the place of the weights, without asking for autograd to be off."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data = parameter.data * group["factor"]
+                parameter.add_(parameter.grad, alpha=-group["lr"])
+
+
+@pytest.mark.parametrize("factor", [1.0, np.inf])
+def test_optimizers_may_rebind_weights(factor: float) -> None:
+    model = make(NRL, policy_kwargs={"optimizer_class": Rebinds})
+    model.policy.optimizer.param_groups[0]["factor"] = factor
+    before = snapshot(model)
+    if factor == 1:
+        model.learn(20)
+        assert changed(model, before) == set(before)
+    else:
+        with pytest.raises(FloatingPointError, match="was refused"):
+            model.learn(20)
+        assert changed(model, before) == set()
+
+
+@pytest.mark.parametrize("log_std", [100.0, -120.0])
+@pytest.mark.parametrize("algorithm", [NRL, BPTT])
+def test_a_standard_deviation_of_zero_or_infinity_is_refused(algorithm: Algorithm, log_std: float) -> None:
+    env = ScriptedEnv([5])
+    env.action_space = spaces.Box(-1, 1, (2,), np.float32)
+    model = algorithm("MlpPolicy", env, seed=0)
+    nn.init.constant_(model.policy.log_std_net.weight, log_std)
+    with pytest.raises(FloatingPointError, match="outputs are infinite"):
+        model.learn(5)
+
+
+def test_unlikely_actions_are_no_error_of_numpys() -> None:
+    model = NRL("MlpPolicy", make_vec_env(lambda: ScriptedEnv([5, 3]), 20), policy_kwargs={"head_gain": 300.0}, seed=0)
+    with np.errstate(all="raise"):
+        model.learn(200)
+    assert model._n_updates > 0
