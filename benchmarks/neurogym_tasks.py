@@ -29,11 +29,11 @@ import sb3_nrl.envs
 REACHING: dict[str, Any] = {"dt": 10, "timing": {"fixation": 0, "reach": 3000}}
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Reaching1D": (REACHING, 1_000),
-    "Reaching1DWithSelfDistraction": (REACHING, 400),
+    "Reaching1DWithSelfDistraction": (REACHING, 200),
     "AnnubesEnv": ({}, 3_000),
-    "perceptualdecisionmaking.roitman02": ({}, 20_000),
-    "yang19.rtgo": ({}, 10_000),
-    "yang19.rtanti": ({}, 10_000),
+    "perceptualdecisionmaking.roitman02": ({}, 10_000),
+    "yang19.rtgo": ({}, 6_000),
+    "yang19.rtanti": ({}, 6_000),
 }
 """The arguments of each task, and the number of trials."""
 
