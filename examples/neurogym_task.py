@@ -7,7 +7,9 @@ Needs NeuroGym; the README says how to install it. The picture of the README:
 
 import argparse
 import pathlib
+from typing import Any
 
+import gymnasium
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -15,7 +17,7 @@ from sb3_nrl import NRL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.envs import plot_trial
 
-TASK = {"dt": 20, "timing": {"fixation": 300, "reach": 2000}}
+TASK: dict[str, Any] = {"dt": 20, "timing": {"fixation": 300, "reach": 2000}}
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     after, _ = evaluate_policy(model, env, n_eval_episodes=80)
     print(f"mean reward of a trial: {before:.1f} before training, {after:.1f} after it")
 
-    figure = plot_trial(env.envs[0], model, seed=18)
+    figure = plot_trial(gymnasium.make("neurogym/Reaching1D-v0", **TASK), model, seed=18)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.picture, dpi=150)
     print(f"a trial: {arguments.picture}")
