@@ -35,7 +35,7 @@ format: .venv/.installed  ## let ruff rewrite what it can
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 
-extras: .venv/.extras  ## add RL Zoo, NeuroGym and what the figures need
+extras: .venv/.extras  ## add RL Zoo and what the figures need
 
 clean:  ## remove build products and caches, keep .venv
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
@@ -48,12 +48,12 @@ $(bin)/python:
 	    { echo "error: '$(PYTHON)' cannot make a venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
+# neurogym without its pins: see its extra in pyproject.toml
 .venv/.installed: pyproject.toml constraints.txt | $(bin)/python
-	$(pip) -e '.[dev]'
+	$(pip) -e '.[dev,neurogym]'
+	$(pip) --no-deps neurogym
 	@touch $@
 
-# neurogym without its pins: see its extra in pyproject.toml
 .venv/.extras: .venv/.installed
 	$(pip) -e '.[all]'
-	$(pip) --no-deps neurogym
 	@touch $@

@@ -37,6 +37,12 @@ CASES = [
         [],
     ),
     (
+        "neurogym_task.py",
+        ["--timesteps", "2000"],
+        r"mean reward of a trial: -?[\d.]+ before training, -?[\d.]+ after it",
+        ["runs/trial.png"],
+    ),
+    (
         "noisy_hardware.py",
         ["--timesteps", "500"],
         r" 2 noisy passes: mean return [\d.]+ before(.|\n)*10 noisy passes: mean return [\d.]+ before",

@@ -62,12 +62,12 @@ def plot_trial(
 
     heights = {"observation": 3.0, "action": 2.0}
     if truths is not None and not truths_are_actions:
-        heights["ground truth"] = 1.0
-    heights["reward"] = 1.0
+        heights["ground truth"] = 1.5
+    heights["reward"] = 1.2
     figure, row_of_axes = plt.subplots(
         len(heights),
         sharex=True,
-        figsize=(8, 1 + 0.8 * sum(heights.values())),
+        figsize=(8, 1 + 0.65 * sum(heights.values())),
         height_ratios=list(heights.values()),
         layout="constrained",
     )

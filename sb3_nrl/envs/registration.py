@@ -40,11 +40,8 @@ UNAVAILABLE = {
 
 _BUILDERS: dict[str, Callable[..., gymnasium.Env]] = {
     name: pkgutil.resolve_name(entry_point)
-    for name, entry_point in (
-        (env_id.removesuffix("-v0"), entry_point)
-        for env_id, entry_point in {**ALL_NATIVE_ENVS, **ALL_COLLECTIONS_ENVS}.items()
-    )
-    if name not in UNAVAILABLE
+    for env_id, entry_point in (ALL_NATIVE_ENVS | ALL_COLLECTIONS_ENVS).items()
+    if (name := env_id.removesuffix("-v0")) not in UNAVAILABLE
 } | CORRECTED
 
 _DECIDED_BY_NAME = {
@@ -57,14 +54,14 @@ _DECIDED_BY_NAME = {
 }
 """Arguments that NeuroGym would accept and overwrite."""
 
-TASKS = tuple(f"neurogym/{name}-v0" for name in sorted(_BUILDERS))
+TASKS = tuple(f"neurogym/{task}-v0" for task in sorted(_BUILDERS))
 """The identifiers of all registered tasks."""
 
 
 def register() -> None:
     """Let ``gymnasium.make`` know all tasks."""
-    for env_id, name in zip(TASKS, sorted(_BUILDERS), strict=True):
-        gymnasium.register(env_id, "sb3_nrl.envs.registration:make", kwargs={"task": name})
+    for task in _BUILDERS:
+        gymnasium.register(f"neurogym/{task}-v0", "sb3_nrl.envs.registration:make", kwargs={"task": task})
 
 
 def make(task: str, trials_per_episode: int | None = 1, **arguments: Any) -> NeuroGymEnv:

@@ -48,11 +48,15 @@ class _Target(TrialEnv):
 
 
 class Reaching1D(_Target, reaching.Reaching1D):
-    """NeuroGym's ``Reaching1D``, with the target that is shown rewarded, unless ``published_target``."""
+    """
+    NeuroGym's ``Reaching1D``, with the target that is shown rewarded.
+
+    :param published_target: Whether to reward NeuroGym's target, truncated to whole radians, instead
+    """
 
 
 class Reaching1DWithSelfDistraction(_Target, reaching.Reaching1DWithSelfDistraction):
-    """NeuroGym's ``Reaching1DWithSelfDistraction``, with the same."""
+    """NeuroGym's ``Reaching1DWithSelfDistraction``, corrected in the same way."""
 
 
 class AnnubesEnv(annubes.AnnubesEnv):
