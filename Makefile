@@ -49,7 +49,7 @@ $(bin)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml constraints.txt | $(bin)/python
-	$(pip) -e '.[dev]'
+	$(pip) -e '.[dev,zoo]'
 	@touch $@
 
 # neurogym without its pins: see its extra in pyproject.toml
