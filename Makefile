@@ -35,7 +35,7 @@ format: .venv/.installed  ## let ruff rewrite what it can
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 
-extras: .venv/.extras  ## add RL Zoo and what the figures need
+extras: .venv/.extras  ## add what the figures need
 
 clean:  ## remove build products and caches, keep .venv
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
@@ -50,7 +50,7 @@ $(bin)/python:
 
 # neurogym without its pins: see its extra in pyproject.toml
 .venv/.installed: pyproject.toml constraints.txt | $(bin)/python
-	$(pip) -e '.[dev,neurogym]'
+	$(pip) -e '.[dev,zoo,neurogym]'
 	$(pip) --no-deps neurogym
 	@touch $@
 

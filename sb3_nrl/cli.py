@@ -1,0 +1,88 @@
+"""The ``sb3-nrl`` command."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import gymnasium
+
+from sb3_nrl import __version__
+
+EXAMPLES = """
+examples:
+  sb3-nrl train --algo nrl --env CartPole-v1 -P            the shipped hyper-parameters, into logs/nrl/
+  sb3-nrl train --algo nrl --env CartPole-v1 -conf paper   the paper's
+  sb3-nrl train --algo nrl --env CartPole-v1 -params noise_std:0.1 n_envs:4
+  sb3-nrl train --algo nrl --env CartPole-v1 --save-freq 10000 -tb runs
+  sb3-nrl train -i logs/nrl/CartPole-v1_1                  go on with that run from its last checkpoint
+  sb3-nrl train --algo nrl --env CartPole-v1 -optimize --n-trials 50 -n 100000
+                                                           tune; start it in several processes to share the work
+  sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the latest run
+  sb3-nrl plot-train -a nrl -e CartPole-v1 -f logs         learning curves
+
+Algorithms: nrl, rmhl, bptt, and those of the RL Zoo. Environments: all of Gymnasium's, and neurogym/<Task>-v0.
+Each command has a --help of its own.
+"""
+
+_MISTAKES = (AssertionError, ImportError, NameError, OSError, SyntaxError, ValueError, gymnasium.error.Error)
+"""What a wrong argument, file or environment raises. Arguments of the zoo are evaluated as Python."""
+
+
+class Command(NamedTuple):
+    """
+    One command of ``sb3-nrl``.
+
+    :param help: What it does, in a line
+    :param run: Does it, given the arguments that follow its name
+    """
+
+    help: str
+    run: Callable[[list[str]], None]
+
+
+def _run_zoo(command: str, arguments: list[str]) -> None:
+    from sb3_nrl import zoo  # here, since it needs an extra
+
+    zoo.run(command, arguments)
+
+
+COMMANDS = {
+    name: Command(text, partial(_run_zoo, name))
+    for name, text in {
+        "train": "train an agent, go on with a run (-i), or tune hyper-parameters (-optimize)",
+        "enjoy": "watch a trained agent",
+        "record-video": "film it",
+        "plot-train": "plot the returns of training",
+        "all-plots": "plot and tabulate evaluations, of several algorithms and environments",
+        "plot-from-file": "plot what all-plots saved",
+    }.items()
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run a command, and report a mistake of the user in one line. What fails in training keeps its traceback.
+
+    :param arguments: What follows ``sb3-nrl`` on the command line, by default that of the process
+    """
+    table = "\n".join(f"  {name:16}{command.help}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="sb3-nrl",
+        usage="sb3-nrl COMMAND ...",
+        description=f"Noise-based reward-modulated learning: train, tune and watch agents.\n\ncommands:\n{table}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3-nrl {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args((sys.argv[1:] if arguments is None else arguments) or ["--help"])
+    try:
+        COMMANDS[chosen.command].run(chosen.arguments)
+    except _MISTAKES as error:
+        if any(frame.name == "learn" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        sys.exit(f"sb3-nrl {chosen.command}: {' '.join(str(error).split()) or type(error).__name__}")

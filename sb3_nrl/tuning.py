@@ -1,0 +1,131 @@
+"""What Optuna searches when the RL Zoo tunes NRL, RMHL or BPTT, and what it found, made readable.
+
+A trial's parameters become an entry of a zoo config by ``config_entry``, and all else starts from that entry: the model
+that the trial trains, a run with the settings of a trial (``--trial-id``), and the report.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import torch as th
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from rl_zoo3.exp_manager import ExperimentManager
+
+_POLICY_KWARGS: dict[str, list[Any]] = {
+    "net_arch": ["[32]", "[64]", "[64, 64]"],
+    "use_bias": [False, True],
+    "head_gain": [0.01, 0.1, 1.0],
+    "optimizer_class": ["th.optim.SGD", "th.optim.Adam"],
+}
+
+_N_BEST = 10
+
+Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
+
+
+def _suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """The parameters that all three algorithms have. When rewards count is the task's matter, and not searched."""
+    suggested = {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 0.3, log=True),
+        "lr_schedule": trial.suggest_categorical("lr_schedule", ["constant", "linear"]),
+        "reward_smoothing": trial.suggest_float("reward_smoothing", 0.02, 1.0, log=True),
+        "scale_rpe": trial.suggest_categorical("scale_rpe", [False, True]),
+        "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.1, 0.5, 2.0]),
+        **{name: trial.suggest_categorical(name, choices) for name, choices in _POLICY_KWARGS.items()},
+    }
+    # The zoo keeps the settings that are not searched with the study. A trace that lasts one step has no decay.
+    if trial.study.user_attrs.get("reward_timing") != "step":
+        suggested["trace_decay"] = trial.suggest_categorical("trace_decay", [1.0, 0.99, 0.95, 0.9])
+    return suggested
+
+
+def suggest_bptt(trial: optuna.Trial) -> dict[str, Any]:
+    """:return: The trial's parameters for BPTT"""
+    return _suggest(trial)
+
+
+def suggest_rmhl(trial: optuna.Trial) -> dict[str, Any]:
+    """:return: The trial's parameters for RMHL, whose noise has to explore as well"""
+    return {**_suggest(trial), "noise_std": trial.suggest_float("noise_std", 1e-3, 1.0, log=True)}
+
+
+def suggest_nrl(trial: optuna.Trial) -> dict[str, Any]:
+    """:return: The trial's parameters for NRL"""
+    return {
+        **_suggest(trial),
+        "noise_std": trial.suggest_float("noise_std", 1e-4, 0.1, log=True),
+        "n_noise_samples": trial.suggest_categorical("n_noise_samples", [1, 2, 4, 8, 16]),
+    }
+
+
+def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
+    """
+    The hyper-parameters that a trial's parameters stand for.
+
+    :param parameters: Parameters of a trial
+    :return: Hyper-parameters, written as in a config of the zoo
+    """
+    entry = dict(parameters)
+    if entry.pop("lr_schedule") == "linear":
+        entry["learning_rate"] = f"lin_{entry['learning_rate']}"
+    entry["policy_kwargs"] = f"dict({', '.join(f'{name}={entry.pop(name)}' for name in _POLICY_KWARGS)})"
+    return entry
+
+
+def sampler(suggest: Callable[[optuna.Trial], dict[str, Any]]) -> Sampler:
+    """
+    A sampler as the zoo wants it.
+
+    :param suggest: Suggests the parameters of a trial
+    :return: Function of the trial (and of numbers that are not needed) that returns arguments for the algorithm
+    """
+
+    def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+        arguments = ExperimentManager._preprocess_schedules(config_entry(suggest(trial)))
+        return {**arguments, "policy_kwargs": eval(arguments["policy_kwargs"], {"th": th})}
+
+    return sample
+
+
+def report(study: optuna.Study, env_id: str, entry: dict[str, Any], command: str) -> str:
+    """
+    A study as a page of Markdown: the best trials, which parameters mattered, and an entry for a config.
+
+    :param study: The study; at least one of its trials is complete
+    :param env_id: The environment
+    :param entry: The hyper-parameters that the trials started from
+    :param command: What the user typed
+    :return: The page
+    """
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    n_pruned = len(study.get_trials(states=[TrialState.PRUNED]))
+    best = sorted(complete, key=_value, reverse=True)[:_N_BEST]
+    names = sorted({name for trial in best for name in trial.params})
+    rows = [
+        ["trial", "mean return", *names],
+        ["---"] * (2 + len(names)),
+        *([str(t.number), f"{_value(t):.2f}", *(_show(t.params.get(name)) for name in names)] for t in best),
+    ]
+    page = [
+        f"# {study.study_name}: {len(study.trials)} trials, {len(complete)} of them complete, {n_pruned} pruned",
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    if len(complete) > 1:
+        importances = optuna.importance.get_param_importances(study)
+        page.append("Importance: " + ", ".join(f"{name} {share:.2f}" for name, share in importances.items()))
+    tuned = {env_id: {**entry, **config_entry(best[0].params)}}
+    page.append(
+        f"```yaml\n# Tuned, trial {best[0].number} of {len(study.trials)}: {command}\n{yaml.dump(tuned, width=100)}```"
+    )
+    return "\n\n".join(page) + "\n"
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value
+
+
+def _show(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

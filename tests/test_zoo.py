@@ -1,0 +1,498 @@
+"""The RL Zoo with NRL, RMHL and BPTT: the command as a user types it, and what is shipped with it."""
+
+import argparse
+import json
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optuna
+import pytest
+import rl_zoo3.exp_manager
+import rl_zoo3.train
+import torch as th
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+import sb3_nrl.zoo
+from sb3_nrl import NRL, RMHL
+from sb3_nrl.cli import main
+from sb3_nrl.zoo import ALGORITHMS, ExperimentManager, config_file
+
+PNG = b"\x89PNG"
+
+SPY = """
+import json
+from stable_baselines3.common.callbacks import BaseCallback
+
+class Spy(BaseCallback):
+    '''Prints what training starts from.'''
+
+    def _on_training_start(self):
+        env = self.model.get_vec_normalize_env()
+        state = {
+            "steps": self.model.num_timesteps,
+            "goal": self.model._total_timesteps,
+            "average": self.model.reward_prediction.average.tolist(),
+            "observations": env.obs_rms.count,
+            "return_variance": float(env.ret_rms.var),
+        }
+        print("SPY", json.dumps(state))
+
+    def _on_step(self):
+        return True
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder to work in, with a callback to import."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "spy.py").write_text(SPY)
+    return folder
+
+
+def start(folder: pathlib.Path, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
+    """The command, or Python code, in a process of its own."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, *(["-m", "sb3_nrl"] if code is None else ["-c", code]), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "SDL_VIDEODRIVER": "dummy"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: pathlib.Path, *arguments: str, code: str | None = None) -> str:
+    """What the command printed, if it ended well."""
+    process = start(folder, *arguments, code=code)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return output
+
+
+def saved(run: pathlib.Path, file: str) -> dict[str, Any]:
+    """``config.yml`` or ``args.yml`` of a run."""
+    (path,) = run.glob(f"*/{file}")
+    return dict(yaml.unsafe_load(path.read_text()))
+
+
+def statistics(path: pathlib.Path) -> Any:
+    """What ``VecNormalize`` saved."""
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+def spied(output: str) -> dict[str, Any]:
+    (line,) = [line for line in output.splitlines() if line.startswith("SPY ")]
+    return json.loads(line[4:])
+
+
+# Training, and what comes after it
+
+N_ENVS = 4
+TRAIN = ["train", "--algo", "nrl", "--env", "CartPole-v1", "-n", "1200", "--eval-freq", "400", "--eval-episodes", "2"]
+NORMALIZED = ["normalize:True", f"n_envs:{N_ENVS}"]
+
+
+@pytest.fixture(scope="module")
+def trained(home: pathlib.Path) -> pathlib.Path:
+    """The folder after two runs, the second of which starts from a checkpoint of the first."""
+    alignment = "callback:'sb3_nrl.callbacks.GradientAlignmentCallback'"
+    options = ["--save-freq", "400", "-tb", "tb", "--log-interval", "5", "--seed", "1"]
+    run(home, *TRAIN, *options, "-params", *NORMALIZED, alignment)
+    checkpoint = "logs/nrl/CartPole-v1_1/rl_model_800_steps.zip"
+    (home / "second.txt").write_text(run(home, *TRAIN, "-i", checkpoint, "-params", *NORMALIZED, "callback:'spy.Spy'"))
+    return home
+
+
+def test_train_uses_the_shipped_config_and_what_the_command_line_changes(trained: pathlib.Path) -> None:
+    output = (trained / "second.txt").read_text()
+    assert f"Loading hyperparameters from: {config_file('nrl')}" in output
+    run = trained / "logs" / "nrl" / "CartPole-v1_1"
+    model = NRL.load(run / "CartPole-v1.zip", device="cpu")
+    assert model.num_timesteps == 1200
+    assert saved(run, "config.yml")["n_envs"] == N_ENVS == len(model.reward_prediction.average)
+
+
+def test_tensorboard_tells_what_a_run_did_and_with_what(trained: pathlib.Path) -> None:
+    (run,) = (trained / "tb").glob("*/*")
+    assert run.relative_to(trained / "tb") == pathlib.Path("CartPole-v1/NRL_1")
+    events = EventAccumulator(str(run)).Reload()
+    train = {f"train/{name}" for name in ("rpe", "reward_prediction", "trace_norm", "update_norm", "alignment")}
+    assert train | {"rollout/ep_rew_mean", "eval/mean_reward"} <= set(events.Tags()["scalars"])
+    assert all(0 < event.value <= 1 for event in events.Scalars("train/alignment"))
+    hyperparameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"noise_normalization" in hyperparameters
+    assert b"unbiased" in hyperparameters
+
+
+def test_model_of_a_checkpoint_comes_with_the_statistics_of_the_checkpoint(trained: pathlib.Path) -> None:
+    """The zoo's -i: a new run that starts from a model. Resetting the environments adds an observation of each."""
+    state = spied((trained / "second.txt").read_text())
+    run = trained / "logs" / "nrl" / "CartPole-v1_1"
+    assert (state["steps"], state["goal"]) == (0, 1200)
+    assert state["average"] == NRL.load(run / "rl_model_800_steps.zip", device="cpu").reward_prediction.average.tolist()
+    checkpoint = statistics(run / "rl_model_vecnormalize_800_steps.pkl")
+    assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
+    assert state["return_variance"] == checkpoint.ret_rms.var
+    assert statistics(run / "CartPole-v1" / "vecnormalize.pkl").ret_rms.var != checkpoint.ret_rms.var
+
+
+def test_enjoy_finds_the_latest_run(trained: pathlib.Path) -> None:
+    output = run(trained, "enjoy", "--algo", "nrl", "--env", "CartPole-v1", "--no-render", "-n", "600")
+    assert "Loading logs/nrl/CartPole-v1_2/CartPole-v1.zip" in output
+    assert "Mean reward: " in output
+
+
+def test_record_video_films_it(trained: pathlib.Path) -> None:
+    run(trained, "record-video", "--algo", "nrl", "--env", "CartPole-v1", "-n", "20", "-o", "films")
+    (film,) = (trained / "films").glob("*.mp4")
+    assert film.stat().st_size > 1000
+
+
+def test_plots_become_files_without_a_display(trained: pathlib.Path) -> None:
+    run(trained, "plot-train", "-a", "nrl", "-e", "CartPole-v1", "-f", "logs", "-w", "5")
+    table = run(trained, "all-plots", "-a", "nrl", "-e", "CartPole-v1", "-f", "logs", "-o", "results", "--no-million")
+    assert "|CartPole-v1 |" in table
+    run(trained, "plot-from-file", "-i", "results", "--no-million", "-o", "bars.png", "--format", "png")
+    for name in ("plot-train-1.png", "all-plots-1.png", "plot-from-file-1.png", "bars.png"):
+        assert (trained / name).read_bytes()[:4] == PNG
+
+
+def test_algorithms_of_the_zoo_still_work(home: pathlib.Path) -> None:
+    small = ["n_envs:1", "n_steps:16", "batch_size:16", "n_epochs:1"]
+    output = run(home, "train", "--algo", "ppo", "--env", "CartPole-v1", "-n", "64", "-params", *small)
+    assert "rl_zoo3/hyperparams/ppo.yml" in output
+    assert (home / "logs" / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip").exists()
+
+
+def test_own_scripts_register_once_or_twice(home: pathlib.Path) -> None:
+    code = "import rl_zoo3.train, sb3_nrl.zoo as zoo; zoo.register(); zoo.register(); rl_zoo3.train.train()"
+    output = run(home, "--algo", "bptt", "--env", "Acrobot-v1", "-n", "64", "-conf", "paper", code=code)
+    assert f"Loading hyperparameters from: {config_file('bptt', 'paper')}" in output
+    assert saved(home / "logs" / "bptt" / "Acrobot-v1_1", "config.yml")["learning_rate"] == 5e-3
+
+
+# A run that was killed
+
+
+def last_checkpoint(run: pathlib.Path) -> int:
+    return max((int(path.stem.split("_")[-2]) for path in run.glob("rl_model_*_steps.zip")), default=0)
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None:
+    options = ["--algo", "rmhl", "--env", "CartPole-v1", "-n", "100000000", "--save-freq", "400", "--eval-freq", "-1"]
+    process = start(home, "train", *options, "-params", *NORMALIZED, "callback:'spy.Spy'", "learning_rate:'lin_0.01'")
+    killed, resumed = (home / "logs" / "rmhl" / f"CartPole-v1_{number}" for number in (1, 2))
+    while last_checkpoint(killed) < 1200:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "CartPole-v1.zip").exists()
+
+    last = last_checkpoint(killed)
+    model = RMHL.load(killed / f"rl_model_{last}_steps.zip", device="cpu")
+    checkpoint = statistics(killed / f"rl_model_vecnormalize_{last}_steps.pkl")
+    output = run(home, "train", "-i", "logs/rmhl/CartPole-v1_1", "-n", str(last + 800))
+
+    assert f"{last} of {last + 800} steps are done" in output
+    state = spied(output)
+    assert (state["steps"], state["goal"]) == (model.num_timesteps, last + 800) == (last, last + 800)
+    assert state["average"] == model.reward_prediction.average.tolist()
+    assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
+    assert state["return_variance"] == checkpoint.ret_rms.var
+    # It kept the arguments of the run that was killed, and left checkpoints that count on.
+    assert saved(resumed, "config.yml")["learning_rate"] == "lin_0.01"
+    assert last_checkpoint(resumed) == last + 800 == RMHL.load(resumed / "CartPole-v1.zip", device="cpu").num_timesteps
+    assert RMHL.load(resumed / "CartPole-v1.zip", device="cpu").lr_schedule(0.5) == 0.005
+
+
+# Mistakes
+
+
+NRL_CARTPOLE = ["train", "--algo", "nrl", "--env", "CartPole-v1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--algo", "nlr", "--env", "CartPole-v1"], ["--algo", "'nlr'", "'nrl'"]),
+        (["train", "--algo", "nrl", "--env", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
+        ([*NRL_CARTPOLE, "-conf", "broken.yml"], ["broken.yml", "line 1"]),
+        ([*NRL_CARTPOLE, "-params", "noise_sdt:0.1"], ["noise_sdt", "maybe meant noise_std"]),
+    ],
+    ids=["algorithm", "environment", "YAML", "hyper-parameter"],
+)
+def test_mistake_is_named_in_one_line(tmp_path: pathlib.Path, arguments: list[str], says: list[str]) -> None:
+    (tmp_path / "broken.yml").write_text("CartPole-v1: [")
+    process = start(tmp_path, *arguments)
+    _, errors = process.communicate()
+    assert process.returncode not in (0, None)
+    (line,) = errors.splitlines()
+    assert line.startswith("sb3-nrl train: ")
+    assert all(word in line for word in says), line
+
+
+def test_missing_zoo_is_one_line_with_the_command_to_install_it(tmp_path: pathlib.Path) -> None:
+    code = "import sys; sys.modules['rl_zoo3'] = None; from sb3_nrl.cli import main; main()"
+    process = start(tmp_path, "train", "--algo", "nrl", code=code)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors == "sb3-nrl train: The RL Zoo is not installed: pip install 'sb3-nrl[zoo]'\n"
+
+
+@pytest.fixture
+def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder to run the command in without a process of its own, which is quicker."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    for method in ("parse_args", "error"):
+        monkeypatch.setattr(argparse.ArgumentParser, method, getattr(argparse.ArgumentParser, method))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "says"),
+    [
+        ([*NRL_CARTPOLE, "-conf", "own.yml"], "- CartPole-v1", ["own.yml", "table"]),
+        ([*NRL_CARTPOLE, "-conf", "own.yml"], "CartPole-v1: {n_envs: 1}", ["own.yml", "n_timesteps"]),
+        ([*NRL_CARTPOLE, "-conf", "none.yml"], "", ["none.yml"]),
+        ([*NRL_CARTPOLE, "-params", "noise_std:-1"], "", ["noise_std=-1"]),
+        ([*NRL_CARTPOLE, "-params", "noise_distribution:uniform"], "", ["uniform"]),
+        (["train", "--algo", "ppo", "-params", "n_setps:8"], "", ["n_setps", "maybe meant n_steps"]),
+        (["enjoy", "--algo", "bptt", "--env", "CartPole-v1"], "", ["logs/bptt"]),
+        (["train", "-i", "."], "", ["not the folder of a run"]),
+    ],
+    ids=lambda value: str(value[-1]) if isinstance(value, list) else None,
+)
+def test_other_mistakes(here: pathlib.Path, arguments: list[str], config: str, says: list[str]) -> None:
+    (here / "own.yml").write_text(config)
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    message = str(exit_.value)
+    assert message.startswith(f"sb3-nrl {arguments[0]}: ")
+    assert all(word in message for word in says), message
+    assert "\n" not in message
+
+
+def test_failure_in_training_keeps_its_traceback(here: pathlib.Path) -> None:
+    (here / "faulty.py").write_text(SPY.replace("env = ", "raise ValueError('a fault in a callback') #"))
+    with pytest.raises(ValueError, match="a fault in a callback"):
+        main([*NRL_CARTPOLE, "-n", "64", "-params", "callback:'faulty.Spy'"])
+
+
+def test_run_without_a_checkpoint_or_without_steps_to_do(here: pathlib.Path) -> None:
+    command = ["train", "--algo", "bptt", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1"]
+    main([*command, "-params", "n_envs:1"])
+    with pytest.raises(SystemExit, match="has no checkpoint: train with --save-freq"):
+        main(["train", "-i", "logs/bptt/CartPole-v1_1"])
+    main([*command, "--save-freq", "32"])
+    with pytest.raises(SystemExit, match="has all its 64 steps"):
+        main(["train", "-i", "logs/bptt/CartPole-v1_2"])
+
+
+def test_help_fits_a_screen_and_names_every_command(
+    tmp_path: pathlib.Path, here: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = run(tmp_path, "--help")
+    assert len(output.splitlines()) <= 40
+    for command in ("train", "enjoy", "record-video", "plot-train", "plot-from-file", "all-plots"):
+        assert f"\n  {command} " in output
+    for arguments, expected in (([], output), (["--version"], f"sb3-nrl {sb3_nrl.__version__}\n")):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        assert capsys.readouterr().out == expected
+
+
+# The configs
+
+CONFIGS = [(algo, name) for algo in ALGORITHMS for name in (None, "paper")]
+each_config = pytest.mark.parametrize(("algo", "name"), CONFIGS, ids=[f"{algo}-{name}" for algo, name in CONFIGS])
+
+
+def text_of(algo: str, name: str | None) -> str:
+    path = config_file(algo, name)
+    assert path is not None
+    return pathlib.Path(path).read_text()
+
+
+ENTRIES = [(algo, name, env) for algo, name in CONFIGS for env in yaml.safe_load(text_of(algo, name))]
+
+
+def manager(
+    folder: pathlib.Path, algo: str, env: str, *, name: str | None = None, **arguments: Any
+) -> ExperimentManager:
+    """An experiment, as the zoo's train makes one."""
+    sb3_nrl.zoo.register()
+    settings = {"n_timesteps": 64, "eval_freq": -1, "seed": 0, "verbose": 0, "device": "cpu", "log_interval": -1}
+    log_folder = str(folder / "logs")
+    return rl_zoo3.train.ExperimentManager(
+        argparse.Namespace(), algo, env, log_folder, config=name, **{**settings, **arguments}
+    )  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("algo", "name", "env"), ENTRIES, ids=[f"{algo}-{name}-{env}" for algo, name, env in ENTRIES])
+def test_every_entry_builds_a_model_that_trains(algo: str, name: str | None, env: str, tmp_path: pathlib.Path) -> None:
+    if env.startswith("neurogym/"):
+        pytest.importorskip("sb3_nrl.envs")
+    entry = yaml.safe_load(text_of(algo, name))[env]
+    experiment = manager(tmp_path, algo, "CartPole-v1" if env == "default" else env, name=name)
+    made = experiment.setup_experiment()
+    assert made is not None
+    model, _ = made
+    assert type(model) is ALGORITHMS[algo]
+    assert model.n_envs == entry.get("n_envs", 1)
+    elsewhere = {"n_envs", "n_timesteps", "policy", "policy_kwargs", "learning_rate", "normalize", "callback"}
+    for argument in entry.keys() - elsewhere:
+        owner = experiment if argument in ("env_kwargs", "frame_stack") else model
+        assert vars(owner)[argument] == entry[argument]
+    if isinstance(entry.get("learning_rate"), float):
+        assert model.lr_schedule(1) == entry["learning_rate"]
+    assert (model.get_vec_normalize_env() is not None) == ("normalize" in entry)
+    assert [type(callback) for callback in experiment.callbacks] == [StopTrainingOnMaxEpisodes] * ("callback" in entry)
+    experiment.learn(model)
+    assert 64 <= model.num_timesteps < 64 + model.n_envs
+
+
+@each_config
+def test_every_entry_says_where_its_numbers_come_from(algo: str, name: str | None) -> None:
+    lines = text_of(algo, name).splitlines()
+    for env in yaml.safe_load(text_of(algo, name)):
+        (place,) = [place for place, line in enumerate(lines) if line.startswith(f"{env}:")]
+        said = ("# Paper, Table 2",) if name == "paper" else ("# Tuned, ", "# Not tuned: ")
+        assert lines[place - 1].startswith(said), env
+
+
+def test_papers_numbers_are_those_of_its_table() -> None:
+    rates = {"nrl": (5e-2, 5e-2, 1e-2), "rmhl": (5e-2, 1e-2, 1e-1), "bptt": (5e-3, 5e-3, 1e-2)}
+    noise = {"nrl": (1e-3, 1e-3, 1e-3), "rmhl": (1e-3, 1e-1, 1e-1), "bptt": (None, None, None)}
+    for algo in ALGORITHMS:
+        entries = yaml.safe_load(text_of(algo, "paper"))
+        for place, env in enumerate(("Acrobot-v1", "CartPole-v1", "neurogym/Reaching1D-v0")):
+            assert entries[env]["learning_rate"] == rates[algo][place]
+            assert entries[env].get("noise_std") == noise[algo][place]
+            assert entries[env]["reward_smoothing"] == 0.66
+
+
+def test_environment_of_the_config_is_also_that_of_evaluation_and_of_later_commands(tmp_path: pathlib.Path) -> None:
+    config = tmp_path / "heavy.yml"
+    config.write_text("Pendulum-v1: {n_timesteps: 64, policy: MlpPolicy, env_kwargs: {g: 20.0}}")
+    experiment = manager(tmp_path, "nrl", "Pendulum-v1", name=str(config), eval_freq=32)
+    assert experiment.setup_experiment() is not None
+    for eval_env in (False, True):
+        assert experiment.create_envs(1, eval_env=eval_env).get_attr("g") == [20.0]
+    assert saved(pathlib.Path(experiment.save_path), "args.yml")["env_kwargs"] == {"g": 20.0}
+
+
+# Tuning
+
+
+def study_of(folder: pathlib.Path, algo: str = "nrl") -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(folder / "logs" / algo / "study_CartPole-v1.log")))
+    return optuna.create_study(
+        storage=storage, study_name=f"{algo}-CartPole-v1", direction="maximize", load_if_exists=True
+    )
+
+
+def test_two_processes_tune_together(tmp_path: pathlib.Path) -> None:
+    options = ["-n", "160", "-optimize", "--n-trials", "2", "--eval-episodes", "1", "-params", "n_envs:1"]
+    processes = [start(tmp_path, *NRL_CARTPOLE, *options) for _ in range(2)]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    trials = study_of(tmp_path).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert [len(trial.intermediate_values) for trial in trials] == [10] * 4
+    report = (tmp_path / "logs" / "nrl" / "study_CartPole-v1.md").read_text()
+    best = max(trials, key=lambda trial: trial.value or 0.0)
+    assert report.startswith("# nrl-CartPole-v1: 4 trials, ")
+    assert f"| {best.number} | {best.value:.2f} |" in report
+    assert "Importance: " in report
+    config = report.split("```yaml\n")[1].split("```")[0]
+    assert config.startswith(f"# Tuned, trial {best.number} of 4: sb3-nrl train --algo nrl --env CartPole-v1 -n 160")
+    assert yaml.safe_load(config)["CartPole-v1"]["noise_std"] == best.params["noise_std"]
+    assert not list((tmp_path / "logs" / "nrl").glob("CartPole-v1_*"))  # no run without a model
+
+
+@pytest.fixture
+def tuned(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder with two trials that nothing can beat."""
+    sb3_nrl.zoo.register()
+    sample = rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER["nrl"]
+
+    def objective(trial: optuna.Trial) -> float:
+        sample(trial, 2, 1, {})
+        for evaluation in range(1, 11):
+            trial.report(1e6, evaluation)
+        return 1e6
+
+    (tmp_path / "logs" / "nrl").mkdir(parents=True)
+    study_of(tmp_path).optimize(objective, n_trials=2)
+    yield tmp_path
+
+
+def test_hopeless_trials_are_pruned(tuned: pathlib.Path) -> None:
+    arguments: dict[str, Any] = {"n_evaluations": None, "n_startup_trials": 1, "hyperparams": {"n_envs": 1}}
+    experiment = manager(
+        tuned, "nrl", "CartPole-v1", n_timesteps=200, n_trials=2, optimize_hyperparameters=True, **arguments
+    )
+    assert experiment.setup_experiment() is None
+    experiment.hyperparameters_optimization()
+    assert [trial.state for trial in study_of(tuned).trials] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED] * 2
+    assert "2 of them complete, 2 pruned" in (tuned / "logs" / "nrl" / "study_CartPole-v1.md").read_text()
+
+
+def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path) -> None:
+    parameters = study_of(tuned).trials[1].params
+    made = manager(tuned, "nrl", "CartPole-v1", trial_id=1).setup_experiment()
+    assert made is not None
+    model, _ = made
+    assert isinstance(model, NRL)
+    assert (model.noise_std, model.lr_schedule(1)) == (parameters["noise_std"], parameters["learning_rate"])
+    assert model.lr_schedule(0) == (0 if parameters["lr_schedule"] == "linear" else parameters["learning_rate"])
+    assert str(model.policy.net_arch) == parameters["net_arch"]
+    assert isinstance(
+        model.policy.optimizer, {"th.optim.SGD": th.optim.SGD}.get(parameters["optimizer_class"], th.optim.Adam)
+    )
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("reward_timing", ["episode", "step"])
+def test_every_point_of_the_search_space_is_a_model(algo: str, reward_timing: str) -> None:
+    sb3_nrl.zoo.register()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.set_user_attr("reward_timing", reward_timing)
+    make: Callable[..., Any] = ALGORITHMS[algo]
+    seen = set()
+    for _ in range(20):
+        sampled = rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER[algo](study.ask(), 2, 1, {})
+        model = make("MlpPolicy", "CartPole-v1", reward_timing=reward_timing, device="cpu", **sampled)
+        seen.add(tuple(model.policy.net_arch))
+        for name in sampled.keys() - {"learning_rate", "policy_kwargs"}:
+            assert getattr(model, name) == sampled[name]
+    assert seen == {(32,), (64,), (64, 64)}
+
+
+def test_trial_that_diverges_is_pruned(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: Any) -> float:
+        raise FloatingPointError("diverged")
+
+    monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "objective", diverge)
+    study = optuna.create_study()
+    study.optimize(manager(tmp_path, "nrl", "CartPole-v1").objective, n_trials=1)
+    assert study.trials[0].state == TrialState.PRUNED
