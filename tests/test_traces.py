@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -38,15 +39,15 @@ def scripted(n_envs: int) -> VecEnv:
 def record_noise(model: RewardModulatedAlgorithm, n_samples: int) -> list[np.ndarray]:
     """The noise of each step, shape (E, S, N), filled in as the model draws it."""
     drawn: list[np.ndarray] = []
-    draw = model.network.sample_noise
+    draw = model.policy.sample_noise
 
-    def sample_noise(n_rows: int) -> np.ndarray:
+    def sample_noise(n_rows: int) -> th.Tensor:
         noise = draw(n_rows)
-        noise_STEN = noise.reshape(n_samples, -1, model.n_envs, noise.shape[1])
-        drawn.extend(noise_STEN.transpose(1, 2, 0, 3).copy())
+        noise_STEN = noise.view(n_samples, -1, model.n_envs, noise.shape[1])
+        drawn.extend(noise_STEN.permute(1, 2, 0, 3).clone().numpy())
         return noise
 
-    model.network.sample_noise = sample_noise  # type: ignore[method-assign]
+    model.policy.sample_noise = sample_noise  # type: ignore[method-assign]
     return drawn
 
 
