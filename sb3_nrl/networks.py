@@ -160,7 +160,8 @@ class NumpyNetwork(TorchNetwork):
             module = policy.log_std_net
             self.log_std = _Layer(module, None, nodes.get(module), places.get(module.weight), None)
         self.slopes = _slopes(self.modules)
-        self.parameters = self._parameters()
+        self.parameters = list(policy.parameters())
+        self.identities = _identities(self.all_modules)
 
     @staticmethod
     def suits(policy: NoisyPolicy) -> bool:
@@ -180,16 +181,10 @@ class NumpyNetwork(TorchNetwork):
             and not _have_hooks(policy.modules())
         )
 
-    def _parameters(self) -> list[th.Tensor]:
-        layers = self.layers if self.log_std is None else [*self.layers, self.log_std]
-        found = [parameter for layer in layers for parameter in (layer.module.weight, layer.module.bias)]
-        return [parameter for parameter in found if parameter is not None]
-
     def is_outdated(self) -> bool:
         return (
-            _in_order(self.policy) != self.modules
+            _identities(self.all_modules) != self.identities
             or _slopes(self.modules) != self.slopes
-            or any(one is not two for one, two in zip(self._parameters(), self.parameters, strict=True))
             or _have_hooks(self.all_modules)
         )
 
@@ -290,6 +285,13 @@ def _is_perceptron(modules: list[nn.Module]) -> bool:
         and all(nn.Linear in (type(one), type(two)) for one, two in pairwise(modules))
         and len(weights) == sum(1 if layer.bias is None else 2 for layer in linear)
     )
+
+
+def _identities(modules: list[nn.Module]) -> list[int]:
+    """Of the modules and parameters that these modules have now."""
+    return [
+        id(part) for module in modules for parts in (module._modules, module._parameters) for part in parts.values()
+    ]
 
 
 def _slopes(modules: list[nn.Module]) -> list[float]:
