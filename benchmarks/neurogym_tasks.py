@@ -26,6 +26,7 @@ from stable_baselines3.common.monitor import Monitor
 import sb3_nrl
 import sb3_nrl.envs
 
+VERSIONS = versions()  # of the code that is loaded, whatever becomes of the checkout during a training
 REACHING: dict[str, Any] = {"dt": 10, "timing": {"fixation": 0, "reach": 3000}}
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Reaching1D": (REACHING, 1_000),
@@ -69,9 +70,7 @@ def run(folder: pathlib.Path, task: str, setting: str, seed: int, n_trials: int)
     path = folder / f"{task}_{setting}_{seed}.csv"
     if not path.exists():
         trials, seconds = train(task, setting, seed, n_trials)
-        write(
-            path, [(task, setting, seed, f"{seconds:.0f}", versions()), *((f"{r:.4g}", f"{p:.3g}") for r, p in trials)]
-        )
+        write(path, [(task, setting, seed, f"{seconds:.0f}", VERSIONS), *((f"{r:.4g}", f"{p:.3g}") for r, p in trials)])
         print(f"{path.name}: {seconds:.0f} s", flush=True)
 
 
