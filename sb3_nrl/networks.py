@@ -171,7 +171,6 @@ class NumpyNetwork(TorchNetwork):
             all(getattr(type(policy), name) is getattr(NoisyPolicy, name) for name in _REPLACED)
             and not any(name in vars(policy) for name in _REPLACED)
             and policy.action_net.weight.device.type == "cpu"
-            and policy.clean_passes is None
             and isinstance(policy.action_space, spaces.Discrete | spaces.Box)
             and type(policy.features_extractor) is FlattenExtractor
             and isinstance(space, spaces.Box)
@@ -238,8 +237,20 @@ class NumpyNetwork(TorchNetwork):
 
     def act(self, obs: Any, noise_EN: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
         self._find_weights()
+        n_passes = 1 if noise_EN is not None else self.policy.clean_passes or 1
+        if n_passes > 1:
+            obs = np.concatenate([obs] * n_passes)
+            noise_EN = self.sample_noise(len(obs))
         outputs = self._outputs(obs, noise_EN)
-        return _draw_categorical(outputs) if self.log_std is None else _draw_gaussian(outputs, self._log_std(noise_EN))
+        if self.log_std is None:
+            return _draw_categorical(_mean_categorical(outputs, n_passes) if n_passes > 1 else outputs)
+        log_std = self._log_std(noise_EN)
+        if n_passes > 1:
+            outputs, log_std = (
+                np.broadcast_to(values, outputs.shape).reshape(n_passes, -1, outputs.shape[1]).mean(axis=0)
+                for values in (outputs, log_std)
+            )
+        return _draw_gaussian(outputs, log_std)
 
     def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> tuple[Array, list[Array]]:
         self._find_weights()
@@ -347,6 +358,16 @@ def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _log_categorical(logits: np.ndarray, actions: np.ndarray) -> np.ndarray:
     logits = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
     return logits[np.arange(len(logits)), actions] - np.log(np.add.reduce(_exp(logits), axis=1))
+
+
+def _mean_categorical(logits: np.ndarray, n_passes: int) -> np.ndarray:
+    """Logits of the mean of several passes' probabilities."""
+    logits = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+    log_probs = (logits - np.log(np.add.reduce(_exp(logits), axis=1, keepdims=True))).reshape(
+        n_passes, -1, logits.shape[1]
+    )
+    highest = np.maximum.reduce(log_probs, axis=0)
+    return highest + np.log(np.add.reduce(_exp(log_probs - highest), axis=0))
 
 
 def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -644,10 +644,17 @@ def test_max_grad_norm_bounds_the_change_of_the_weights(algorithm: Algorithm) ->
 
 @pytest.mark.parametrize("reward_timing", ["episode", "step"])
 @pytest.mark.parametrize("box", [False, True])
-def test_noisy_passes_only(reward_timing: str, box: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hooked", [False, True])
+def test_noisy_passes_only(reward_timing: str, box: bool, hooked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(NRL, IdentityEnvBox(ep_length=10) if box else scripted(), reward_timing=reward_timing, clean_passes=3)
-    layer_calls, noises = [], []
-    run, forward = NodePerturbation.run, nn.Linear.forward
+    layer_calls, noises, quick_noises = [], [], []
+    run, forward, outputs = NodePerturbation.run, nn.Linear.forward, NumpyNetwork._outputs
+    if hooked:
+        model.policy.action_net.register_forward_hook(lambda *_: None)
+
+    def noisy_outputs(self: NumpyNetwork, obs: np.ndarray, noise: np.ndarray, *received: Any) -> np.ndarray:
+        quick_noises.append(th.tensor(noise))
+        return outputs(self, obs, noise, *received)
 
     def noisy_run(self: NodePerturbation, inputs: Any, noise_BN: th.Tensor) -> Any:
         noises.append(noise_BN.clone())
@@ -663,18 +670,21 @@ def test_noisy_passes_only(reward_timing: str, box: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(NodePerturbation, "run", noisy_run)
     monkeypatch.setattr(nn.Linear, "forward", counted_forward)
     monkeypatch.setattr(NoisyPolicy, "get_distribution", forbidden)
-    monkeypatch.setattr(NumpyNetwork, "act", forbidden)
+    monkeypatch.setattr(NumpyNetwork, "_outputs", noisy_outputs)
     model.learn(20)
     assert model._n_updates > 0
     n_learning = len(noises)
-    assert n_learning > 20
+    learning, idle = (noises, quick_noises) if hooked else (quick_noises, noises)
+    assert len(learning) > 20
+    assert not idle
     obs = model.get_env().reset()
     for deterministic in (True, False):
         model.predict(obs, deterministic=deterministic)
     assert [len(noise) for noise in noises[n_learning:]] == [3, 3]
     assert len(layer_calls) == len(noises) * (3 if box else 2)
-    assert all((noise != 0).all() for noise in noises)
-    assert all(len(noise.unique(dim=0)) == len(noise) for noise in noises)
+    for noise in (*noises, *quick_noises):
+        assert (noise != 0).all()
+        assert len(noise.unique(dim=0)) == len(noise)
 
 
 @each_without_gradients
@@ -789,6 +799,27 @@ def test_quick_network_agrees_with_the_policy(
         actions, log_probs = network.act(obs[rows], some_noise)
         assert log_probs == pytest.approx(torch_log_probs(policy, obs[rows], some_noise, actions), rel=1e-5, abs=1e-5)
     assert np.array_equal(obs, observations())
+
+
+@pytest.mark.parametrize("log_std_is_frozen", [False, True])
+@pytest.mark.parametrize("action_space", [DISCRETE, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize("n_envs", [1, 7])
+def test_quick_network_takes_the_mean_of_the_same_noisy_passes(
+    n_envs: int, action_space: spaces.Space, log_std_is_frozen: bool
+) -> None:
+    policy = make_policy(action_space, noise_std=0.5, clean_passes=3)
+    if log_std_is_frozen and isinstance(action_space, spaces.Box):
+        policy.log_std_net.weight.requires_grad_(False)
+        policy.find_layers()
+    obs, network = observations(n_envs), make_network(policy)
+    assert isinstance(network, NumpyNetwork)
+    th.manual_seed(1)
+    actions, log_probs = network.act(obs)
+    th.manual_seed(1)
+    with th.no_grad():
+        mean = policy._mean_of_noisy_passes(th.as_tensor(obs), 3)
+    assert log_probs == pytest.approx(mean.log_prob(th.as_tensor(actions)).numpy(), rel=1e-5, abs=1e-5)
+    assert log_probs != pytest.approx(torch_log_probs(policy, obs, None, actions), rel=1e-3)
 
 
 @pytest.mark.parametrize("frozen", [(), ("action_net.bias",), ("hidden_net.0.weight",), ("log_std_net.weight",)])
