@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench check lint type format extras clean
+.PHONY: help demo test bench check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,8 +35,6 @@ format: .venv/.installed  ## let ruff rewrite what it can
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 
-extras: .venv/.extras  ## add what the figures need
-
 clean:  ## remove build products and caches, keep .venv
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -50,10 +48,6 @@ $(bin)/python:
 
 # neurogym without its pins: see its extra in pyproject.toml
 .venv/.installed: pyproject.toml constraints.txt | $(bin)/python
-	$(pip) -e '.[dev,zoo,neurogym]'
+	$(pip) -e '.[dev,all]'
 	$(pip) --no-deps neurogym
-	@touch $@
-
-.venv/.extras: .venv/.installed
-	$(pip) -e '.[all]'
 	@touch $@

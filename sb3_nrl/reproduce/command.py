@@ -1,0 +1,216 @@
+"""``sb3-nrl reproduce``."""
+
+import argparse
+import importlib
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
+
+from rich.console import Console
+
+from sb3_nrl.reproduce.plan import FIGURES, plan
+from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, SEEDS, TASKS
+from sb3_nrl.reproduce.runs import Run, Training, thin, write, write_whole
+from sb3_nrl.reproduce.schedule import Results, carry_out, find, say
+
+try:
+    from sb3_nrl.reproduce.figures import draw
+    from sb3_nrl.reproduce.report import describe, markdown, table
+    from sb3_nrl.reproduce.summary import Summaries, summarize
+except ModuleNotFoundError as error:
+    raise ImportError(f"Figures and tables need more ({error}): pip install 'sb3-nrl[reproduce]'") from error
+
+QUICK_SEEDS = SEEDS[:2]
+
+MARKERS = ("<!-- reproduction -->\n", "<!-- end of reproduction -->")
+"""What the published table is between, in the README."""
+
+PUBLISHED = """![Figure 1, reproduced](docs/fig1.png)
+
+Made by `sb3-nrl reproduce all --publish`. The other figures are in `docs/`, the table is `results/reproduction.csv`,
+and the runs are in `results/reproduction/`, thinned to a row for each point of a figure:
+`sb3-nrl reproduce all --out results/reproduction` draws and tabulates them again without training."""
+"""What stands before it."""
+
+DESCRIPTION = """
+Train what a figure of the paper needs, draw it, and compare the result with the paper's claims. Interrupted at any
+time, the same command goes on: every finished run has a file of its own, only runs in progress start anew.
+
+figures:
+  fig1   Reaching, Acrobot and CartPole with NRL, BP and RMHL
+  fig2   Acrobot with two and three hidden layers
+  fig3   CartPole with two and three hidden layers
+  fig4   noisy passes only: how close their mean is to a clean one, and Acrobot
+  noise  four distributions of the noise: updates beside the exact gradient, and Acrobot
+  table  all trainings of these, in a table
+  all    everything
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: list[str]) -> None:
+    """
+    Do what the command line says.
+
+    :param arguments: What follows ``sb3-nrl reproduce``
+    """
+    parser = _make_parser()
+    chosen = parser.parse_args(arguments)
+    _check(parser, chosen)
+    seeds = chosen.seeds or (QUICK_SEEDS if chosen.quick else SEEDS)
+    figures = FIGURES if chosen.target in ("table", "all") else (chosen.target,)
+    runs_of = {
+        figure: plan(figure, chosen.tasks, chosen.algos, seeds, chosen.quick, measure=chosen.target != "table")
+        for figure in figures
+    }
+    # Everything from the first seed, then from the second, and so on; what two figures share is done once.
+    runs = sorted(dict.fromkeys(run for of_figure in runs_of.values() for run in of_figure), key=lambda run: run.seed)
+    if not runs:
+        parser.error(f"{chosen.target} has none of these tasks and algorithms")
+
+    console = Console()
+    folder = chosen.out / "quick" if chosen.quick else chosen.out
+    results = find(runs, folder, console)
+    failures = {} if chosen.draw_only else _work(runs, results, folder, chosen, console)
+    if not results:
+        parser.error(f"there is no finished run in {folder}")
+    if len(results) < len(runs):
+        say(console, f"What follows is from {len(results)} of {len(runs)} runs.")
+    summaries = summarize(results.items())
+    if chosen.quick:
+        say(console, "These trainings are too short to be compared with the paper's.")
+    else:
+        for line in describe(summaries):
+            say(console, line)
+    made = _make(chosen.target, runs_of, results, summaries)
+    for name, content in made.items():
+        write_whole(folder / name, content)
+        say(console, f"See {folder / name}")
+    if chosen.publish and len(results) == len(runs):
+        _publish(made, results, console)
+    if failures:
+        sys.exit(1)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sb3-nrl reproduce",
+        usage="%(prog)s FIGURE [options]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("target", choices=(*FIGURES, "table", "all"), metavar="FIGURE", help="see above")
+    add("--quick", action="store_true", help="a first look: few episodes, two seeds; kept apart from full results")
+    add("--seeds", nargs="+", type=int, metavar="N", help="seeds, 0 to 4 by default")
+    add(
+        "--tasks",
+        nargs="+",
+        type=_any_case(TASKS),
+        default=list(TASKS),
+        choices=list(TASKS),
+        metavar="TASK",
+        help=f"only these: {', '.join(TASKS)}",
+    )
+    add(
+        "--algos",
+        nargs="+",
+        type=_any_case(ALGORITHMS),
+        default=list(ALGORITHMS),
+        choices=ALGORITHMS,
+        metavar="ALGO",
+        help=f"only these: {', '.join(ALGORITHMS)}",
+    )
+    add(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/reproduce"),
+        metavar="FOLDER",
+        help="where results are kept, and looked for (default: %(default)s)",
+    )
+    add("--workers", type=int, metavar="N", help="runs at once, by default as many as there are cores")
+    add("--ray-address", metavar="ADDRESS", help="do the runs on this Ray cluster, which has sb3_nrl installed")
+    add("--draw-only", action="store_true", help="train nothing, show what is there")
+    add(
+        "--publish",
+        action="store_true",
+        help="in a clone of the repository: bring thinned results, table and figures to results/, docs/ and the README",
+    )
+    return parser
+
+
+def _any_case(names: Iterable[str]) -> Callable[[str], str]:
+    by_lower_case = {name.lower(): name for name in names}
+    return lambda text: by_lower_case.get(text.lower(), text)
+
+
+def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Refuse what cannot be done, in a line."""
+    if chosen.seeds and (min(chosen.seeds) < 0 or len(set(chosen.seeds)) < len(chosen.seeds)):
+        parser.error("--seeds are to be different whole numbers, none below 0")
+    if chosen.workers is not None and chosen.workers < 1:
+        parser.error("--workers has to be at least 1")
+    if chosen.workers and chosen.ray_address:
+        parser.error("--workers is for this machine, not for the cluster that --ray-address names")
+    if chosen.publish:
+        full = len(chosen.tasks) == len(TASKS) and len(chosen.algos) == len(ALGORITHMS)
+        if chosen.quick or chosen.seeds or not full:
+            parser.error("--publish is for full results: it goes without --quick, --seeds, --tasks and --algos")
+        readme = pathlib.Path("README.md")
+        if not (readme.is_file() and all(marker in readme.read_text() for marker in MARKERS)):
+            parser.error("--publish has to be started in a clone of the repository")
+
+
+def _work(
+    runs: list[Run], results: Results, folder: pathlib.Path, chosen: argparse.Namespace, console: Console
+) -> Mapping[Run, Exception]:
+    if any(isinstance(run, Training) and run.cell.task == "Reaching" for run in runs if run not in results):
+        importlib.import_module("sb3_nrl.envs")  # says here, rather than in each run, what it needs
+    try:
+        return carry_out(runs, results, folder, chosen.workers or _n_cores(), chosen.ray_address, console)
+    except KeyboardInterrupt:
+        say(console, f"Stopped: {len(results)} of {len(runs)} runs are done, the same command goes on with the others.")
+        sys.exit(130)
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _make(target: str, runs_of: Mapping[str, list[Run]], results: Results, summaries: Summaries) -> dict[str, bytes]:
+    """The contents of all files that come of the results, by their names."""
+    made = {}
+    if target != "table":
+        for figure, runs in runs_of.items():
+            if any(run in results for run in runs):
+                cells = {cell: summaries[cell] for cell in CELLS[figure] if cell in summaries}
+                picture = io.BytesIO()
+                draw(figure, cells, results).savefig(picture, format="png", dpi=150)
+                made[f"{figure}.png"] = picture.getvalue()
+    if target in ("table", "all"):
+        made |= {"table.csv": table(summaries).encode(), "table.md": markdown(summaries).encode()}
+    return made
+
+
+def _publish(made: Mapping[str, bytes], results: Results, console: Console) -> None:
+    """Bring everything to its place in the repository."""
+    for run, result in results.items():
+        write(run, thin(run, result), pathlib.Path("results/reproduction"))
+    for name, content in made.items():
+        if name.endswith(".png"):
+            write_whole(pathlib.Path("docs") / name, content)
+    if "table.md" in made:
+        write_whole(pathlib.Path("results/reproduction.csv"), made["table.csv"])
+        readme = pathlib.Path("README.md")
+        before, start, rest = readme.read_text().partition(MARKERS[0])
+        _, end, after = rest.partition(MARKERS[1])
+        page = f"{PUBLISHED}\n\n{made['table.md'].decode()}"
+        write_whole(readme, f"{before}{start}\n{page}\n{end}{after}".encode())
+    say(console, "Published in results/, docs/ and the README.")

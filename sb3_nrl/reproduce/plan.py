@@ -1,0 +1,43 @@
+"""Which runs each figure needs."""
+
+from collections.abc import Collection, Sequence
+from itertools import product
+
+from sb3_nrl.reproduce.measurements import Alignment, CleanPassError
+from sb3_nrl.reproduce.protocol import CELLS, TASKS
+from sb3_nrl.reproduce.runs import Run, Training
+
+FIGURES = tuple(CELLS)
+
+
+def plan(
+    figure: str,
+    tasks: Collection[str],
+    algorithms: Collection[str],
+    seeds: Sequence[int],
+    quick: bool = False,
+    measure: bool = True,
+) -> list[Run]:
+    """
+    Find out what a figure needs.
+
+    :param figure: A key of :data:`~sb3_nrl.reproduce.protocol.CELLS`
+    :param tasks: Tasks to keep
+    :param algorithms: Algorithms to keep
+    :param seeds: Seeds
+    :param quick: Whether to shorten every run
+    :param measure: Whether measurements belong to it, besides trainings
+    :return: The runs
+    """
+    runs: list[Run] = [
+        Training(cell, seed, TASKS[cell.task].n_quick if quick else TASKS[cell.task].n_episodes)
+        for cell in CELLS[figure]
+        if cell.task in tasks and cell.algorithm in algorithms
+        for seed in seeds
+    ]
+    if measure and figure == "fig4" and "Acrobot" in tasks and "NRL" in algorithms:
+        runs += [CleanPassError(seed) for seed in seeds]
+    if measure and figure == "noise" and "CartPole" in tasks and "NRL" in algorithms:
+        distributions = [cell.change for cell in CELLS[figure]]
+        runs += [Alignment(*case, quick) for case in product((1, 2, 3), distributions, seeds)]
+    return runs

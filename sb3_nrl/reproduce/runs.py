@@ -1,0 +1,287 @@
+"""One run as a unit of work: what it does, the file that it leaves, and whether a file can be trusted."""
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.monitor import Monitor
+
+import sb3_nrl
+from sb3_nrl.reproduce.protocol import N_LAST, TASKS, Cell
+from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
+
+Columns = dict[str, np.ndarray]
+"""What a run measured: columns of equal length, by their names."""
+
+
+class Result(NamedTuple):
+    """
+    What a run leaves.
+
+    :param columns: What it measured
+    :param seconds: How long it took
+    :param made_with: Versions, commit and machine
+    """
+
+    columns: Columns
+    seconds: float
+    made_with: str
+
+
+class Unusable(Exception):
+    """A file that is there, but does not hold the result of the run that it is named after."""
+
+
+class Run(ABC):
+    """A unit of work: done once, by any process, and kept in a file of its own."""
+
+    seed: int
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A name that no other run has, and that its file is named after."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result, in terms of JSON."""
+
+    @property
+    @abstractmethod
+    def expected_seconds(self) -> float:
+        """Roughly how long it takes."""
+
+    @abstractmethod
+    def measure(self) -> Columns:
+        """Do the work."""
+
+    def summary(self, columns: Columns) -> str:
+        """What came out, in a few words."""
+        return "measured"
+
+    def do(self) -> Result:
+        """Do the work on a single thread, and note what it was done with."""
+        th.set_num_threads(1)
+        versions, start = made_with(), time.perf_counter()
+        columns = self.measure()
+        return Result(columns, time.perf_counter() - start, versions)
+
+
+@dataclass(frozen=True)
+class Training(Run):
+    """
+    One training of a cell; its columns are ``episode``, ``return`` and ``length``.
+
+    :param cell: What is trained
+    :param seed: Seed of all random numbers
+    :param n_episodes: Number of episodes
+    """
+
+    cell: Cell
+    seed: int
+    n_episodes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}_seed-{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.cell.settings(self.seed, self.n_episodes)
+
+    @property
+    def expected_seconds(self) -> float:
+        task = TASKS[self.cell.task]
+        share = self.n_episodes / task.n_episodes
+        return 60 * task.minutes[self.cell.algorithm] * share * (6 if "passes" in self.cell.change else 1)
+
+    def measure(self) -> Columns:
+        _, env = train(self.settings, TASKS[self.cell.task].n_steps)
+        returns, lengths = env.get_episode_rewards(), env.get_episode_lengths()
+        return {
+            "episode": np.arange(1, len(returns) + 1),
+            "return": np.array(returns),
+            "length": np.array(lengths),
+        }
+
+    def summary(self, columns: Columns) -> str:
+        return f"a return of {final_return(columns):.1f} at last"
+
+
+def make_model(settings: dict[str, Any]) -> tuple[RewardModulatedAlgorithm, Monitor]:
+    """The untrained model that settings describe, and its environment."""
+    env = Monitor(gymnasium.make(settings["env"], **settings["env_kwargs"]))
+    return getattr(sb3_nrl, settings["algorithm"])("MlpPolicy", env, device="cpu", **settings["arguments"]), env
+
+
+def train(settings: dict[str, Any], n_steps: int, *callbacks: BaseCallback) -> tuple[RewardModulatedAlgorithm, Monitor]:
+    """
+    Train a model of :func:`make_model`.
+
+    :param settings: As :meth:`Cell.settings <sb3_nrl.reproduce.protocol.Cell.settings>` gives them
+    :param n_steps: Most steps of an episode
+    :param callbacks: More to call
+    :return: The trained model, and its environment with the returns of all episodes
+    """
+    model, env = make_model(settings)
+    end = StopTrainingOnMaxEpisodes(settings["n_episodes"])
+    model.learn(settings["n_episodes"] * n_steps, [end, *callbacks], log_interval=sys.maxsize)
+    return model, env
+
+
+def blocks(columns: Columns, n_episodes: int) -> Columns:
+    """
+    Make rows of more episodes.
+
+    :param columns: Of a training; each row is the mean over the episodes since the row before
+    :param n_episodes: Episodes of a row, a multiple of what they are
+    :return: The same columns with fewer rows
+    """
+    size = n_episodes // int(columns["episode"][0])
+    rows = {name: values[: len(values) // size * size].reshape(-1, size) for name, values in columns.items()}
+    return {name: values[:, -1] if name == "episode" else values.mean(1) for name, values in rows.items()}
+
+
+def block_size(n_episodes: int) -> int:
+    """Episodes to a point of a figure, or to a row of a thinned file: a divisor of the episodes of the final mean."""
+    divisors = (n for n in range(N_LAST, 0, -1) if N_LAST % n == 0 and n <= n_episodes / 80)
+    return next(divisors, 1)
+
+
+def thin(run: Run, result: Result) -> Result:
+    """What is worth keeping for ever: of a training, a row for every point of a figure."""
+    if not isinstance(run, Training):
+        return result
+    return result._replace(columns=blocks(result.columns, block_size(run.n_episodes)))
+
+
+def final_return(columns: Columns) -> float:
+    """The mean return of the last 50 episodes, or of all if there are fewer."""
+    n_rows = N_LAST // int(columns["episode"][0])
+    return float(columns["return"][-n_rows:].mean())
+
+
+# Files
+
+
+def path_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
+    """Where a run's file is in a folder of results."""
+    return folder / f"{run.name}.csv"
+
+
+def write(run: Run, result: Result, folder: pathlib.Path) -> None:
+    """
+    Write a run's file, whole or not at all: a line of JSON about it, behind a ``#``, and a table.
+
+    :param run: The run
+    :param result: Its result
+    :param folder: Folder of results
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(result.columns)
+    for row in zip(*result.columns.values(), strict=True):
+        writer.writerow([f"{value:.10g}" for value in row])
+    text = table.getvalue()
+    about = {
+        "settings": run.settings,
+        "made_with": result.made_with,
+        "seconds": round(result.seconds, 3),
+        "sha256": _digest(text),
+    }
+    write_whole(path_of(run, folder), f"# {json.dumps(about)}\n{text}".encode())
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that nobody ever finds a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(run: Run, folder: pathlib.Path) -> Result | None:
+    """
+    Read a run's file.
+
+    :param run: The run
+    :param folder: Folder of results
+    :return: Its result, None if there is no file
+    :raises Unusable: If the file is corrupt, or was made with other settings
+    """
+    try:
+        text = path_of(run, folder).read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    header, _, table = text.partition("\n")
+    try:
+        about = json.loads(header.removeprefix("# "))
+        settings, made_with, seconds = about["settings"], about["made_with"], about["seconds"]
+        intact = about["sha256"] == _digest(table)
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise Unusable("is corrupt")
+    wanted = json.loads(json.dumps(run.settings))
+    if settings != wanted:
+        raise Unusable(f"was made with other settings ({_differences(settings, wanted)})")
+    names, *rows = csv.reader(io.StringIO(table))
+    columns = dict(zip(names, np.array(rows, dtype=float).T, strict=True))
+    return Result(columns, seconds, made_with)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted(found.keys() | wanted.keys())
+        parts = (
+            _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+            for key in keys
+            if found.get(key) != wanted.get(key)
+        )
+        return ", ".join(parts)
+    return f"{name} {found} instead of {wanted}"
+
+
+@functools.cache
+def made_with() -> str:
+    """Versions, commit and machine, in a line."""
+    package = pathlib.Path(sb3_nrl.__file__).parent
+    version = f"sb3_nrl {sb3_nrl.__version__}"
+    commit = _git(package, "rev-parse", "--short=12", "HEAD")
+    if commit and _git(package, "ls-files", "__init__.py"):  # else it is a repository that the package merely lies in
+        version += f" at {commit}{' with changes' if _git(package, 'status', '--porcelain', '.') else ''}"
+    return (
+        f"{version}, stable-baselines3 {stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, "
+        f"torch {th.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    )
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""

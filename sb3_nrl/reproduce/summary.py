@@ -1,0 +1,102 @@
+"""What the seeds of a cell reached, together: by rliable's interquartile mean, and by the plain one."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from rliable import library, metrics
+
+from sb3_nrl.reproduce.protocol import TASKS, Cell
+from sb3_nrl.reproduce.runs import Columns, Result, Run, Training, final_return
+
+LEARNED = 0.5
+"""The score, from the worst return (0) to the best one (1), from which on a training counts as one that learned."""
+
+_N_BOOTSTRAPS = 1_000
+
+
+class Summary(NamedTuple):
+    """
+    What the seeds of a cell reached.
+
+    :param cell: The cell
+    :param curves: Columns of each training, by its seed
+    :param finals: Mean return of the last 50 episodes of each training, in the order of the seeds
+    :param mean: Their mean
+    :param iqm: Their interquartile mean
+    :param low: Lower end of its 95 % confidence interval, by the bootstrap
+    :param high: Upper end
+    :param made_with: Versions, commits and machines
+    """
+
+    cell: Cell
+    curves: dict[int, Columns]
+    finals: np.ndarray
+    mean: float
+    iqm: float
+    low: float
+    high: float
+    made_with: tuple[str, ...]
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Which seeds came at least half-way from the worst to the best return."""
+        return np.array([TASKS[self.cell.task].score(final) >= LEARNED for final in self.finals])
+
+    @property
+    def tally(self) -> str:
+        """How many of how many seeds learned."""
+        return f"{self.learned.sum()}/{len(self.finals)}"
+
+    @property
+    def score(self) -> float:
+        """Where the mean lies between the worst (0) and the best return (1)."""
+        return TASKS[self.cell.task].score(self.mean)
+
+
+Summaries: TypeAlias = Mapping[Cell, Summary]
+
+
+def summarize(results: Iterable[tuple[Run, Result]]) -> Summaries:
+    """
+    Take the trainings of each cell together.
+
+    :param results: Runs and their results, measurements among them
+    :return: A summary of each cell that was trained
+    """
+    trainings: dict[Cell, dict[int, Result]] = {}
+    for run, result in results:
+        if isinstance(run, Training):
+            trainings.setdefault(run.cell, {})[run.seed] = result
+    summaries = {}
+    for cell, by_seed in trainings.items():
+        curves = {seed: by_seed[seed].columns for seed in sorted(by_seed)}
+        finals = np.array([final_return(columns) for columns in curves.values()])
+        made_with = tuple(sorted({result.made_with for result in by_seed.values()}))
+        summaries[cell] = Summary(cell, curves, finals, float(finals.mean()), *interquartile_mean(finals), made_with)
+    return summaries
+
+
+def baseline_of(cell: Cell, summaries: Summaries) -> Summary | None:
+    """BP with the setting of a cell or, if what is recommended there leaves BP as it is, as published."""
+    settings = (cell.setting, "paper")
+    found = (summaries.get(Cell(cell.task, "BPTT", cell.n_hidden, setting)) for setting in settings)
+    return next(filter(None, found), None)
+
+
+def interquartile_mean(finals: np.ndarray) -> tuple[float, float, float]:
+    """
+    The mean of the middle half of the runs, which no single run decides.
+
+    :param finals: One number for each run
+    :return: The interquartile mean, and both ends of its 95 % confidence interval
+    """
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002 - rliable draws from NumPy's global generator
+    try:
+        points, intervals = library.get_interval_estimates(
+            {"": finals[:, None]}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=_N_BOOTSTRAPS
+        )
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    return float(points[""][0]), float(intervals[""][0, 0]), float(intervals[""][1, 0])

@@ -1,0 +1,832 @@
+"""The paper's figures: the protocol, runs that are never done twice or dropped, and what is drawn and told of them."""
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from sb3_nrl.cli import main
+from sb3_nrl.reproduce import report, summary
+from sb3_nrl.reproduce.command import MARKERS
+from sb3_nrl.reproduce.figures import ALGORITHM_STYLES, CHANGE_STYLES, NOISE_STYLES, draw
+from sb3_nrl.reproduce.measurements import N_PASSES, Alignment, CleanPassError
+from sb3_nrl.reproduce.plan import plan
+from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
+from sb3_nrl.reproduce.runs import (
+    Columns,
+    Result,
+    Run,
+    Training,
+    Unusable,
+    block_size,
+    blocks,
+    final_return,
+    make_model,
+    path_of,
+    read,
+    thin,
+    write,
+)
+from sb3_nrl.reproduce.schedule import Clock, carry_out, find
+from sb3_nrl.reproduce.summary import Summaries, interquartile_mean, summarize
+
+PNG = b"\x89PNG"
+
+# Table 2: learning rate η of BP, NRL, RMHL; noise σ of NRL, RMHL. Appendix B: episodes, inputs, hidden units.
+# The outputs of Reaching are NeuroGym's three actions.
+PAPER = {
+    "Acrobot": ((5e-3, 5e-2, 5e-2), (1e-3, 1e-3), 8_000, (6, 64, 3)),
+    "CartPole": ((5e-3, 5e-2, 1e-2), (1e-3, 1e-1), 20_000, (4, 64, 2)),
+    "Reaching": ((1e-2, 1e-2, 1e-1), (1e-3, 1e-1), 1_000, (32, 128, 3)),
+}
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def training(
+    cell: Cell, seed: int, returns: float | Sequence[float], n_episodes: int | None = None
+) -> tuple[Run, Result]:
+    """A training as it would be kept for ever, whose return is the same in every row, or given from row to row."""
+    run = Training(cell, seed, n_episodes or TASKS[cell.task].n_episodes)
+    size = block_size(run.n_episodes)
+    episodes = np.arange(size, run.n_episodes + 1, size)
+    columns = {"episode": episodes, "return": np.resize(returns, len(episodes)), "length": np.full(len(episodes), 9)}
+    return run, Result(columns, 10.0, "some versions")
+
+
+def trainings(cell: Cell, finals: Sequence[float]) -> dict[Run, Result]:
+    return dict(training(cell, seed, final) for seed, final in enumerate(finals))
+
+
+# The protocol
+
+
+@pytest.mark.parametrize("task", PAPER)
+@pytest.mark.parametrize("n_hidden", [1, 2, 3])
+def test_settings_are_the_papers(task: str, n_hidden: int) -> None:
+    rates, noises, n_episodes, (n_inputs, width, n_outputs) = PAPER[task]
+    assert TASKS[task].n_episodes == n_episodes
+    for algorithm, rate, noise in zip(("BPTT", "NRL", "RMHL"), rates, (None, *noises), strict=True):
+        settings = Cell(task, algorithm, n_hidden).settings(seed=3, n_episodes=n_episodes)
+        assert settings["n_episodes"] == n_episodes
+        model: Any
+        model, env = make_model(settings)
+        assert type(model).__name__ == algorithm
+        assert model.learning_rate == rate
+        assert getattr(model, "noise_std", None) == noise
+        assert (model.seed, model.n_envs, model.reward_smoothing, model.trace_decay) == (3, 1, 0.66, 1.0)
+        immediate = task == "Reaching"
+        assert (model.reward_timing, model.scale_rpe) == (("step", False) if immediate else ("episode", True))
+        assert model.max_grad_norm is None
+        assert type(model.policy.optimizer) is th.optim.SGD
+        assert model.policy.optimizer.param_groups[0]["momentum"] == 0
+        shapes = [tuple(parameter.shape) for parameter in model.policy.parameters()]  # no bias among them
+        assert shapes == [(width, n_inputs), *[(width, width)] * (n_hidden - 1), (n_outputs, width)]
+        assert model.policy.head_gain == 1.0
+        assert env.spec is not None and env.spec.max_episode_steps in (500, None)
+        if algorithm == "NRL":
+            assert model.noise_normalization == ("layer" if immediate else "network")
+            assert (model.n_noise_samples, model.antithetic, model.clean_passes) == (1, False, None)
+            assert model.noise_distribution == "gaussian"
+
+
+def test_reaching_is_a_trial_of_300_steps_to_the_target_that_is_shown() -> None:
+    _, env = make_model(Cell("Reaching", "BPTT").settings(0, 1))
+    env.reset()
+    steps = 1
+    while not any(env.step(0)[2:4]):
+        steps += 1
+    assert steps == TASKS["Reaching"].n_steps == 300
+    task: Any = env.unwrapped
+    assert (task.task.dt, task.task.published_target) == (10, False)
+
+
+def test_figures_are_made_of_the_papers_cells() -> None:
+    assert SEEDS == (0, 1, 2, 3, 4)
+
+    def published(figure: str) -> set[tuple[str, str, int]]:
+        return {(cell.task, cell.algorithm, cell.n_hidden) for cell in CELLS[figure] if cell.setting == "paper"}
+
+    assert published("fig1") == {(task, algorithm, 1) for task in TASKS for algorithm in ALGORITHMS}
+    assert published("fig2") == {("Acrobot", algorithm, n) for algorithm in ALGORITHMS for n in (2, 3)}
+    assert published("fig3") == {("CartPole", algorithm, n) for algorithm in ALGORITHMS for n in (2, 3)}
+    passes = [cell.settings(0, 1)["arguments"].get("clean_passes") for cell in CELLS["fig4"] if cell.setting == "paper"]
+    assert passes == [None, 2, 10]
+    noises = [cell.settings(0, 1)["arguments"].get("noise_distribution", "gaussian") for cell in CELLS["noise"]]
+    assert noises == ["gaussian", "uniform", "rademacher", "poisson"]
+
+
+@pytest.mark.parametrize(("task", "n_hidden"), RECOMMENDED)
+def test_what_is_recommended_says_all_that_it_changes(task: str, n_hidden: int) -> None:
+    for algorithm, changes in RECOMMENDED[task, n_hidden].items():
+        paper, recommended = (
+            Cell(task, algorithm, n_hidden, setting).settings(0, 1)["arguments"] for setting in ("paper", "recommended")
+        )
+        expected = {**paper, **changes, "policy_kwargs": paper["policy_kwargs"] | changes.get("policy_kwargs", {})}
+        assert recommended == expected != paper
+
+
+def test_every_reference_belongs_to_a_cell() -> None:
+    cells = {cell for figure in CELLS.values() for cell in figure}
+    assert set(REFERENCE) <= cells
+    assert len(REFERENCE) == 23
+
+
+def test_no_two_runs_share_a_file() -> None:
+    runs = {run for figure in CELLS for run in plan(figure, TASKS, ALGORITHMS, SEEDS)}
+    assert len({run.name for run in runs}) == len(runs) > 150
+    for run in runs:
+        assert json.loads(json.dumps(run.settings)) is not None
+        assert run.expected_seconds > 0
+
+
+# A run and its file
+
+
+@dataclass(frozen=True)
+class Small(Run):
+    """
+    A run that is done at once, fails, or is killed with its process the first times.
+
+    :param seed: What it gives back
+    :param attempts: Where each attempt leaves a line
+    :param kills: How many attempts are killed
+    :param error: Whether it fails
+    """
+
+    seed: int
+    attempts: pathlib.Path
+    kills: int = 0
+    error: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"small_seed-{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"seed": self.seed, "nested": {"kills": self.kills}}
+
+    @property
+    def expected_seconds(self) -> float:
+        return 10.0
+
+    def measure(self) -> Columns:
+        with self.attempts.open("a") as file:
+            file.write(f"{self.seed} {os.getpid()} {th.get_num_threads()}\n")
+        if len(self.done()) <= self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.error:
+            raise FloatingPointError("diverged,\nas expected")
+        return {"seed": np.array([float(self.seed)]), "third": np.array([1 / 3])}
+
+    def done(self) -> list[list[str]]:
+        """Seed, process and threads of every attempt."""
+        lines = self.attempts.read_text().splitlines() if self.attempts.exists() else []
+        return [line.split() for line in lines if line.split()[0] == str(self.seed)]
+
+
+def test_training_gives_the_same_every_time_and_keeps_it(tmp_path: pathlib.Path) -> None:
+    run = Training(Cell("CartPole", "NRL"), 1, n_episodes=12)
+    one, two = run.do(), run.do()
+    assert one.columns["episode"].tolist() == list(range(1, 13))
+    assert one.columns["return"].tolist() == one.columns["length"].tolist()
+    assert th.get_num_threads() == 1
+    write(run, one, tmp_path)
+    kept = read(run, tmp_path)
+    assert kept is not None
+    for columns in (two.columns, kept.columns):
+        assert {name: values.tolist() for name, values in columns.items()} == {
+            name: values.tolist() for name, values in one.columns.items()
+        }
+    assert kept.made_with == one.made_with
+    for part in ("sb3_nrl ", "stable-baselines3 ", "torch ", "Python "):
+        assert part in kept.made_with
+    assert kept.seconds > 0
+
+
+def test_file_is_a_table_behind_a_line_of_settings(tmp_path: pathlib.Path) -> None:
+    run = Small(3, tmp_path / "attempts")
+    write(run, run.do(), tmp_path)
+    about, *table = path_of(run, tmp_path).read_text().splitlines()
+    assert json.loads(about.removeprefix("# "))["settings"] == run.settings
+    assert list(csv.reader(table)) == [["seed", "third"], ["3", "0.3333333333"]]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_file_is_written_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Small(3, tmp_path / "attempts")
+    write(run, run.do(), tmp_path / "results")
+    before = path_of(run, tmp_path / "results").read_bytes()
+
+    def interrupted(*arguments: Any) -> None:
+        assert path_of(run, tmp_path / "results").read_bytes() == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(run, Result({"seed": np.arange(100.0)}, 1.0, ""), tmp_path / "results")
+    assert [path.read_bytes() for path in (tmp_path / "results").iterdir()] == [before]
+
+
+def cut_last_line(text: str) -> str:
+    return text[: text.rstrip().rfind("\n") + 1]
+
+
+DAMAGE = {
+    "last line missing": cut_last_line,
+    "last character missing": lambda text: text[:-1],
+    "cut in the last number": lambda text: text[:-4],
+    "cut in the first line": lambda text: text[:60],
+    "empty": lambda text: "",
+    "zeros": lambda text: "\0" * len(text),
+    "another digit": lambda text: text[:-2] + "4" + text[-1],
+    "a line twice": lambda text: text + text.splitlines(keepends=True)[-1],
+    "no JSON": lambda text: text.replace("{", "[", 1),
+    "JSON of something else": lambda text: '# {"settings": 3}\n' + text.partition("\n")[2],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_corrupt_file_is_noticed_and_done_again(damage: Any, tmp_path: pathlib.Path) -> None:
+    run = Small(3, tmp_path / "attempts")
+    write(run, run.do(), tmp_path)
+    path = path_of(run, tmp_path)
+    whole = path.read_text()
+    path.write_text(damage(whole))
+    with pytest.raises(Unusable, match="corrupt"):
+        read(run, tmp_path)
+
+    console = quiet()
+    results = find([run], tmp_path, console)
+    assert results == {}
+    assert f"{path} is corrupt: to be done again" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert carry_out([run], results, tmp_path, 1, None, quiet()) == {}
+    assert path.read_text().partition("\n")[2] == whole.partition("\n")[2]
+    assert len(run.done()) == 2
+
+
+def test_file_of_other_settings_is_noticed_and_done_again(tmp_path: pathlib.Path) -> None:
+    other = Small(3, tmp_path / "attempts", kills=-1)
+    write(other, other.do(), tmp_path)
+    run = Small(3, tmp_path / "attempts")
+    console = quiet()
+    assert find([run], tmp_path, console) == {}
+    assert "made with other settings (nested.kills -1 instead of 0)" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert list(find([other], tmp_path, console)) == [other]
+
+
+def test_quick_results_are_not_taken_for_full_ones(tmp_path: pathlib.Path) -> None:
+    cell = Cell("CartPole", "NRL")
+    write(*training(cell, 0, 500.0, n_episodes=TASKS["CartPole"].n_quick), tmp_path)
+    with pytest.raises(Unusable, match=r"n_episodes \d+ instead of 20000"):
+        read(Training(cell, 0, 20_000), tmp_path)
+
+
+def test_blocks_are_means_and_thinning_keeps_the_final_return(tmp_path: pathlib.Path) -> None:
+    returns = np.random.default_rng(0).normal(size=8_000)
+    columns = {"episode": np.arange(1, 8_001), "return": returns, "length": np.arange(8_000)}
+    run = Training(Cell("Acrobot", "NRL"), 0, 8_000)
+    assert [block_size(n) for n in (20_000, 8_000, 1_000, 400, 30)] == [50, 50, 10, 5, 1]
+    assert blocks({name: values[:7] for name, values in columns.items()}, 3)["length"].tolist() == [1, 4]
+
+    thinned = thin(run, Result(columns, 1.0, "")).columns
+    assert thinned["episode"].tolist() == list(range(50, 8_001, 50))
+    assert thinned["return"][1] == pytest.approx(returns[50:100].mean())
+    assert final_return(thinned) == pytest.approx(returns[-50:].mean()) == pytest.approx(final_return(columns))
+    assert blocks(thinned, 100)["return"][3] == pytest.approx(returns[300:400].mean())
+    write(run, Result(thinned, 1.0, ""), tmp_path)
+    assert list(find([run], tmp_path, quiet())) == [run]  # thinned results count as finished
+
+
+# Doing them
+
+
+def test_nothing_finished_is_repeated_after_kill_9(tmp_path: pathlib.Path) -> None:
+    arguments = ["reproduce", "fig3", "--quick", "--algos", "nrl", "--out", str(tmp_path), "--workers", "1"]
+    command = [sys.executable, "-m", "sb3_nrl", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    finished: list[pathlib.Path] = []
+    while len(finished) < 2 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+        finished = list(tmp_path.glob("quick/CartPole/NRL*.csv"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = list(tmp_path.glob("quick/CartPole/NRL*.csv"))
+    assert 2 <= len(finished) < 6
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in finished}
+
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in finished} == before
+    assert len(list(tmp_path.glob("quick/CartPole/NRL*.csv"))) == 6
+    assert output.count("a return of") == 6 - len(finished)
+    assert "6 done, 0 running, 0 left" in output
+    assert (tmp_path / "quick" / "fig3.png").read_bytes()[:4] == PNG
+
+
+def test_ray_does_a_run_again_whose_worker_was_killed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
+    for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    attempts = tmp_path / "attempts"
+    killed, sound, failing = Small(1, attempts, kills=1), Small(2, attempts), Small(3, attempts, error=True)
+    runs: list[Run] = [killed, sound, failing]
+    results: dict[Run, Result] = {}
+    console = quiet()
+    failures = carry_out(runs, results, tmp_path, 2, None, console)
+    assert list(failures) == [failing]
+    assert set(results) == set(find(runs, tmp_path, quiet())) == {killed, sound}
+    assert results[killed].columns["seed"].tolist() == [1.0]
+    assert [len(run.done()) for run in (killed, sound, failing)] == [2, 1, 1]
+    (_, first, _), (_, second, _) = killed.done()
+    assert first != second
+    for run in (killed, sound, failing):
+        for _, process, n_threads in run.done():
+            assert int(process) != os.getpid()
+            assert n_threads == "1"
+    assert "small_seed-3 failed: diverged, as expected" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert list(home.rglob("*")) == []
+
+
+def test_without_ray_runs_are_done_one_after_the_other(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find_spec(name))
+    runs = [Small(seed, tmp_path / "attempts", error=seed == 1) for seed in range(3)]
+    results: dict[Run, Result] = {}
+    console = quiet()
+    assert list(carry_out(runs, results, tmp_path, 2, None, console)) == [runs[1]]
+    assert list(results) == [runs[0], runs[2]]
+    assert [line.split()[:2] for line in (tmp_path / "attempts").read_text().splitlines()] == [
+        [str(seed), str(os.getpid())] for seed in range(3)
+    ]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("Ray is not installed, so one run is done after the other") == 1
+    assert "1 done, 1 running, 1 left" in said
+    with pytest.raises(ImportError, match=r"pip install 'sb3-nrl\[reproduce\]'"):
+        carry_out(runs, {}, tmp_path, 1, "auto", quiet())
+
+
+def test_the_rest_takes_as_long_as_finished_runs_let_expect(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    runs = [Small(seed, tmp_path) for seed in range(5)]
+    results: dict[Run, Result] = {}
+    clock = Clock(runs, results, workers=2)
+    assert clock.seconds_left() == 5 * 10 / 2
+    results[runs[0]] = Result({}, 30.0, "")  # three times as long as expected
+    clock.tick(runs[0])
+    assert clock.seconds_left() == 4 * 30 / 2
+    now = 25.0
+    assert clock.seconds_left() == 35
+    assert str(clock) == "1 done, 2 running, 2 left, about 35 s to go"
+    for run in runs[1:]:
+        clock.tick(run)
+    assert clock.seconds_left() == 0
+
+
+# What comes of them
+
+
+def test_interquartile_mean_is_that_of_the_middle_half() -> None:
+    np.random.seed(5)  # noqa: NPY002
+    finals = np.array([10.0, 100.0, 20.0, 0.0, 30.0])
+    iqm, low, high = interquartile_mean(finals)
+    assert iqm == pytest.approx((10 + 20 + 30) / 3)
+    assert 0 <= low < iqm < high <= 100
+    drawn = np.random.random()  # noqa: NPY002
+    assert interquartile_mean(finals) == (iqm, low, high)
+    np.random.seed(5)  # noqa: NPY002
+    assert np.random.random() == drawn  # noqa: NPY002 - the global generator was left as it was
+
+
+def test_interval_covers_most_resamples() -> None:
+    """With 5 runs of 0 or 1 the interquartile mean of a resample has 4 values, of known probability."""
+    _, low, high = interquartile_mean(np.array([0.0, 1.0, 1.0, 1.0, 1.0]))
+    # 5.8 % of resamples have at least three zeros, so that their middle has two or more; 0.7 % have four.
+    assert (low, high) == (pytest.approx(1 / 3), 1.0)
+
+
+def test_summary_counts_every_seed() -> None:
+    cell = Cell("Acrobot", "NRL")
+    finals = [-90.0, -85.0, -500.0, -95.0, -500.0]
+    (made,) = summarize(trainings(cell, finals).items()).values()
+    assert made.finals.tolist() == finals
+    assert made.mean == pytest.approx(-254)
+    assert made.iqm == pytest.approx((-90 - 95 - 500) / 3)
+    assert made.learned.tolist() == [True, True, False, True, False]
+    assert made.tally == "3/5"
+    assert made.score == pytest.approx((500 - 254) / 500)
+
+
+BENCHMARKS = {
+    Cell("Acrobot", "NRL"): [-90.0, -85.0, -500.0, -95.0, -500.0],
+    Cell("Acrobot", "BPTT"): [-80.0, -500.0, -82.0, -81.0, -83.0],
+    Cell("Acrobot", "RMHL"): [-480.0, -490.0, -500.0, -470.0, -485.0],
+    Cell("Acrobot", "NRL", setting="recommended"): [-88.0, -87.0, -90.0, -86.0, -89.0],
+    Cell("Acrobot", "BPTT", setting="recommended"): [-82.0, -83.0, -84.0, -82.0, -81.0],
+    Cell("CartPole", "NRL"): [498.0, 499.0, 499.0, 500.0, 496.0],
+    Cell("CartPole", "BPTT"): [500.0] * 5,
+    Cell("CartPole", "RMHL"): [80.0, 85.0, 81.0, 79.0, 84.0],
+}
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "_N_BOOTSTRAPS", 20)
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Summaries:
+    results: dict[Run, Result] = {}
+    for cell, finals in BENCHMARKS.items():
+        results |= trainings(cell, finals)
+    return summarize(results.items())
+
+
+def panel(figure: Figure, title: str) -> Axes:
+    (axes,) = (axes for axes in figure.axes if axes.get_title().startswith(title))
+    return axes
+
+
+def drawn(axes: Axes, name: str) -> list[Any]:
+    return [line for line in axes.get_lines() if line.get_gid() == name]
+
+
+def test_figure_shows_every_seed_and_marks_those_that_did_not_learn(benchmarks: Summaries) -> None:
+    figure = draw("fig1", benchmarks, {})
+    figure.canvas.draw()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        "Acrobot, one hidden layer, as published",
+        "Acrobot, one hidden layer, recommended",
+        "last 50 episodes, seeds that learned",
+        "CartPole, one hidden layer, as published",
+        "last 50 episodes, seeds that learned",
+    ]
+    for cell, finals in BENCHMARKS.items():
+        setting = {"paper": "as published", "recommended": "recommended"}[cell.setting]
+        curves = panel(figure, f"{cell.task}, one hidden layer, {setting}")
+        bars = figure.axes[2 if cell.task == "Acrobot" else 4]
+        for seed, final in enumerate(finals):
+            line, *cross = drawn(curves, f"{cell.name} seed {seed}")
+            assert set(line.get_ydata()) == {final}
+            assert line.get_xdata()[-1] == TASKS[cell.task].n_episodes
+            (mark,) = drawn(bars, f"{cell.name} seed {seed}")
+            assert mark.get_ydata() == [final]
+            learned = final >= {"Acrobot": -250, "CartPole": 250}[cell.task]
+            assert [one.get_marker() for one in cross] == ([] if learned else ["x"])
+            assert mark.get_marker() == ("o" if learned else "x")
+        (mean,) = drawn(curves, f"{cell.name} mean")
+        assert mean.get_ydata() == pytest.approx(np.full(len(mean.get_ydata()), np.mean(finals)))
+        assert mean.get_linewidth() > line.get_linewidth()
+        assert f"mean of {block_size(TASKS[cell.task].n_episodes)} episodes" in curves.get_ylabel()
+
+    bars = figure.axes[2]
+    assert [label.get_text() for label in bars.get_xticklabels()] == [
+        *("NRL\n3/5", "BP\n4/5", "RMHL\n0/5"),
+        *("NRL\nrec.\n5/5", "BP\nrec.\n5/5"),
+    ]
+    tops = [bar.get_extents().transformed(bars.transData.inverted()).y1 for bar in bars.patches]
+    assert tops == pytest.approx([np.mean(finals) for cell, finals in BENCHMARKS.items() if cell.task == "Acrobot"])
+
+
+def test_interquartile_means_and_intervals_are_beside_the_bars(benchmarks: Summaries) -> None:
+    bars = draw("fig1", benchmarks, {}).axes[2]
+    diamonds = [np.asarray(line.get_ydata()) for line in bars.get_lines() if line.get_marker() == "D"]
+    shown = [made for cell, made in benchmarks.items() if cell.task == "Acrobot"]
+    assert [diamond[0] for diamond in diamonds] == [made.iqm for made in shown]
+    ends = [tuple(segment[:, 1]) for bar in bars.collections for segment in bar.get_segments()]  # type: ignore[attr-defined]
+    assert ends == [(pytest.approx(made.low), pytest.approx(made.high)) for made in shown]
+
+
+@pytest.mark.parametrize("styles", [ALGORITHM_STYLES, CHANGE_STYLES, NOISE_STYLES], ids=["1", "4", "noise"])
+def test_lines_can_be_told_apart_without_colour(styles: dict[str, Any]) -> None:
+    assert len({style.line for style in styles.values()}) == len(styles)
+    assert all(np.dot(to_rgb(style.color), (0.3, 0.59, 0.11)) < 0.7 for style in styles.values())  # not too pale
+
+
+def test_figure_of_some_seeds_and_tasks_is_drawn_too() -> None:
+    results = dict([training(Cell("Acrobot", "RMHL", 3), 4, -500.0, n_episodes=40)])
+    figure = draw("fig2", summarize(results.items()), {})
+    figure.canvas.draw()
+    assert len(drawn(panel(figure, "Acrobot, three hidden layers"), "Acrobot/RMHL_3-hidden_paper seed 4")) == 2
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_figure_4_shows_the_error_of_each_seed_and_both_settings() -> None:
+    results: dict[Run, Result] = {}
+    for cell in CELLS["fig4"]:
+        results |= trainings(cell, [-90.0, -500.0])
+    for seed in range(2):
+        errors = (1 + seed) / np.sqrt(N_PASSES)
+        results[CleanPassError(seed)] = Result({"passes": np.array(N_PASSES), "error": errors}, 1.0, "")
+    figure = draw("fig4", summarize(results.items()), results)
+    figure.canvas.draw()
+    first = [list(line.get_ydata()) for line in panel(figure, "A  Acrobot").get_lines()]  # type: ignore[arg-type]
+    seeds = [list((1 + seed) / np.sqrt(N_PASSES)) for seed in range(2)]
+    assert first[:3] == [*seeds, pytest.approx(list(1.5 / np.sqrt(N_PASSES)))]
+    for title, setting in (("B", "paper"), ("C", "recommended")):
+        for change in ("", "_2-passes", "_10-passes"):
+            assert len(drawn(panel(figure, title), f"Acrobot/NRL_1-hidden_{setting}{change} seed 0")) == 1
+            assert len(drawn(panel(figure, title), f"Acrobot/NRL_1-hidden_{setting}{change} seed 1")) == 2
+        assert "2 noisy passes 1/2" in panel(figure, title).get_title()
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_figure_about_noise_shows_all_depths_and_distributions() -> None:
+    results: dict[Run, Result] = {}
+    for cell in CELLS["noise"]:
+        results |= trainings(cell, [-90.0, -91.0])
+    for place, run in enumerate(run for run in plan("noise", TASKS, ALGORITHMS, (0, 1)) if isinstance(run, Alignment)):
+        columns = dict(zip(("std", "samples"), np.array([case[:2] for case in run.cases]).T, strict=True))
+        results[run] = Result({**columns, "cosine": np.full(len(run.cases), 0.01 * place)}, 1.0, "")
+    figure = draw("noise", summarize(results.items()), results)
+    figure.canvas.draw()
+    samples, sizes, curves, finals = figure.axes
+    for axes, xs in ((samples, [1, 10, 100, 1000, 10_000]), (sizes, [0.001, 0.01, 0.1, 0.3, 1])):
+        lines = [line for line in axes.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) == 5]  # type: ignore[arg-type]
+        assert len(lines) == 3 * 4
+        assert {tuple(line.get_xdata()) for line in lines} == {tuple(xs)}  # type: ignore[arg-type]
+        # The mean of two seeds that follow each other.
+        assert [line.get_ydata()[0] for line in lines] == pytest.approx([0.01 * (2 * i + 0.5) for i in range(12)])  # type: ignore[index]
+    assert len(drawn(curves, "Acrobot/NRL_1-hidden_recommended_poisson seed 1")) == 1
+    assert [label.get_text() for label in finals.get_xticklabels()] == [
+        f"{style.label}\n2/2" for style in NOISE_STYLES.values()
+    ]
+
+
+# What is told of them
+
+
+def test_claims_are_judged(benchmarks: Summaries) -> None:
+    rows = {row.title: row for row in report.rows(benchmarks)}
+    assert list(rows) == ["Acrobot, 1", "Acrobot, 1, recommended", "CartPole, 1"]
+    acrobot, recommended, cartpole = rows.values()
+    assert acrobot.ratio == pytest.approx((500 - 254) / (500 - 165.2))
+    assert (acrobot.reaches_bp, acrobot.beats_rmhl) == (False, False)  # two of five runs are no better than RMHL's
+    assert recommended.ratio == pytest.approx((500 - 88) / (500 - 82.4))
+    assert (recommended.reaches_bp, recommended.beats_rmhl) == (True, None)
+    assert (cartpole.reaches_bp, cartpole.beats_rmhl) == (True, True)
+
+
+def test_bp_is_reached_with_every_seed_only() -> None:
+    results = trainings(Cell("CartPole", "NRL"), [500.0] * 24 + [11.0])
+    results |= trainings(Cell("CartPole", "BPTT"), [500.0] * 25)
+    (row,) = report.rows(summarize(results.items()))
+    assert row.ratio is not None and row.ratio > report.COMPARABLE
+    assert row.reaches_bp is False
+
+
+def test_change_of_the_noise_is_compared_with_bp_as_it_is() -> None:
+    bp = Cell("Acrobot", "BPTT", setting="recommended")
+    results = trainings(bp, [-80.0]) | trainings(Cell("Acrobot", "NRL", 1, "recommended", "poisson"), [-90.0])
+    rows = {row.title: row for row in report.rows(summarize(results.items()))}
+    made = rows["Acrobot, 1, recommended, poisson"].bp
+    assert made is not None and made.cell == bp
+
+
+def test_differences_from_the_reference_are_told(benchmarks: Summaries) -> None:
+    told = {cell: report.agrees(made) for cell, made in benchmarks.items()}
+    assert told == dict.fromkeys(BENCHMARKS, True)
+    (off,) = summarize(trainings(Cell("CartPole", "NRL"), [472.0]).items()).values()
+    assert report.agrees(off) is False  # 26 from 498, and 25 are 5 % of 500
+    (unknown,) = summarize(trainings(Cell("Acrobot", "NRL", change="2 passes"), [-90.0]).items()).values()
+    assert report.agrees(unknown) is None
+
+
+def test_lost_seeds_are_told_with_what_became_of_them() -> None:
+    cell = Cell("CartPole", "NRL", 3)
+    rise_and_fall = [*np.linspace(20, 480, 200), *np.linspace(480, 11, 200)]
+    curves: list[Sequence[float]] = [[9.0], rise_and_fall, [20.0, 60.0], [499.0]]
+    results = dict(training(cell, seed, returns) for seed, returns in enumerate(curves))
+    told = list(report.failures(summarize(results.items())))
+    assert told == [
+        "CartPole, 3: NRL did not learn from seed 0: every return was 9, so that there was nothing to learn from.",
+        "CartPole, 3: NRL did not learn from seed 1: it reached 480 at episode 10000, and fell to 11.",
+        "CartPole, 3: NRL did not learn from seed 2: it never came above 60.",
+    ]
+
+
+def test_table_has_a_line_for_each_cell(benchmarks: Summaries) -> None:
+    lines = list(csv.DictReader(io.StringIO(report.table(benchmarks))))
+    assert len(lines) == len(BENCHMARKS)
+    first = lines[0]
+    assert (first["task"], first["hidden_layers"], first["setting"], first["algorithm"]) == (
+        "Acrobot",
+        "1",
+        "paper",
+        "NRL",
+    )
+    assert (first["mean"], first["learned"], first["seeds"]) == ("-254.00", "3", "5")
+    assert first["finals"] == "-90.00 -85.00 -500.00 -95.00 -500.00"
+    assert (first["reference"], first["agrees"], first["made_with"]) == ("-253 (3/5)", "yes", "some versions")
+
+
+def test_table_for_the_readme(benchmarks: Summaries) -> None:
+    results = dict([training(Cell("Acrobot", "NRL", 2), 0, -300.0)])
+    page = report.markdown({**benchmarks, **summarize(results.items())})
+    lines = page.splitlines()
+    width = lines[0].count("|")
+    table = [line for line in lines if line.startswith("| ")]
+    assert len(table) == 1 + 4 and all(line.count("|") == width for line in table)
+    (acrobot,) = (line for line in table if line.startswith("| Acrobot, 1 |"))
+    assert "| −254 (3/5)<br>" in acrobot
+    assert acrobot.endswith("| −253 (3/5); −170 (4/5); −487 |")
+    assert "does not reach BP (73%), does not beat RMHL" in acrobot
+    assert "**−88 (5/5)**" in page  # NRL with two hidden layers, which ended at -300 here
+    assert "- Acrobot, 1: BP did not learn from seed 1: every return was -500" in page
+    assert "- Recommended for Acrobot, 1:" in page
+
+
+# The measurements
+
+
+def test_mean_of_noisy_passes_comes_closer_by_the_root_of_their_number() -> None:
+    columns = CleanPassError(0, n_steps=100).do().columns
+    assert tuple(columns["passes"]) == N_PASSES
+    scaled = columns["error"] * np.sqrt(columns["passes"])
+    assert scaled == pytest.approx(np.full(len(scaled), scaled[0]), rel=0.25)
+    # Probabilities near 1 / 3 move by about a third of what the outputs' noise and the hidden layer's does.
+    assert 1e-4 < scaled[0] < 1e-3
+
+
+def test_updates_come_closer_to_the_gradient_with_more_samples() -> None:
+    columns = Alignment(1, "rademacher", 0, quick=True).do().columns
+    few, some, many = columns["cosine"][columns["std"] == 1e-3]
+    assert 0 < few < some < many < 1
+    assert many > 0.5
+
+
+# The command
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_quick_look(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "reproduce",
+        "all",
+        "--quick",
+        "--tasks",
+        "cartpole",
+        "--algos",
+        "bptt",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+    ]
+    main(command)
+    folder = tmp_path / "runs" / "reproduce" / "quick"
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+    trained = [f"CartPole/BPTT_{n}-hidden_paper_seed-1.csv" for n in (1, 2, 3)]
+    recommended = [f"{cell.name}_seed-1.csv" for cell in CELLS["fig1"] + CELLS["fig3"] if cell.setting == "recommended"]
+    recommended = [name for name in recommended if name.startswith("CartPole/BPTT")]
+    assert names == sorted([*trained, *recommended, "fig1.png", "fig3.png", "table.csv", "table.md"])
+    for name in ("fig1.png", "fig3.png"):
+        assert (folder / name).read_bytes()[:4] == PNG
+    said = capsys.readouterr().out
+    assert "too short to be compared" in said
+    assert "CartPole/BPTT_2-hidden_paper_seed-1: a return of " in said
+
+    monkeypatch.setattr(Training, "measure", lambda run: pytest.fail(f"{run} was repeated"))
+    main(command)
+    main(["reproduce", "fig3", "--quick", "--draw-only", "--seeds", "1", "3"])
+    assert f"from {2 + len(recommended)} of " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_failed_run_leaves_the_others_and_a_bad_status(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(run: Training) -> Columns:
+        if run.seed == 1:
+            raise FloatingPointError("it diverged")
+        return training(run.cell, run.seed, 20.0, run.n_episodes)[1].columns
+
+    monkeypatch.setattr(Training, "measure", measure)
+    command = ["reproduce", "fig1", "--tasks", "CartPole", "--algos", "NRL", "--out", str(tmp_path), "--workers", "1"]
+    with pytest.raises(SystemExit, match="1"):
+        main(command)
+    said = capsys.readouterr().out
+    assert "CartPole/NRL_1-hidden_paper_seed-1 failed: it diverged" in said
+    assert "What follows is from 4 of 5 runs." in said
+    assert "0/4 seeds learned; the reference, 498 (5/5), differs" in said
+    assert len(list(tmp_path.glob("CartPole/*.csv"))) == 4
+
+
+def test_stopping_says_how_to_go_on(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(run: Training) -> Columns:
+        if run.seed == 2:
+            raise KeyboardInterrupt
+        return training(run.cell, run.seed, 20.0, run.n_episodes)[1].columns
+
+    monkeypatch.setattr(Training, "measure", measure)
+    with pytest.raises(SystemExit, match="130"):
+        main(["reproduce", "fig1", "--tasks", "CartPole", "--algos", "NRL", "--out", str(tmp_path), "--workers", "1"])
+    assert "Stopped: 2 of 5 runs are done, the same command goes on with the others." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("", "FIGURE"),
+        ("fig5", "invalid choice: 'fig5'"),
+        ("fig1 --seeds one", "invalid int value: 'one'"),
+        ("fig1 --seeds 0 -1", "none below 0"),
+        ("fig1 --seeds 2 2", "different"),
+        ("fig1 --tasks Pendulum", "invalid choice: 'Pendulum'"),
+        ("fig1 --algos PPO", "invalid choice: 'PPO'"),
+        ("fig1 --workers 0", "--workers has to be at least 1"),
+        ("fig1 --workers 2 --ray-address auto", "--workers is for this machine"),
+        ("fig1 --tasks CartPole --ray-address 127.0.0.1:1", "There is no Ray cluster at 127.0.0.1:1"),
+        ("fig1 --episodes 7", "--episodes"),
+        ("fig2 --tasks CartPole", "fig2 has none of these tasks and algorithms"),
+        ("fig1 --draw-only", "there is no finished run in"),
+        ("fig1 --publish --quick", "--publish is for full results"),
+        ("fig1 --publish --seeds 0", "--publish is for full results"),
+        ("fig1 --publish", "in a clone of the repository"),
+    ],
+)
+def test_bad_arguments_get_one_line(
+    arguments: str,
+    says: str,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        main(["reproduce", *arguments.split()])
+    said = capsys.readouterr()
+    if isinstance(error.value.code, str):  # a mistake that is found later, for which Python itself sets the status to 1
+        said = said._replace(err=f"{error.value.code}\n")
+    else:
+        assert error.value.code == 2
+    assert said.err.startswith("sb3-nrl reproduce: ") and says in said.err
+    assert said.err.count("\n") == 1 and said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = pathlib.Path("README.md")
+    readme.write_text(f"before\n{MARKERS[0]}to be replaced\n{MARKERS[1]}\nafter\n")
+    runs = plan("fig2", TASKS, ALGORITHMS, SEEDS)
+    returns = np.linspace(-500, -90, 8_000)
+    columns = {"episode": np.arange(1, 8_001), "return": returns, "length": -returns}
+    for run in runs:
+        write(run, Result(columns, 1.0, "some versions"), pathlib.Path("full"))
+    main(["reproduce", "fig2", "--out", "full", "--publish"])
+    assert pathlib.Path("docs/fig2.png").read_bytes()[:4] == PNG
+    thinned = find(runs, pathlib.Path("results/reproduction"), quiet())
+    assert len(thinned) == len(runs)
+    for result in thinned.values():
+        assert len(result.columns["return"]) == 160
+        assert final_return(result.columns) == pytest.approx(returns[-50:].mean())
+    assert readme.read_text() == f"before\n{MARKERS[0]}to be replaced\n{MARKERS[1]}\nafter\n"
+
+    monkeypatch.setattr("sb3_nrl.reproduce.command.FIGURES", ("fig2",))
+    main(["reproduce", "table", "--out", "results/reproduction", "--publish"])
+    before, _, rest = readme.read_text().partition(MARKERS[0])
+    table, _, after = rest.partition(MARKERS[1])
+    assert (before, after) == ("before\n", "\nafter\n")
+    assert "| Acrobot, 3 |" in table and "to be replaced" not in table
+    assert pathlib.Path("results/reproduction.csv").read_text().count("\n") == 1 + len(CELLS["fig2"])
+
+
+def test_readme_has_a_place_for_the_table() -> None:
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    assert all(readme.count(marker) == 1 for marker in MARKERS)
