@@ -49,9 +49,11 @@ class BPTT(RewardModulatedAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 128,
+        reward_prediction: str = "average",
         reward_timing: str = "episode",
         reward_smoothing: float = 0.66,
         scale_rpe: bool = True,
+        gamma: float = 1.0,
         trace_decay: float = 1.0,
         max_grad_norm: float | None = None,
         stats_window_size: int = 100,
@@ -67,9 +69,11 @@ class BPTT(RewardModulatedAlgorithm):
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
+            reward_prediction=reward_prediction,
             reward_timing=reward_timing,
             reward_smoothing=reward_smoothing,
             scale_rpe=scale_rpe,
+            gamma=gamma,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -87,6 +91,6 @@ class BPTT(RewardModulatedAlgorithm):
         noise = th.zeros(len(steps.actions), self.policy.perturbation.n_nodes, device=self.device, requires_grad=True)
         with th.enable_grad():
             obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
-            log_probs, pre = self.policy.noisy_pass(obs, th.as_tensor(steps.actions), noise)
-            (post,) = th.autograd.grad(log_probs.sum(), noise)
+            objectives, pre = self.policy.noisy_pass(obs, th.as_tensor(steps.actions), noise)
+            (post,) = th.autograd.grad(th.stack(objectives).sum(), noise)
         return self.network.array(post), [self.network.array(x.detach()) for x in pre]

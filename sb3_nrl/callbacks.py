@@ -6,7 +6,6 @@ Shapes: T steps, E environments, W weights and biases of the network.
 
 import inspect
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
 from sb3_nrl.arrays import Array
+from sb3_nrl.networks import TorchNetwork
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
 
@@ -26,13 +26,14 @@ _NO_HYPERPARAMETERS = {"env", "learning_rate", "policy_kwargs", "tensorboard_log
 
 class GradientAlignmentCallback(BaseCallback):
     """
-    Logs ``train/alignment``: the cosine between the update Σ δ e and the exact policy gradient on the same steps, with
-    the same δ; averaged over the updates since the last log. The exact gradient is that of δ Σ log π(a|s) with π the
-    clean pass, each log π decayed as the trace is. BPTT's updates have a cosine of 1.
+    Logs ``train/alignment``: the cosine between the update Σ δ e and the exact gradient, on the same steps and with the
+    same δ; averaged over the updates since the last log. The exact gradient is that of Σ δ log π(a|s) with π the clean
+    pass, each log π decayed as the trace is; with a critic, of Σ δ (log π(a|s) + V(s)). BPTT's updates have a cosine
+    of 1.
 
-    Costs one backward pass per step and one trace per environment, so use it to look, not to train. It changes neither
-    weights nor random numbers. Updates of length 0, and those that credit steps from before this callback was there,
-    are left out.
+    Costs backward passes for each update and one trace per environment, so use it to look, not to train. It changes
+    neither weights nor random numbers. Updates of length 0, and those that credit steps from before this callback was
+    there, are left out.
     """
 
     def _on_training_start(self) -> None:
@@ -46,55 +47,61 @@ class GradientAlignmentCallback(BaseCallback):
 
     def _watch(self, model: RewardModulatedAlgorithm) -> None:
         """See what is folded into the traces, and what becomes of them, without a place in the training loop."""
-        # The methods of the buffer, since a checkpoint saves all attributes of the model, but not its buffer.
+        # A method of the buffer, since a checkpoint saves all attributes of the model, but not its buffer.
         buffer = model.rollout_buffer
-        plain_fold, plain_modulate = type(buffer).fold, type(buffer).modulate
+        plain_fold = type(buffer).fold
 
-        def fold(credit: Callable[[PendingSteps], Any], *arguments: Any) -> None:
-            def watched(steps: PendingSteps) -> Any:
-                self._add(model, steps)
-                return credit(steps)
-
-            plain_fold(buffer, watched, *arguments)
-
-        def modulate(errors: np.ndarray, rewarded: np.ndarray, *arguments: Any) -> tuple[Array, float]:
-            change_W, trace_norm = plain_modulate(buffer, errors, rewarded, *arguments)
-            self._compare(th.as_tensor(change_W), errors, rewarded)
+        def fold(
+            credit: Any, network: TorchNetwork, n_at_once: int, errors_TE: np.ndarray, restarts_TE: np.ndarray
+        ) -> tuple[Array, float]:
+            exact_W = self._follow(model, buffer.waiting(network), errors_TE, restarts_TE)
+            change_W, trace_norm = plain_fold(buffer, credit, network, n_at_once, errors_TE, restarts_TE)
+            change = th.as_tensor(change_W)
+            norms = th.linalg.vector_norm(change) * th.linalg.vector_norm(exact_W)
+            if norms > 0 and self._complete_E[errors_TE.any(axis=0)].all():
+                self.logger.record_mean("train/alignment", (change @ exact_W / norms).item())
+            self._complete_E |= restarts_TE.any(axis=0)
             return change_W, trace_norm
 
-        vars(buffer).update(fold=fold, modulate=modulate)
+        vars(buffer).update(fold=fold)
 
-    def _add(self, model: RewardModulatedAlgorithm, steps: PendingSteps) -> None:
-        """What ``fold`` does to the traces, for the exact gradient: by autograd alone, nothing shared with the rule."""
-        n_steps = len(steps.actions) // model.n_envs
-        decay_T = model.trace_decay ** th.arange(n_steps - 1, -1, -1, device=model.device)
+    def _follow(
+        self, model: RewardModulatedAlgorithm, steps: PendingSteps, errors_TE: np.ndarray, restarts_TE: np.ndarray
+    ) -> th.Tensor:
+        """What ``fold`` does, for the exact gradient: by autograd alone, nothing shared with the rule."""
+        n_steps, n_envs = errors_TE.shape
+        weights_TE, kept_TE = np.empty((2, n_steps, n_envs), np.float32)
+        weights_E, kept_E = np.zeros(n_envs), np.ones(n_envs)
+        for step in reversed(range(n_steps)):
+            lasts_E = ~restarts_TE[step]
+            weights_E = weights_TE[step] = errors_TE[step] + lasts_E * weights_E
+            kept_E = kept_TE[step] = lasts_E * kept_E
+            weights_E, kept_E = model.trace_decay * weights_E, model.trace_decay * kept_E
+        weights, kept, weights_of_old, kept_of_old = (
+            th.as_tensor(values, dtype=th.float32, device=model.device)
+            for values in (weights_TE, kept_TE, weights_E, kept_E)
+        )
         parameters = model.policy.perturbation.parameters
         with th.enable_grad():
             obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
-            log_probs = model.policy.get_distribution(obs).log_prob(th.as_tensor(steps.actions))
-            total_E = (decay_T[:, None] * log_probs.view(n_steps, model.n_envs)).sum(0)
-        each_env = th.eye(model.n_envs, device=model.device)
+            objective = model.policy.get_distribution(obs).log_prob(th.as_tensor(steps.actions))
+            if model.policy.critic:
+                objective = objective + model.policy._values(obs)[:, 0]
+            objective_TE = objective.view(n_steps, n_envs)
+            change = th.autograd.grad((weights * objective_TE).sum(), parameters, retain_graph=True)
+            total_E = (kept * objective_TE).sum(0)
+        each_env = th.eye(n_envs, device=model.device)
         gradients = th.autograd.grad(total_E, parameters, each_env, is_grads_batched=True)
         addend_EW = th.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-        self._gradient_EW = model.trace_decay**n_steps * self._gradient_EW + addend_EW
-
-    def _compare(self, change_W: th.Tensor, errors: np.ndarray, rewarded: np.ndarray) -> None:
-        assert isinstance(self._gradient_EW, th.Tensor)
-        rewarded_E = th.as_tensor(rewarded, device=change_W.device)
-        delta_R = th.as_tensor(errors[rewarded], dtype=change_W.dtype, device=change_W.device)
-        exact_W = delta_R @ self._gradient_EW[rewarded_E]
-        norms = th.linalg.vector_norm(change_W) * th.linalg.vector_norm(exact_W)
-        if norms > 0 and self._complete_E[rewarded].all():
-            self.logger.record_mean("train/alignment", (change_W @ exact_W / norms).item())
-        self._gradient_EW[rewarded_E] = 0
-        self._complete_E |= rewarded
+        old_EW = th.zeros_like(addend_EW) + self._gradient_EW
+        self._gradient_EW = kept_of_old[:, None] * old_EW + addend_EW
+        return th.cat([gradient.flatten() for gradient in change]) + weights_of_old @ old_EW
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        for method in ("fold", "modulate"):
-            vars(self.model.rollout_buffer).pop(method, None)  # type: ignore[attr-defined]
+        vars(self.model.rollout_buffer).pop("fold", None)  # type: ignore[attr-defined]
 
 
 class PerformanceCallback(BaseCallback):

@@ -19,10 +19,13 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.policies import NoisyPolicy, repeat_rows, require_finite
+from sb3_nrl.policies import NoisyPass, NoisyPolicy, repeat_rows, require_finite
 
 _ACTIVATIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh)
-_REPLACED = ("forward", "get_distribution", "extract_features", "noisy_pass", "_action_parameters", "_distribution")
+_REPLACED = (
+    *("forward", "get_distribution", "predict_values", "extract_features", "noisy_pass"),
+    *("_action_parameters", "_values", "_outputs", "_distribution"),
+)
 
 _FEW = 16
 """Logits up to which Python's own numbers are quicker than NumPy's arrays."""
@@ -86,14 +89,25 @@ class TorchNetwork:
         return actions.cpu().numpy(), log_probs.cpu().numpy()
 
     @th.no_grad()
-    def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> tuple[Array, list[Array]]:
+    def values(self, obs: Any) -> Array:
+        """
+        The critic's prediction V(s).
+
+        :param obs: Observations, B rows
+        :return: Shape (B,)
+        """
+        tensors = {key: self.array(part) for key, part in obs.items()} if isinstance(obs, dict) else self.array(obs)
+        return self.policy.predict_values(tensors)
+
+    @th.no_grad()
+    def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> NoisyPass:
         """
         A noisy pass (Eq. 18 and 19).
 
         :param obs: Observations, B rows, or a part of them that is to be repeated
         :param actions: Actions, as many
         :param noise_BN: ξ, shape (B, N)
-        :return: log π̃(a|s), shape (B,), and the pre-synaptic activity x̃ that each perturbed layer received, B rows
+        :return: What comes of it
         """
         n_copies = len(noise_BN) // len(actions)
         return self.policy.noisy_pass(repeat_rows(obs, n_copies), repeat_rows(actions, n_copies), noise_BN)  # type: ignore[arg-type]
@@ -143,23 +157,25 @@ class NumpyNetwork(TorchNetwork):
             parameter: slice(gradient.storage_offset(), gradient.storage_offset() + gradient.numel())
             for parameter, gradient in zip(perturbation.parameters, self.gradients, strict=True)
         }
-        self.modules = _in_order(policy)
-        self.layers = [
-            _Layer(
-                module,
-                _activation(following),
-                nodes.get(module),
-                places.get(module.weight),
-                places.get(module.bias),
-            )
-            for module, following in zip(self.modules, [*self.modules[1:], None], strict=True)
-            if isinstance(module, nn.Linear)
-        ]
+        self.actor, self.critic = (
+            [
+                _Layer(
+                    module,
+                    _activation(following),
+                    nodes.get(module),
+                    places.get(module.weight),
+                    places.get(module.bias),
+                )
+                for module, following in zip(modules, [*modules[1:], None], strict=False)
+                if isinstance(module, nn.Linear)
+            ]
+            for modules in (_actor_in_order(policy), _critic_in_order(policy))
+        )
         self.log_std: _Layer | None = None
         if isinstance(policy.action_space, spaces.Box):
             module = policy.log_std_net
             self.log_std = _Layer(module, None, nodes.get(module), places.get(module.weight), None)
-        self.slopes = _slopes(self.modules)
+        self.slopes = _slopes(self.all_modules)
         self.parameters = list(policy.parameters())
         self.identities = _identities(self.all_modules)
 
@@ -176,14 +192,15 @@ class NumpyNetwork(TorchNetwork):
             and isinstance(space, spaces.Box)
             and not (policy.normalize_images and is_image_space(space))
             and type(policy.hidden_net) is nn.Sequential
-            and _is_perceptron(_in_order(policy))
+            and _is_perceptron(_actor_in_order(policy))
+            and (not policy.critic or _is_plain_critic(policy))
             and not _have_hooks(policy.modules())
         )
 
     def is_outdated(self) -> bool:
         return (
             _identities(self.all_modules) != self.identities
-            or _slopes(self.modules) != self.slopes
+            or _slopes(self.all_modules) != self.slopes
             or _have_hooks(self.all_modules)
         )
 
@@ -193,15 +210,18 @@ class NumpyNetwork(TorchNetwork):
         if addresses != self.addresses:
             self.addresses = addresses
             self.arrays = [parameter.data.numpy() for parameter in self.policy.perturbation.parameters]
-            self.steps = [
-                (
-                    layer.module.weight.data.numpy().T,
-                    None if layer.module.bias is None else layer.module.bias.data.numpy(),
-                    layer.nodes,
-                    layer.activation,
-                )
-                for layer in self.layers
-            ]
+            self.actor_steps, self.critic_steps = (
+                [
+                    (
+                        layer.module.weight.data.numpy().T,
+                        None if layer.module.bias is None else layer.module.bias.data.numpy(),
+                        layer.nodes,
+                        layer.activation,
+                    )
+                    for layer in layers
+                ]
+                for layers in (self.actor, self.critic)
+            )
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
         return np.asarray(values)
@@ -212,23 +232,6 @@ class NumpyNetwork(TorchNetwork):
 
     def sample_noise(self, n_rows: int) -> Array:
         return self.policy.sample_noise(n_rows).numpy()
-
-    def _outputs(
-        self, obs: np.ndarray, noise: np.ndarray | None, received: list[np.ndarray] | None = None
-    ) -> np.ndarray:
-        """The action head's pre-activations; notes what each perturbed layer received."""
-        x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
-        for weight, bias, nodes, activation in self.steps:
-            if received is not None and nodes is not None:
-                received.append(x)
-            x = np.dot(x, weight)
-            if bias is not None:
-                x += bias
-            if noise is not None and nodes is not None:
-                x += noise[:, nodes]
-            if activation is not None:
-                x = activation(x)
-        return x
 
     def _log_std(self, noise: np.ndarray | None) -> np.ndarray:
         assert self.log_std is not None
@@ -241,7 +244,7 @@ class NumpyNetwork(TorchNetwork):
         if n_passes > 1:
             obs = np.concatenate([obs] * n_passes)
             noise_EN = self.sample_noise(len(obs))
-        outputs = self._outputs(obs, noise_EN)
+        outputs = _run(self.actor_steps, obs, noise_EN)
         if self.log_std is None:
             return _draw_categorical(_mean_categorical(outputs, n_passes) if n_passes > 1 else outputs)
         log_std = self._log_std(noise_EN)
@@ -252,25 +255,36 @@ class NumpyNetwork(TorchNetwork):
             )
         return _draw_gaussian(outputs, log_std)
 
-    def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> tuple[Array, list[Array]]:
+    def values(self, obs: Any) -> Array:
+        self._find_weights()
+        n_passes = self.policy.clean_passes
+        if n_passes is None:
+            return _run(self.critic_steps, obs, None)[:, 0]
+        obs = np.concatenate([obs] * n_passes)
+        return _run(self.critic_steps, obs, self.sample_noise(len(obs))).reshape(n_passes, -1).mean(axis=0)
+
+    def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> NoisyPass:
         self._find_weights()
         n_copies = len(noise_BN) // len(actions)
         if n_copies > 1:
             obs, actions = (np.concatenate([rows] * n_copies) for rows in (obs, actions))
         received: list[np.ndarray] = []
-        outputs = self._outputs(obs, noise_BN, received)
+        outputs = _run(self.actor_steps, obs, noise_BN, received)
         if self.log_std is None:
-            return _log_categorical(outputs, actions), received
-        log_std = self._log_std(noise_BN)
-        std = _std(log_std)
-        if self.log_std.nodes is not None:
-            received.append(np.ones((len(outputs), 1), np.float32))
-        return _log_gaussian((actions - outputs) / std, log_std), received
+            log_probs = _log_categorical(outputs, actions)
+        else:
+            log_std = self._log_std(noise_BN)
+            log_probs = _log_gaussian((actions - outputs) / _std(log_std), log_std)
+            if self.log_std.nodes is not None:
+                received.append(np.ones((len(outputs), 1), np.float32))
+        values = [_run(self.critic_steps, obs, noise_BN, received)[:, 0]] if self.critic else []
+        return NoisyPass([log_probs, *values], received)
 
     def outer(self, post_BN: Array, pre: list[Array], n_envs: int) -> Array:
         sum_EW = np.empty((n_envs, len(self.gradient_W)), np.float32)
         post_ENB = post_BN.reshape(-1, n_envs, post_BN.shape[1]).transpose(1, 2, 0)
-        perturbed = [layer for layer in (*self.layers, self.log_std) if layer is not None and layer.nodes is not None]
+        layers = (*self.actor, *([] if self.log_std is None else [self.log_std]), *self.critic)
+        perturbed = [layer for layer in layers if layer.nodes is not None]
         for layer, received in zip(perturbed, pre, strict=True):
             post_EOB = post_ENB[:, layer.nodes]
             if layer.weights is not None:
@@ -281,8 +295,39 @@ class NumpyNetwork(TorchNetwork):
         return sum_EW
 
 
-def _in_order(policy: NoisyPolicy) -> list[nn.Module]:
+def _actor_in_order(policy: NoisyPolicy) -> list[nn.Module]:
     return [*policy.hidden_net, policy.action_net]
+
+
+def _critic_in_order(policy: NoisyPolicy) -> list[nn.Module]:
+    return [*policy.vf_hidden_net, policy.value_net] if policy.critic else []
+
+
+def _is_plain_critic(policy: NoisyPolicy) -> bool:
+    return (
+        type(policy.vf_features_extractor) is FlattenExtractor
+        and type(policy.vf_hidden_net) is nn.Sequential
+        and _is_perceptron(_critic_in_order(policy))
+        and not {id(p) for p in policy.vf_hidden_net.parameters()} & {id(p) for p in policy.hidden_net.parameters()}
+    )
+
+
+def _run(
+    steps: list[tuple[Any, ...]], obs: np.ndarray, noise: np.ndarray | None, received: list[np.ndarray] | None = None
+) -> np.ndarray:
+    """A head's pre-activations; notes what each perturbed layer received."""
+    x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+    for weight, bias, nodes, activation in steps:
+        if received is not None and nodes is not None:
+            received.append(x)
+        x = np.dot(x, weight)
+        if bias is not None:
+            x += bias
+        if noise is not None and nodes is not None:
+            x += noise[:, nodes]
+        if activation is not None:
+            x = activation(x)
+    return x
 
 
 def _is_perceptron(modules: list[nn.Module]) -> bool:

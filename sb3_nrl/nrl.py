@@ -78,9 +78,11 @@ class NRL(RewardModulatedAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 128,
+        reward_prediction: str = "average",
         reward_timing: str = "episode",
         reward_smoothing: float = 0.66,
         scale_rpe: bool = True,
+        gamma: float = 1.0,
         trace_decay: float = 1.0,
         max_grad_norm: float | None = None,
         noise_std: float = 1e-2,
@@ -102,9 +104,11 @@ class NRL(RewardModulatedAlgorithm):
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
+            reward_prediction=reward_prediction,
             reward_timing=reward_timing,
             reward_smoothing=reward_smoothing,
             scale_rpe=scale_rpe,
+            gamma=gamma,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -162,26 +166,32 @@ class NRL(RewardModulatedAlgorithm):
     def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
         obs, actions, network = steps.observations, steps.actions, self.network
         noise = network.sample_noise(self.n_noise_samples * len(actions))
-        log_probs, pre = network.noisy_pass(obs, actions, noise)
+        objectives, pre = network.noisy_pass(obs, actions, noise)
         if self.antithetic:
-            opposite_log_probs, opposite_pre = network.noisy_pass(obs, actions, -noise)
-            rho = (log_probs - opposite_log_probs) / 2
+            opposites, opposite_pre = network.noisy_pass(obs, actions, -noise)
+            rhos = [(noisy - opposite) / 2 for noisy, opposite in zip(objectives, opposites, strict=True)]
             # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
             pre = [(x + opposite_x) / 2 for x, opposite_x in zip(pre, opposite_pre, strict=True)]
         else:
-            rho = (log_probs.reshape(self.n_noise_samples, -1) - steps.log_probs).reshape(-1)
-        return self._post_synaptic(noise, rho / self.n_noise_samples), pre
+            clean = [steps.log_probs, *([network.values(obs)] if self.policy.critic else [])]
+            rhos = [
+                (noisy.reshape(self.n_noise_samples, -1) - value).reshape(-1)
+                for noisy, value in zip(objectives, clean, strict=True)
+            ]
+        return self._post_synaptic(noise, rhos), pre
 
-    def _post_synaptic(self, noise_BN: Array, rho_B: Array) -> Array:
-        """ρ ξ / ‖ξ‖², by the rule that ``noise_normalization`` names."""
-        if self.noise_normalization == "unbiased":
-            rho_B = rho_B * noise_BN.shape[1]
-        parts = [slice(None)]
-        if self.noise_normalization == "layer":
-            parts = [site.nodes for site in self.policy.perturbation.sites]
-        post_BN = noise_BN * rho_B[:, None]
-        for nodes in parts:
-            noise = noise_BN[:, nodes]
-            # All the noise of a layer of one node can be 0.
-            post_BN[:, nodes] /= ((noise * noise).sum(1) + _TINY)[:, None]
+    def _post_synaptic(self, noise_BN: Array, rhos: list[Array]) -> Array:
+        """ρ ξ / ‖ξ‖² with each network's ρ, by the rule that ``noise_normalization`` names."""
+        post_BN = noise_BN / self.n_noise_samples
+        for nodes, rho_B in zip(self.policy.networks, rhos, strict=True):
+            parts = [nodes]
+            if self.noise_normalization == "unbiased":
+                rho_B = rho_B * (nodes.stop - nodes.start)
+            elif self.noise_normalization == "layer":
+                sites = self.policy.perturbation.sites
+                parts = [site.nodes for site in sites if nodes.start <= site.nodes.start < nodes.stop]
+            for part in parts:
+                noise = noise_BN[:, part]
+                # All the noise of a layer of one node can be 0.
+                post_BN[:, part] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
         return post_BN

@@ -6,7 +6,7 @@ Shapes: B rows of a batch, N nodes of the network.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -29,6 +29,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn.functional import logsigmoid
 
+from sb3_nrl.arrays import Array
 from sb3_nrl.checks import is_count
 from sb3_nrl.noise import sample_noise
 from sb3_nrl.perturbation import NodePerturbation
@@ -36,27 +37,43 @@ from sb3_nrl.perturbation import NodePerturbation
 LEAKY_RELU = partial(nn.LeakyReLU, 0.1)
 
 
+class NoisyPass(NamedTuple):
+    """
+    What a noisy pass gives.
+
+    :param objectives: What each network is to increase: log π̃(a|s) and, with a critic, its prediction Ṽ(s), each of
+        shape (B,)
+    :param pre: The pre-synaptic activity x̃ that each perturbed layer received, B rows
+    """
+
+    objectives: list[Array]
+    pre: list[Array]
+
+
 class NoisyPolicy(BasePolicy):
     """
-    An actor whose nodes can be perturbed.
+    An actor whose nodes can be perturbed, and on request a critic.
 
     The network is a features extractor, hidden layers and an action head, one output for each logit or mean. For a
     ``Box`` action space the log standard deviation of the Gaussian is a layer of its own, fed by a constant 1: it does
-    not depend on the observation, and is perturbed and learned like any other layer.
+    not depend on the observation, and is perturbed and learned like any other layer. The critic, which predicts the
+    rewards to come, is a network of its own of the same kind, with a features extractor of its own.
 
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule
-    :param net_arch: Widths of the hidden layers, ``[64]`` by default; ``[]`` for none
+    :param net_arch: Widths of the hidden layers, ``[64]`` by default; ``[]`` for none. For a critic with others than
+        the actor's: ``dict(pi=[...], vf=[...])``
     :param activation_fn: Makes the activation function after each hidden layer, LeakyReLU with slope 0.1 by default
-    :param use_bias: Whether hidden layers and action head have biases. The paper's networks have none
-    :param head_gain: Factor on the initial weights of the action head. Large values can start in a nearly deterministic
+    :param use_bias: Whether hidden layers and heads have biases. The paper's networks have none
+    :param head_gain: Factor on the initial weights of the heads. Large values can start in a nearly deterministic
         policy that never sees another return, and so never learns
     :param log_std_init: Initial log standard deviation of the actions in a ``Box`` space, in the units of the actions
     :param noise_std: Standard deviation σ of the noise ξ
     :param noise_distribution: Distribution of the noise, see :mod:`sb3_nrl.noise`
     :param clean_passes: None: actions come from a clean pass. N: from the mean of N noisy passes, for networks that
         cannot do without noise
+    :param critic: Whether there is a critic
     :param features_extractor_class: Features extractor, built of Linear and Conv2d layers if it learns; by default one
         that flattens the observation
     :param features_extractor_kwargs: Keyword arguments of the features extractor
@@ -74,7 +91,7 @@ class NoisyPolicy(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        net_arch: list[int] | None = None,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: Callable[[], nn.Module] = LEAKY_RELU,
         use_bias: bool = False,
         head_gain: float = 0.01,
@@ -82,6 +99,7 @@ class NoisyPolicy(BasePolicy):
         noise_std: float = 0.0,
         noise_distribution: str = "gaussian",
         clean_passes: int | None = None,
+        critic: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -98,9 +116,12 @@ class NoisyPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         self.net_arch = [64] if net_arch is None else net_arch
-        if not isinstance(self.net_arch, list) or not all(is_count(width) for width in self.net_arch):
+        architectures = self.net_arch if isinstance(self.net_arch, dict) else dict.fromkeys(("pi", "vf"), self.net_arch)
+        fits = set(architectures) == {"pi", "vf"} and (critic or not isinstance(self.net_arch, dict))
+        if not fits or not all(isinstance(a, list) and all(map(is_count, a)) for a in architectures.values()):
             raise ValueError(
-                f"net_arch={net_arch!r}: must be a list of hidden layers' widths (there is no value network)"
+                f"net_arch={net_arch!r}: must be a list of hidden layers' widths"
+                + (", or dict(pi=[...], vf=[...])" if critic else " (there is no value network)")
             )
         if not 0 < head_gain < math.inf:
             raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
@@ -113,24 +134,23 @@ class NoisyPolicy(BasePolicy):
         self.noise_std = noise_std
         self.noise_distribution = noise_distribution
         self.clean_passes = clean_passes
+        self.critic = critic
 
         self.features_extractor = self.make_features_extractor()
-        features_dim = self.features_extractor.features_dim
-        self.hidden_net = nn.Sequential(
-            *create_mlp(features_dim, -1, self.net_arch, activation_fn, with_bias=use_bias)  # type: ignore[arg-type]
-        )
-        self.action_dist = make_proba_distribution(action_space)
-        latent_dim = self.net_arch[-1] if self.net_arch else features_dim
+        make_layers = partial(_make_layers, activation_fn=activation_fn, use_bias=use_bias, head_gain=head_gain)
         n_outputs = _n_outputs(action_space)
+        self.action_dist = make_proba_distribution(action_space)
         if isinstance(action_space, spaces.Box):
             self.log_std_net = nn.Linear(1, n_outputs, bias=False)
             nn.init.constant_(self.log_std_net.weight, log_std_init)
-        self.action_net = nn.Linear(latent_dim, n_outputs, bias=use_bias)
-        for layer in (*self.hidden_net, self.action_net):
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight, gain=head_gain if layer is self.action_net else 1.0)
-                if use_bias:
-                    nn.init.zeros_(layer.bias)
+        self.hidden_net, self.action_net = make_layers(
+            self.features_extractor.features_dim, architectures["pi"], n_outputs
+        )
+        if critic:
+            self.vf_features_extractor = self.make_features_extractor()
+            self.vf_hidden_net, self.value_net = make_layers(
+                self.vf_features_extractor.features_dim, architectures["vf"], 1
+            )
 
         self.eval()
         self._found: tuple[list[nn.Module], list[int]] = ([], [])
@@ -152,6 +172,7 @@ class NoisyPolicy(BasePolicy):
                     "noise_std",
                     "noise_distribution",
                     "clean_passes",
+                    "critic",
                     "features_extractor_class",
                     "features_extractor_kwargs",
                     "optimizer_class",
@@ -173,7 +194,15 @@ class NoisyPolicy(BasePolicy):
             return False
         self._found = modules, trainable
         example = _blank(self.observation_space, 3, self.action_net.weight.device)
-        self.perturbation = NodePerturbation(self, self._action_parameters, example)
+        self.perturbation = NodePerturbation(self, self._outputs, example)
+        critic = [self.vf_features_extractor, self.vf_hidden_net, self.value_net] if self.critic else []
+        layers_of_critic = {layer for part in critic for layer in part.modules()}
+        n_actor = sum(
+            site.nodes.stop - site.nodes.start for site in self.perturbation.sites if site.layer not in layers_of_critic
+        )
+        self.networks = [slice(0, n_actor)]
+        if self.critic:
+            self.networks.append(slice(n_actor, self.perturbation.n_nodes))
         return True
 
     def sample_noise(self, n_rows: int) -> th.Tensor:
@@ -195,19 +224,33 @@ class NoisyPolicy(BasePolicy):
         """
         return self._distribution(self._action_parameters(obs))
 
-    def noisy_pass(self, obs: PyTorchObs, actions: th.Tensor, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor]]:
+    def noisy_pass(self, obs: PyTorchObs, actions: th.Tensor, noise_BN: th.Tensor) -> NoisyPass:
         """
         A noisy pass (Eq. 18 and 19).
 
         :param obs: Observations, B rows
         :param actions: Actions, B rows
         :param noise_BN: ξ, shape (B, N)
-        :return: log π̃(a|s), shape (B,), and the pre-synaptic activity that each layer received
+        :return: What comes of it
         """
-        parameters, pre = self.perturbation.run(obs, noise_BN)
+        parameters, values, pre = self._run_noisy(obs, noise_BN)
         if isinstance(self.action_space, spaces.Discrete):  # without the cost of a distribution object
-            return parameters.log_softmax(1).gather(1, actions[:, None])[:, 0], pre
-        return self._distribution(parameters).log_prob(actions), pre
+            log_probs = parameters.log_softmax(1).gather(1, actions[:, None])[:, 0]
+        else:
+            log_probs = self._distribution(parameters).log_prob(actions)
+        return NoisyPass([log_probs, *values], pre)
+
+    def predict_values(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        The critic's prediction V(s), by a clean pass or the mean of ``clean_passes`` noisy ones.
+
+        :param obs: Observations
+        :return: Shape (B,)
+        """
+        if self.clean_passes is None:
+            return self._values(obs)[:, 0]
+        _, values = self._run_noisy_passes(obs, self.clean_passes)
+        return values.mean(0)
 
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False, noise_BN: th.Tensor | None = None
@@ -222,7 +265,7 @@ class NoisyPolicy(BasePolicy):
         :return: Actions, and the logarithm of their probability (density), shape (B,)
         """
         if noise_BN is not None:
-            distribution = self._distribution(self.perturbation.run(obs, noise_BN)[0])
+            distribution = self._distribution(self._run_noisy(obs, noise_BN)[0])
         elif self.clean_passes is None:
             distribution = self.get_distribution(obs)
         else:
@@ -242,6 +285,26 @@ class NoisyPolicy(BasePolicy):
             outputs = th.cat((outputs, log_std), dim=1)
         return outputs
 
+    def _values(self, obs: PyTorchObs) -> th.Tensor:
+        return self.value_net(self.vf_hidden_net(self.extract_features(obs, self.vf_features_extractor)))
+
+    def _outputs(self, obs: PyTorchObs) -> th.Tensor:
+        """The pre-activations of all heads, the critic's last."""
+        parameters = self._action_parameters(obs)
+        return th.cat((parameters, self._values(obs)), dim=1) if self.critic else parameters
+
+    def _run_noisy(self, obs: PyTorchObs, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor], list[th.Tensor]]:
+        """Action parameters, values if there is a critic, and what each layer received."""
+        outputs, pre = self.perturbation.run(obs, noise_BN)
+        return (outputs[:, :-1], [outputs[:, -1]], pre) if self.critic else (outputs, [], pre)
+
+    def _run_noisy_passes(self, obs: PyTorchObs, n_passes: int) -> list[th.Tensor]:
+        """Action parameters and, with a critic, values of several passes, one after the other."""
+        obs = repeat_rows(obs, n_passes)
+        n_rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        parameters, values, _ = self._run_noisy(obs, self.sample_noise(n_rows))
+        return [part.unflatten(0, (n_passes, -1)) for part in (parameters, *values)]
+
     def _distribution(self, parameters: th.Tensor) -> Distribution:
         require_finite(bool(parameters.isfinite().all()))
         if not isinstance(self.action_space, spaces.Box):
@@ -257,9 +320,7 @@ class NoisyPolicy(BasePolicy):
 
         Averages probabilities (of each sub-action), or the Gaussian's mean and log standard deviation.
         """
-        obs = repeat_rows(obs, n_passes)
-        n_rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        parameters = self.perturbation.run(obs, self.sample_noise(n_rows))[0].unflatten(0, (n_passes, -1))
+        parameters = self._run_noisy_passes(obs, n_passes)[0]
         if isinstance(self.action_space, spaces.Box):
             mean = parameters.mean(0)
         elif isinstance(self.action_dist, CategoricalDistribution):
@@ -282,6 +343,25 @@ class NoisyMultiInputPolicy(NoisyPolicy):
     """A :class:`NoisyPolicy` for ``Dict`` observations: the default features extractor is ``CombinedExtractor``."""
 
     default_features_extractor = CombinedExtractor
+
+
+def _make_layers(
+    n_inputs: int,
+    widths: list[int],
+    n_outputs: int,
+    activation_fn: Callable[[], nn.Module],
+    use_bias: bool,
+    head_gain: float,
+) -> tuple[nn.Sequential, nn.Linear]:
+    """Hidden layers and a head, initialised."""
+    hidden_net = nn.Sequential(*create_mlp(n_inputs, -1, widths, activation_fn, with_bias=use_bias))  # type: ignore[arg-type]
+    head = nn.Linear(widths[-1] if widths else n_inputs, n_outputs, bias=use_bias)
+    for layer in (*hidden_net, head):
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight, gain=head_gain if layer is head else 1.0)
+            if use_bias:
+                nn.init.zeros_(layer.bias)
+    return hidden_net, head
 
 
 def require_finite(finite: bool) -> None:

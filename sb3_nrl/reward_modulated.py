@@ -24,7 +24,7 @@ from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.networks import TorchNetwork, make_network
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
-from sb3_nrl.reward_prediction import REWARD_TIMINGS, RewardPrediction
+from sb3_nrl.reward_prediction import REWARD_PREDICTIONS, REWARD_TIMINGS, RunningAverage, TemporalDifference
 from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
 
 _MAX_NODES_AT_ONCE = 2**20
@@ -62,9 +62,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule,
         n_steps: int,
+        reward_prediction: str,
         reward_timing: str,
         reward_smoothing: float,
         scale_rpe: bool,
+        gamma: float,
         trace_decay: float,
         max_grad_norm: float | None,
         stats_window_size: int,
@@ -79,7 +81,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
-            gamma=1.0,
+            gamma=gamma,
             gae_lambda=1.0,
             ent_coef=0.0,
             vf_coef=0.0,
@@ -95,6 +97,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
+        self.reward_prediction = reward_prediction
         self.reward_timing = reward_timing
         self.reward_smoothing = reward_smoothing
         self.scale_rpe = scale_rpe
@@ -115,6 +118,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         return {}
 
     @property
+    def _has_critic(self) -> bool:
+        return self.reward_prediction == "critic"
+
+    @property
     def _n_samples(self) -> int:
         """Noisy passes S that each step is credited by."""
         return 1
@@ -125,13 +132,21 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         check("reward_smoothing", self.reward_smoothing, is_number(self.reward_smoothing, 0, 1), "in (0, 1]")
         check("scale_rpe", self.scale_rpe, isinstance(self.scale_rpe, bool), "True or False")
         check("trace_decay", self.trace_decay, is_number(self.trace_decay, 0, 1), "in (0, 1]")
-        one_step = self.reward_timing == "step"
-        check("trace_decay", self.trace_decay, not one_step or self.trace_decay == 1, '1 with reward_timing="step"')
+        prediction, critic = self.reward_prediction, self._has_critic
+        check("reward_prediction", prediction, prediction in REWARD_PREDICTIONS, f"one of {REWARD_PREDICTIONS}")
+        check("gamma", self.gamma, is_number(self.gamma, 0, 1), "in (0, 1]")
+        if critic:
+            step = self.reward_timing == "step"
+            check("reward_timing", self.reward_timing, step, '"step" with reward_prediction="critic"')
+        else:
+            check("gamma", self.gamma, self.gamma == 1, '1 with reward_prediction="average"')
+            lasting = self.reward_timing != "step" or self.trace_decay == 1
+            check("trace_decay", self.trace_decay, lasting, '1 with reward_timing="step" and a running average')
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         for rate in (self.lr_schedule(progress) for progress in (1.0, 0.5, 0.0)):
             check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
-        for argument in set(self.policy_kwargs) & {"noise_std", "noise_distribution", "clean_passes"}:
+        for argument in set(self.policy_kwargs) & {"noise_std", "noise_distribution", "clean_passes", "critic"}:
             check("policy_kwargs", self.policy_kwargs, False, f"without {argument}, an argument of NRL itself")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
@@ -150,15 +165,23 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
             th.backends.cudnn.allow_tf32 = False
         self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
-        self.reward_prediction = RewardPrediction(
-            self.n_envs,
-            self.reward_timing,
-            self.reward_smoothing,
-            self.scale_rpe,
-            previous=getattr(self, "reward_prediction", None),
-        )
+        previous: Any = getattr(self, "reward_predictor", None)
+        self.reward_predictor: RunningAverage | TemporalDifference
+        if self._has_critic:
+            self.reward_predictor = TemporalDifference(
+                self.n_envs, self.gamma, self.reward_smoothing, self.scale_rpe, previous
+            )
+        else:
+            self.reward_predictor = RunningAverage(
+                self.n_envs, self.reward_timing, self.reward_smoothing, self.scale_rpe, previous
+            )
         self.policy = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **self._policy_noise(), **self.policy_kwargs
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            critic=self._has_critic,
+            **self._policy_noise(),
+            **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
         self.network = make_network(self.policy)
         self._maybe_recommend_cpu(NoisyPolicy.__name__)
@@ -175,7 +198,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._take_over_changes()
         if reset_num_timesteps or self._last_obs is None:
             self.rollout_buffer.reset()
-            self.reward_prediction.restart()
+            self.reward_predictor.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
         self._check_finite(self._last_obs, np.zeros(self.n_envs))
@@ -183,12 +206,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _take_over_changes(self) -> None:
         """Let what was changed since the last training have its effect: arguments, and the policy's layers."""
-        prediction, buffer = self.reward_prediction, self.rollout_buffer
-        prediction.timing, prediction.smoothing, prediction.scale = (
-            self.reward_timing,
-            self.reward_smoothing,
-            self.scale_rpe,
-        )
+        predictor, buffer = self.reward_predictor, self.rollout_buffer
+        predictor.smoothing, predictor.scale = self.reward_smoothing, self.scale_rpe
+        same = isinstance(predictor, TemporalDifference) == self._has_critic
+        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
+        if isinstance(predictor, TemporalDifference):
+            predictor.gamma = self.gamma
+        else:
+            predictor.timing = self.reward_timing
         buffer.trace_decay = self.trace_decay
         self._hand_over_noise()
         if self.policy.find_layers():
@@ -262,7 +287,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
         if self._hand_over_noise() or self.network.is_outdated():
             self._renew_network()
-        going_on, rewarded = True, bool(self.reward_prediction.due.any())
+        going_on, rewarded = True, bool(self.reward_predictor.due.any())
         while (
             going_on
             and not rewarded
@@ -277,19 +302,30 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
             self._check_finite(new_obs, rewards)
+            coming = self._cut_off(dones, infos) if self._has_critic else 0.0
 
             callback.update_locals(locals())
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
 
             rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
-            rewarded = self.reward_prediction.observe(rewards, dones)
+            rewarded = self.reward_predictor.observe(rewards + coming, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:
             callback.update_locals(locals())
             callback.on_rollout_end()
         return going_on
+
+    def _cut_off(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """γ V(s) of the last observation of each episode that a time limit ended, else 0, shape (E,)."""
+        coming = np.zeros(self.n_envs)
+        for env in np.flatnonzero(dones):
+            if infos[env].get("TimeLimit.truncated", False):
+                last = infos[env]["terminal_observation"]
+                obs = {key: part[None] for key, part in last.items()} if isinstance(last, dict) else last[None]
+                coming[env] = self.gamma * self.network.values(obs).item()
+        return coming
 
     @np.errstate(all="ignore")  # what is not finite is refused by name
     def train(self) -> None:
@@ -298,25 +334,30 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         the traces into a weight change (Eq. 16). Nothing happens before a reward comes or ``n_steps`` steps wait.
         """
         self._update_learning_rate(self.policy.optimizer)
-        rewarded = self.reward_prediction.due
-        if self.rollout_buffer.full or rewarded.any():
+        buffer, predictor = self.rollout_buffer, self.reward_predictor
+        rewarded = predictor.due
+        if buffer.full or rewarded.any():
             nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
             n_at_once = max(1, _MAX_NODES_AT_ONCE // nodes_per_step)
-            self.rollout_buffer.fold(self._credit, self.network, n_at_once)
-        if rewarded.any():
-            self._modulate(rewarded)
+            errors_TE, restarts_TE = predictor.errors(buffer.pos, self._values)
+            change_W, trace_norm = buffer.fold(self._credit, self.network, n_at_once, errors_TE, restarts_TE)
+            if rewarded.any():
+                update_norm = self._step(change_W)
+                self._n_updates += 1
+                self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+                n_errors = errors_TE.size if self._has_critic else np.count_nonzero(rewarded)
+                self.logger.record_mean("train/rpe", errors_TE.sum() / n_errors)
+                self.logger.record("train/reward_prediction", predictor.prediction)
+                self.logger.record_mean("train/trace_norm", trace_norm)
+                self.logger.record_mean("train/update_norm", update_norm)
 
-    def _modulate(self, rewarded: np.ndarray) -> None:
-        errors = self.reward_prediction.errors()
-        change_W, trace_norm = self.rollout_buffer.modulate(errors, rewarded, self.network)
-        update_norm = self._step(change_W)
-        self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        n_rewarded = np.count_nonzero(rewarded)
-        self.logger.record_mean("train/rpe", errors.sum() / n_rewarded)
-        self.logger.record("train/reward_prediction", (self.reward_prediction.average @ rewarded) / n_rewarded)
-        self.logger.record_mean("train/trace_norm", trace_norm)
-        self.logger.record_mean("train/update_norm", update_norm)
+    @th.no_grad()
+    def _values(self) -> np.ndarray:
+        """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
+        waiting = self.network.values(self.rollout_buffer.waiting(self.network).observations)
+        last = self.network.values(self._last_obs)
+        values = [th.as_tensor(part).cpu().numpy().reshape(-1, self.n_envs) for part in (waiting, last)]
+        return np.concatenate(values)
 
     def _step(self, change_W: Array) -> float:
         """

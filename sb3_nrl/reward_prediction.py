@@ -1,11 +1,17 @@
-"""When a reward counts, what was predicted, and by how much the prediction was wrong."""
+"""When a reward counts, what was predicted, and by how much the prediction was wrong.
+
+Shapes: T waiting steps, E environments.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
+REWARD_PREDICTIONS = ("average", "critic")
 REWARD_TIMINGS = ("episode", "step", "nonzero")
 
 
-class RewardPrediction:
+class RunningAverage:
     """
     The reward times τ, the running average r̄ and the reward prediction error δ of each environment (Eq. 14 and 15).
 
@@ -22,7 +28,7 @@ class RewardPrediction:
     """
 
     def __init__(
-        self, n_envs: int, timing: str, smoothing: float, scale: bool, previous: "RewardPrediction | None" = None
+        self, n_envs: int, timing: str, smoothing: float, scale: bool, previous: "RunningAverage | None" = None
     ) -> None:
         self.timing = timing
         self.smoothing = smoothing
@@ -62,13 +68,16 @@ class RewardPrediction:
             self.due = dones | (rewards != 0)
         return bool(np.count_nonzero(self.due))
 
-    def errors(self) -> np.ndarray:
+    def errors(self, n_steps: int, values: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """
         δ = r_τ - r̄, and only then r̄ ← r̄ + λ (r_τ - r̄), where a reward time has come; claims those rewards.
 
         The first reward initialises r̄, so that the first δ is 0.
 
-        :return: δ, 0 where no reward time has come, shape (E,)
+        :param n_steps: Number of waiting steps T
+        :param values: Not needed
+        :return: δ, which is 0 but for reward times, at the last step; and after which steps traces start anew, at
+            reward times; both of shape (T, E)
         """
         known = ~self._unknown
         errors = np.where(self.due & known, self.reward - self.average, 0.0)
@@ -77,5 +86,81 @@ class RewardPrediction:
             np.divide(errors, np.abs(self.reward), out=errors, where=self.reward != 0)
         self._unknown = self._ended if self.timing == "step" else self._unknown & ~self.due
         self.reward = np.where(self.due, 0.0, self.reward)
+        errors_TE = np.zeros((n_steps, len(errors)))
+        restarts_TE = np.zeros(errors_TE.shape, dtype=bool)
+        errors_TE[-1], restarts_TE[-1] = errors, self.due
         self.due = np.zeros_like(self.due)
-        return errors
+        return errors_TE, restarts_TE
+
+    @property
+    def prediction(self) -> float:
+        """r̄, averaged over the environments that know one."""
+        return float(np.nanmean(self.average))
+
+
+class TemporalDifference:
+    """
+    The reward prediction error δ of a critic that predicts the discounted sum of the rewards to come: every step is a
+    reward time, and δ_t = r_t + γ V(s_{t+1}) - V(s_t), without V(s_{t+1}) where the episode ended. ``prediction`` is
+    the mean of V over the steps of the last errors, ``mean_square`` the running mean of δ².
+
+    :param n_envs: Number of environments E
+    :param gamma: Discount γ
+    :param smoothing: λ of the running mean of δ², in (0, 1], by which it moves at every call of ``errors``; the first
+        1 / λ have equal weights
+    :param scale: Whether to divide δ by the root of the running mean
+    :param previous: A predictor whose running mean to go on from
+    """
+
+    def __init__(
+        self, n_envs: int, gamma: float, smoothing: float, scale: bool, previous: "TemporalDifference | None" = None
+    ) -> None:
+        self.n_envs = n_envs
+        self.gamma = gamma
+        self.smoothing = smoothing
+        self.scale = scale
+        self.mean_square: float = 0.0 if previous is None else previous.mean_square
+        self._n_means: int = 0 if previous is None else previous._n_means
+        self.prediction = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the waiting rewards, as when the environments were reset."""
+        self._rewards: list[np.ndarray] = []
+        self._dones: list[np.ndarray] = []
+
+    @property
+    def due(self) -> np.ndarray:
+        """Whether rewards wait to be claimed, shape (E,)."""
+        return np.full(self.n_envs, len(self._rewards) > 0)
+
+    def observe(self, rewards: np.ndarray, dones: np.ndarray) -> bool:
+        """
+        Take in the rewards of one step; at a time limit, they include what was to come after it.
+
+        :param rewards: Shape (E,)
+        :param dones: Whether the step ended an episode, shape (E,)
+        :return: False: no reward has to be claimed at once
+        """
+        self._rewards.append(np.array(rewards, dtype=float))
+        self._dones.append(dones.copy())
+        return False
+
+    def errors(self, n_steps: int, values: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        δ of the waiting steps; claims their rewards.
+
+        :param n_steps: Number of waiting steps T
+        :param values: V of what was observed at each of them and after the last, shape (T + 1, E)
+        :return: δ, and after which steps traces start anew, as an episode ended; both of shape (T, E)
+        """
+        values_TE = values()
+        dones_TE = np.array(self._dones)
+        errors_TE = np.array(self._rewards) + self.gamma * values_TE[1:] * ~dones_TE - values_TE[:-1]
+        self.prediction = float(values_TE[:-1].mean())
+        self._n_means += 1
+        self.mean_square += max(self.smoothing, 1 / self._n_means) * (float((errors_TE**2).mean()) - self.mean_square)
+        if self.scale and self.mean_square > 0:
+            errors_TE /= np.sqrt(self.mean_square)
+        self.restart()
+        return errors_TE, dones_TE

@@ -91,29 +91,60 @@ class EligibilityTraceBuffer:
         self.pos += 1
 
     def fold(
-        self, credit: Callable[[PendingSteps], tuple[Array, list[Array]]], network: TorchNetwork, n_at_once: int
-    ) -> None:
+        self,
+        credit: Callable[[PendingSteps], tuple[Array, list[Array]]],
+        network: TorchNetwork,
+        n_at_once: int,
+        errors_TE: np.ndarray,
+        restarts_TE: np.ndarray,
+    ) -> tuple[Array, float]:
         """
-        Add the waiting steps to the traces: e ← γᵀ e + Σ_t γ^(T-1-t) post(t) ⊗ pre(t), with γ the trace decay.
+        Let the waiting steps pass through the traces, e ← γ e + post(t) ⊗ pre(t) with γ the trace decay, and sum what
+        the reward prediction errors make of the traces on the way.
 
         :param credit: Forms the factors of T steps: post of shape (S · T · E, N), and what each layer received
         :param network: Sums their outer products
         :param n_at_once: Most steps T to fold at once
+        :param errors_TE: Reward prediction error δ at each waiting step, 0 where no reward came, shape (T, E)
+        :param restarts_TE: After which steps a trace starts anew, booleans of shape (T, E)
+        :return: The weight change before the learning rate, Σ_t Σ_i δ_i(t) e_i(t) (Eq. 16), shape (W,); and the norm of
+            the traces after the last step (root of the mean square), before any starts anew
         """
+        change_W, trace_norm = network.array(np.zeros(len(network.gradient_W), np.float32)), 0.0
         for start in range(0, self.pos, n_at_once):
-            n_steps = min(n_at_once, self.pos - start)
-            post_BN, pre = credit(self._steps(slice(start, start + n_steps), network))
-            if self.trace_decay < 1:
-                decay_T = network.array((self.trace_decay ** np.arange(n_steps - 1, -1, -1)).astype(np.float32))
-                post_STEN = post_BN.reshape(-1, n_steps, self.n_envs, post_BN.shape[1])
-                post_BN = (post_STEN * decay_T[:, None, None]).reshape(post_BN.shape)
-            sum_EW = network.outer(post_BN, pre, self.n_envs)
-            if self.trace_EW is None:
-                self.trace_EW = sum_EW
-            else:
-                self.trace_EW *= self.trace_decay**n_steps
-                self.trace_EW += sum_EW
+            steps = slice(start, min(start + n_at_once, self.pos))
+            errors, restarts = errors_TE[steps], restarts_TE[steps]
+            post_BN, pre = credit(self._steps(steps, network))
+            before = self.trace_EW
+            kept_TE, kept_E = self._kept(restarts)
+            self.trace_EW = network.outer(_weighted(post_BN, kept_TE, network), pre, self.n_envs)
+            if before is not None:
+                self.trace_EW += before * network.array(kept_E[:, None])
+            change_W = change_W + network.array(errors[-1].astype(np.float32)) @ self.trace_EW
+            if errors[:-1].any():
+                coming_TE, coming_E = self._coming(errors, restarts)
+                change_W = change_W + network.outer(_weighted(post_BN, coming_TE, network), pre, 1)[0]
+                if before is not None:
+                    change_W = change_W + network.array(coming_E) @ before
+            trace_norm = math.sqrt(float((self.trace_EW * self.trace_EW).sum()) / self.n_envs)
+            self.trace_EW[np.flatnonzero(restarts[-1])] = 0
         self.pos = 0
+        return change_W, trace_norm
+
+    def _kept(self, restarts_TE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is left at the last step of each step's outer product, and of the traces before them."""
+        kept_TE = np.ones(restarts_TE.shape, np.float32)
+        for step in range(len(kept_TE) - 2, -1, -1):
+            kept_TE[step] = kept_TE[step + 1] * self.trace_decay * ~restarts_TE[step]
+        return kept_TE, kept_TE[0] * np.float32(self.trace_decay)
+
+    def _coming(self, errors_TE: np.ndarray, restarts_TE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The decayed sum of the errors that each step's outer product meets before the last step, and those that the
+        traces before them meet."""
+        coming_TE = np.zeros(errors_TE.shape, np.float32)
+        for step in range(len(coming_TE) - 2, -1, -1):
+            coming_TE[step] = errors_TE[step] + coming_TE[step + 1] * self.trace_decay * ~restarts_TE[step]
+        return coming_TE, coming_TE[0] * np.float32(self.trace_decay)
 
     def _steps(self, steps: slice, network: TorchNetwork) -> PendingSteps:
         rows = {name: network.array(row[steps].reshape(-1, *row.shape[2:])) for name, row in self._rows.items()}
@@ -122,18 +153,19 @@ class EligibilityTraceBuffer:
         }
         return PendingSteps(observations.get("", observations), rows["actions"], rows["log_probs"], rows.get("noise"))
 
-    def modulate(self, errors: np.ndarray, rewarded: np.ndarray, network: TorchNetwork) -> tuple[Array, float]:
+    def waiting(self, network: TorchNetwork) -> PendingSteps:
         """
-        The weight change before the learning rate, Σ_i δ_i e_i (Eq. 16). Rewarded traces start anew.
+        Look at all waiting steps.
 
-        :param errors: Reward prediction error δ of each environment, 0 where no reward came, shape (E,)
-        :param rewarded: Where a reward came, booleans of shape (E,)
-        :param network: Whose traces these are: it knows the kind of their arrays
-        :return: The change, shape (W,), and the norm of the rewarded traces (root of the mean square)
+        :param network: Knows the kind of arrays
+        :return: The steps
         """
-        assert self.trace_EW is not None
-        places = np.flatnonzero(rewarded)
-        trace_RW = self.trace_EW[places]
-        self.trace_EW[places] = 0
-        change_W = network.array(errors[places].astype(np.float32)) @ trace_RW
-        return change_W, math.sqrt(float((trace_RW * trace_RW).sum()) / len(places))
+        return self._steps(slice(self.pos), network)
+
+
+def _weighted(post_BN: Array, weights_TE: np.ndarray, network: TorchNetwork) -> Array:
+    """Each step's post-synaptic factors, of all samples, times its weight."""
+    if (weights_TE == 1).all():
+        return post_BN
+    post_STEN = post_BN.reshape(-1, *weights_TE.shape, post_BN.shape[1])
+    return (post_STEN * network.array(weights_TE)[..., None]).reshape(post_BN.shape)

@@ -335,7 +335,7 @@ def test_fault_is_named_and_changes_no_weight(
 
     def look() -> None:
         before.append(weights(model))
-        averages.append(model.reward_prediction.average.copy())
+        averages.append(model.reward_predictor.average.copy())
 
     envs.envs[FAULTY_ENV].before_fault = look  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=naming(fault, f"environment {FAULTY_ENV}", str(value))):
@@ -343,7 +343,7 @@ def test_fault_is_named_and_changes_no_weight(
     assert len(before) == 1
     assert not np.array_equal(before[0], initial)
     assert np.array_equal(weights(model), before[0])
-    assert np.array_equal(model.reward_prediction.average, averages[0], equal_nan=True)
+    assert np.array_equal(model.reward_predictor.average, averages[0], equal_nan=True)
 
 
 @each_algorithm

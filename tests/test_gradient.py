@@ -246,7 +246,7 @@ def test_noise_enters_every_node_as_given() -> None:
     one = nn.functional.leaky_relu(first(x) + noise[:, :4], 0.1)
     two = nn.functional.leaky_relu(second(one) + noise[:, 4:7], 0.1)
     actions = th.tensor([0, 2])
-    log_probs, pre = policy.noisy_pass(x, actions, noise)
+    (log_probs,), pre = policy.noisy_pass(x, actions, noise)
     th.testing.assert_close(log_probs, (head(two) + noise[:, 7:]).log_softmax(1)[th.arange(2), actions])
     for received, expected in zip(pre, (x, one, two), strict=True):
         th.testing.assert_close(received, expected)

@@ -51,7 +51,7 @@ from stable_baselines3.common.vec_env import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import nn
 
-from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl import BPTT, NRL, RMHL, networks
 from sb3_nrl.networks import NumpyNetwork, TorchNetwork, make_network
 from sb3_nrl.perturbation import NodePerturbation
 from sb3_nrl.policies import NoisyPolicy
@@ -165,7 +165,7 @@ def test_learning_twice_equals_learning_once(algorithm: Algorithm, n_envs: int, 
     parts.learn(160 - first, reset_num_timesteps=False)
     assert parts.num_timesteps == whole.num_timesteps == 160
     assert np.array_equal(weights(parts), weights(whole))
-    assert np.array_equal(parts.reward_prediction.average, whole.reward_prediction.average)
+    assert np.array_equal(parts.reward_predictor.average, whole.reward_predictor.average)
 
 
 @each_algorithm
@@ -327,7 +327,7 @@ def test_a_wrapper_that_changes_nothing_changes_no_weight(
 def test_normalized_rewards_and_stacked_frames_are_what_is_learned_from(algorithm: Algorithm) -> None:
     env = VecNormalize(VecFrameStack(clock([100.0] * 5), n_stack=3), norm_obs=False, clip_reward=0.25)
     model = make(algorithm, env).learn(40)
-    assert model.reward_prediction.average == pytest.approx(5 * 0.25)
+    assert model.reward_predictor.average == pytest.approx(5 * 0.25)
     assert model.policy.observation_space.shape == (15,)
     assert model.get_vec_normalize_env() is env
 
@@ -415,7 +415,7 @@ def test_parameters_can_be_handed_over(algorithm: Algorithm) -> None:
     for model in (giver, taker):
         model.get_env().seed(3)
         set_random_seed(3)
-        model.reward_prediction.average[:] = 1
+        model.reward_predictor.average[:] = 1
         model.learn(40)
     assert np.array_equal(weights(taker), weights(giver))
 
@@ -445,7 +445,7 @@ def test_a_loaded_model_goes_on_as_the_saved_one(
     loaded = algorithm.load(tmp_path / "model", env=scripted(2), device="cpu")
     assert loaded.num_timesteps == 100
     assert np.array_equal(weights(loaded), weights(saved))
-    assert np.array_equal(loaded.reward_prediction.average, saved.reward_prediction.average)
+    assert np.array_equal(loaded.reward_predictor.average, saved.reward_predictor.average)
     assert loaded.lr_schedule(0.25) == halving(0.25)
 
     saved.set_env(scripted(2))
@@ -455,7 +455,7 @@ def test_a_loaded_model_goes_on_as_the_saved_one(
         model.learn(60, reset_num_timesteps=False)
     assert loaded.num_timesteps == 160
     assert np.array_equal(weights(loaded), weights(saved))
-    assert np.array_equal(loaded.reward_prediction.average, saved.reward_prediction.average)
+    assert np.array_equal(loaded.reward_predictor.average, saved.reward_predictor.average)
 
 
 @each_algorithm
@@ -463,11 +463,11 @@ def test_loading_with_other_environments_keeps_the_mean_prediction(algorithm: Al
     envs = DummyVecEnv([lambda: ClockEnv([[0.0, 2.0]]), lambda: ClockEnv([[0.0, 4.0]])])
     make(algorithm, envs).learn(20).save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=clock([0.0, 9.0], n_envs=3), device="cpu")
-    assert list(loaded.reward_prediction.average) == [3, 3, 3]
+    assert list(loaded.reward_predictor.average) == [3, 3, 3]
     before = weights(loaded)
     loaded.learn(12, reset_num_timesteps=False)
     assert loaded.num_timesteps == 32
-    assert loaded.reward_prediction.average.min() > 3
+    assert loaded.reward_predictor.average.min() > 3
     assert not np.array_equal(weights(loaded), before)
 
 
@@ -476,7 +476,7 @@ def test_arguments_of_load_take_effect(algorithm: Algorithm, tmp_path: Path) -> 
     make(algorithm, clock([0.0, 4.0])).learn(10).save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=clock([0.0, 8.0]), device="cpu", reward_smoothing=0.5)
     loaded.learn(2, reset_num_timesteps=False)
-    assert list(loaded.reward_prediction.average) == [6]
+    assert list(loaded.reward_predictor.average) == [6]
 
 
 @pytest.mark.parametrize("name", ["model", "model.zip", "model.v2"])
@@ -648,13 +648,13 @@ def test_max_grad_norm_bounds_the_change_of_the_weights(algorithm: Algorithm) ->
 def test_noisy_passes_only(reward_timing: str, box: bool, hooked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(NRL, IdentityEnvBox(ep_length=10) if box else scripted(), reward_timing=reward_timing, clean_passes=3)
     layer_calls, noises, quick_noises = [], [], []
-    run, forward, outputs = NodePerturbation.run, nn.Linear.forward, NumpyNetwork._outputs
+    run, forward, quick_run = NodePerturbation.run, nn.Linear.forward, networks._run
     if hooked:
         model.policy.action_net.register_forward_hook(lambda *_: None)
 
-    def noisy_outputs(self: NumpyNetwork, obs: np.ndarray, noise: np.ndarray, *received: Any) -> np.ndarray:
+    def noisy_quick_run(steps: Any, obs: np.ndarray, noise: np.ndarray, *received: Any) -> np.ndarray:
         quick_noises.append(th.tensor(noise))
-        return outputs(self, obs, noise, *received)
+        return quick_run(steps, obs, noise, *received)
 
     def noisy_run(self: NodePerturbation, inputs: Any, noise_BN: th.Tensor) -> Any:
         noises.append(noise_BN.clone())
@@ -670,7 +670,7 @@ def test_noisy_passes_only(reward_timing: str, box: bool, hooked: bool, monkeypa
     monkeypatch.setattr(NodePerturbation, "run", noisy_run)
     monkeypatch.setattr(nn.Linear, "forward", counted_forward)
     monkeypatch.setattr(NoisyPolicy, "get_distribution", forbidden)
-    monkeypatch.setattr(NumpyNetwork, "_outputs", noisy_outputs)
+    monkeypatch.setattr(networks, "_run", noisy_quick_run)
     model.learn(20)
     assert model._n_updates > 0
     n_learning = len(noises)
@@ -767,7 +767,7 @@ def torch_log_probs(policy: NoisyPolicy, obs: np.ndarray, noise: np.ndarray | No
     with th.no_grad():
         if noise is None:
             return policy.get_distribution(obs_BI).log_prob(actions_B).numpy()
-        return policy.noisy_pass(obs_BI, actions_B, th.as_tensor(noise))[0].numpy()
+        return policy.noisy_pass(obs_BI, actions_B, th.as_tensor(noise)).objectives[0].numpy()
 
 
 @pytest.mark.parametrize("noisy", [False, True])
@@ -834,8 +834,8 @@ def test_quick_network_forms_the_same_traces(n_envs: int, action_space: spaces.S
     obs, noise = observations(10), policy.sample_noise(30)
     actions, _ = plain.act(obs)
     post = th.randn(30, noise.shape[1])
-    log_probs, pre = quick.noisy_pass(obs, actions, noise.numpy())
-    expected_log_probs, expected_pre = plain.noisy_pass(th.as_tensor(obs), th.as_tensor(actions), noise)
+    (log_probs,), pre = quick.noisy_pass(obs, actions, noise.numpy())
+    (expected_log_probs,), expected_pre = plain.noisy_pass(th.as_tensor(obs), th.as_tensor(actions), noise)
     np.testing.assert_allclose(log_probs, expected_log_probs, rtol=1e-4, atol=1e-5)
     traces, expected = quick.outer(post.numpy(), pre, n_envs), plain.outer(post, expected_pre, n_envs)
     assert traces.shape == (n_envs, len(quick.gradient_W))

@@ -43,7 +43,7 @@ class Spy(BaseCallback):
         state = {
             "steps": self.model.num_timesteps,
             "goal": self.model._total_timesteps,
-            "average": self.model.reward_prediction.average.tolist(),
+            "average": self.model.reward_predictor.average.tolist(),
             "observations": env.obs_rms.count,
             "return_variance": float(env.ret_rms.var),
         }
@@ -124,7 +124,7 @@ def test_train_uses_the_shipped_config_and_what_the_command_line_changes(trained
     run = trained / "logs" / "nrl" / "CartPole-v1_1"
     model = NRL.load(run / "CartPole-v1.zip", device="cpu")
     assert model.num_timesteps == 1200
-    assert saved(run, "config.yml")["n_envs"] == N_ENVS == len(model.reward_prediction.average)
+    assert saved(run, "config.yml")["n_envs"] == N_ENVS == len(model.reward_predictor.average)
 
 
 def test_tensorboard_tells_what_a_run_did_and_with_what(trained: pathlib.Path) -> None:
@@ -144,7 +144,7 @@ def test_model_of_a_checkpoint_comes_with_the_statistics_of_the_checkpoint(train
     state = spied((trained / "second.txt").read_text())
     run = trained / "logs" / "nrl" / "CartPole-v1_1"
     assert (state["steps"], state["goal"]) == (0, 1200)
-    assert state["average"] == NRL.load(run / "rl_model_800_steps.zip", device="cpu").reward_prediction.average.tolist()
+    assert state["average"] == NRL.load(run / "rl_model_800_steps.zip", device="cpu").reward_predictor.average.tolist()
     checkpoint = statistics(run / "rl_model_vecnormalize_800_steps.pkl")
     assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
     assert state["return_variance"] == checkpoint.ret_rms.var
@@ -212,7 +212,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None
     assert f"{last} of {last + 800} steps are done" in output
     state = spied(output)
     assert (state["steps"], state["goal"]) == (model.num_timesteps, last + 800) == (last, last + 800)
-    assert state["average"] == model.reward_prediction.average.tolist()
+    assert state["average"] == model.reward_predictor.average.tolist()
     assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
     assert state["return_variance"] == checkpoint.ret_rms.var
     # It kept the arguments of the run that was killed, and left checkpoints that count on.
