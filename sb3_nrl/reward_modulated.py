@@ -55,6 +55,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: EligibilityTraceBuffer  # type: ignore[assignment]
     network: TorchNetwork
+    reward_predictor: Any
+    """A ``RunningAverage`` or, of a critic, its ``TemporalDifference``."""
 
     def __init__(
         self,
@@ -166,7 +168,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             th.backends.cudnn.allow_tf32 = False
         self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
         previous: Any = getattr(self, "reward_predictor", None)
-        self.reward_predictor: RunningAverage | TemporalDifference
         if self._has_critic:
             self.reward_predictor = TemporalDifference(
                 self.n_envs, self.gamma, self.reward_smoothing, self.scale_rpe, previous

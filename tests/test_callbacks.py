@@ -60,16 +60,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "decaying traces": {"n_envs": 2, "n_steps": 3, "trace_decay": 0.8, "reward_timing": "nonzero"},
     "every step": {"n_envs": 2, "reward_timing": "step"},
 }
+CRITIC: dict[str, Any] = {
+    "n_envs": 2,
+    "n_steps": 4,
+    "reward_prediction": "critic",
+    "reward_timing": "step",
+    "gamma": 0.9,
+    "trace_decay": 0.8,
+}
+with_and_without_critic = pytest.mark.parametrize(
+    "settings", [*SETTINGS.values(), CRITIC], ids=[*SETTINGS.keys(), "critic"]
+)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@with_and_without_critic
 def test_exact_gradient_has_a_cosine_of_one(settings: dict[str, Any]) -> None:
     values = alignments(make(BPTT, **settings), 200)
     assert len(values) > 5
     assert values == pytest.approx([1.0] * len(values), abs=1e-4)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@with_and_without_critic
 def test_many_noise_samples_come_close_to_it(settings: dict[str, Any]) -> None:
     values = alignments(make(NRL, noise_std=1e-3, n_noise_samples=3000, **settings), 100)
     assert len(values) > 2

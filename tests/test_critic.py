@@ -1,0 +1,405 @@
+"""The critic: its errors by hand, its traces by brute force, its updates against the exact gradient."""
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+from sb3_nrl import BPTT, NRL, RMHL, networks
+from sb3_nrl.networks import NumpyNetwork, TorchNetwork
+from sb3_nrl.perturbation import NodePerturbation
+from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
+from sb3_nrl.reward_prediction import TemporalDifference
+from sb3_nrl.traces import PendingSteps
+from tests.envs import ClockEnv, ScriptedEnv
+
+LENGTHS = ([3, 5, 4, 9], [7, 2, 6], [11, 1, 8])
+CRITIC: dict[str, Any] = {
+    "reward_prediction": "critic",
+    "reward_timing": "step",
+    "gamma": 0.9,
+    "trace_decay": 0.8,
+    "n_steps": 4,
+    "seed": 0,
+    "device": "cpu",
+}
+SMALL = {"net_arch": {"pi": [6, 5], "vf": [7]}, "head_gain": 1.0, "use_bias": True, "activation_fn": nn.Tanh}
+
+each_algorithm = pytest.mark.parametrize("algorithm", [NRL, BPTT])
+
+
+def make(algorithm: type[NRL] | type[BPTT], n_envs: int = 1, space: spaces.Space | None = None, **settings: Any) -> Any:
+    def env(place: int) -> ScriptedEnv:
+        scripted = ScriptedEnv(LENGTHS[place])
+        scripted.action_space = space or scripted.action_space
+        return scripted
+
+    envs = DummyVecEnv([partial(env, place) for place in range(n_envs)])
+    return algorithm("MlpPolicy", envs, **{**CRITIC, "policy_kwargs": SMALL, **settings})
+
+
+def predict_constantly(model: RewardModulatedAlgorithm, value: float) -> None:
+    model.policy.value_net.weight.data.zero_()
+    model.policy.value_net.bias.data.fill_(value)
+
+
+def record_folds(model: RewardModulatedAlgorithm) -> list[dict[str, Any]]:
+    """What is folded into the traces, and what comes of it."""
+    folds: list[dict[str, Any]] = []
+    buffer = model.rollout_buffer
+    plain_fold = type(buffer).fold
+
+    def fold(credit: Any, network: Any, n_at_once: int, errors_TE: np.ndarray, ends_TE: np.ndarray) -> Any:
+        kept = {"steps": buffer.waiting(network), "errors": errors_TE.copy(), "ends": ends_TE.copy()}
+        change, norm = plain_fold(buffer, credit, network, n_at_once, errors_TE, ends_TE)
+        folds.append({**kept, "change": np.array(change), "norm": norm})
+        return change, norm
+
+    vars(buffer)["fold"] = fold
+    return folds
+
+
+# The errors
+
+
+def test_error_is_the_temporal_difference() -> None:
+    predictor = TemporalDifference(2, gamma=0.5, smoothing=1.0, scale=False)
+    assert not predictor.due.any()
+    steps = [([1, 2], [False, False]), ([3, 4], [True, False]), ([5, 6], [False, False])]
+    assert [predictor.observe(np.array(rewards), np.array(dones)) for rewards, dones in steps] == [False] * 3
+    assert predictor.due.all()
+    values = np.array([[10, 20], [30, 40], [50, 60], [70, 80]])
+    errors, ends = predictor.errors(3, lambda: values)
+    assert errors.tolist() == [[1 + 15 - 10, 2 + 20 - 20], [3 - 30, 4 + 30 - 40], [5 + 35 - 50, 6 + 40 - 60]]
+    assert ends.tolist() == [[False, False], [True, False], [False, False]]
+    assert predictor.prediction == 35
+    assert not predictor.due.any()
+
+
+def test_errors_are_scaled_by_their_running_root_mean_square() -> None:
+    predictor = TemporalDifference(1, gamma=1.0, smoothing=0.4, scale=True)
+    nothing = partial(np.zeros, (2, 1))
+    scaled = []
+    for reward in (2.0, 4.0, 10.0, 6.0):
+        predictor.observe(np.array([reward]), np.array([False]))
+        scaled.append(predictor.errors(1, nothing)[0].item())
+    # Of equal weight until 1 / n falls below 0.4, then smoothed by it.
+    squares = [4, (4 + 16) / 2, 10 + 0.4 * (100 - 10), 46 + 0.4 * (36 - 46)]
+    assert scaled == pytest.approx([2 / 4**0.5, 4 / squares[1] ** 0.5, 10 / squares[2] ** 0.5, 6 / squares[3] ** 0.5])
+    assert TemporalDifference(3, 1.0, 0.4, True, predictor).mean_square == predictor.mean_square
+
+
+@each_algorithm
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_time_limits_bootstrap_and_terminations_do_not(algorithm: Any, dictionary: bool) -> None:
+    """Rewards of 1, V = 10 everywhere, γ = 0.9; episodes of 5 steps that a limit ends after 3, and of 2 steps."""
+    inner = ClockEnv([[1] * 5, [1] * 2, [1] * 5, [1] * 2])
+    env: gymnasium.Env = gymnasium.wrappers.TimeLimit(inner, 3)
+    policy = "MlpPolicy"
+    if dictionary:
+        policy = "MultiInputPolicy"
+        env = gymnasium.wrappers.TransformObservation(
+            env, lambda obs: {"clock": obs}, spaces.Dict(clock=inner.observation_space)
+        )
+    model = algorithm(policy, env, scale_rpe=False, policy_kwargs={"use_bias": True}, learning_rate=0.0, **CRITIC)
+    predict_constantly(model, 10.0)
+    folds = record_folds(model)
+    model.learn(10)
+    # In between and at the limit 1 + 9 - 10, at a termination 1 - 10.
+    errors = np.concatenate([fold["errors"] for fold in folds]).ravel()
+    assert errors == pytest.approx([0, 0, 0, 0, -9, 0, 0, 0, 0, -9], abs=1e-5)
+    ends = np.concatenate([fold["ends"] for fold in folds]).ravel()
+    assert ends.tolist() == [False, False, True, False, True] * 2
+
+
+def test_weights_wait_for_n_steps_and_the_last_steps_count_too() -> None:
+    model = make(BPTT, n_envs=2, n_steps=4)
+    folds = record_folds(model)
+    model.learn(2 * 10)
+    assert [len(fold["errors"]) for fold in folds] == [4, 4, 2]
+    assert model._n_updates == 3
+    assert all(fold["change"].any() for fold in folds)
+
+
+# The traces
+
+
+@pytest.mark.parametrize("n_at_once", [1, 3, 100])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_change_is_what_the_errors_of_each_step_make_of_its_trace(n_at_once: int, n_envs: int, hooked: bool) -> None:
+    """A trace for each environment and synapse, one step after the other, in double precision."""
+    model = make(BPTT, n_envs)
+    if hooked:
+        model.policy.action_net.register_forward_hook(lambda *_: None)
+        model.learn(0)
+    network, buffer, decay = model.network, model.rollout_buffer, CRITIC["trace_decay"]
+    assert isinstance(network, NumpyNetwork) is not hooked
+    generator = np.random.default_rng(0)
+    traces = np.zeros((n_envs, len(network.gradient_W)))
+    for n_steps in (4, 2, 4):
+        errors = generator.normal(size=(n_steps, n_envs))
+        ends = generator.random((n_steps, n_envs)) < 0.3
+        for _ in range(n_steps):
+            buffer.add(
+                generator.normal(size=(n_envs, 4)).astype(np.float32),
+                generator.integers(3, size=n_envs),
+                np.zeros(n_envs, np.float32),
+            )
+        expected = np.zeros(traces.shape[1])
+        for step in range(n_steps):
+            post, pre = model._credit(buffer._steps(slice(step, step + 1), network))
+            traces = decay * traces + np.asarray(network.outer(post, pre, n_envs), float)
+            norm = np.sqrt((traces**2).sum() / n_envs)
+            expected += errors[step] @ traces
+            traces[ends[step]] = 0
+        change, trace_norm = buffer.fold(model._credit, network, n_at_once, errors, ends)
+        np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-5)
+        assert trace_norm == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_exact_updates_are_those_of_double_precision_autograd(n_envs: int) -> None:
+    """Weights after a training by W ← W + η Σ δ e, with e ← γ_e e + ∇(log π(a|s) + V(s))."""
+    rate, gamma, decay = 0.05, CRITIC["gamma"], CRITIC["trace_decay"]
+    model = make(BPTT, n_envs, learning_rate=rate, scale_rpe=False)
+    start = make(BPTT, n_envs).policy.double()
+    seen: list[dict[str, np.ndarray]] = []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        seen.append({name: local[name].copy() for name in ("obs", "actions", "rewards", "dones", "new_obs")})
+        return True
+
+    model.learn(30 * n_envs, watch)
+    weights = list(start.parameters())
+    traces = [[th.zeros_like(weight) for weight in weights] for _ in range(n_envs)]
+    for first in range(0, 30, CRITIC["n_steps"]):
+        change = [th.zeros_like(weight) for weight in weights]
+        for step in seen[first : first + CRITIC["n_steps"]]:
+            for env in range(n_envs):
+                obs, new_obs = (th.as_tensor(step[name][env : env + 1]).double() for name in ("obs", "new_obs"))
+                log_prob = start.action_net(start.hidden_net(obs)).log_softmax(1)[0, step["actions"][env]]
+                value, new_value = (start.value_net(start.vf_hidden_net(seen)) for seen in (obs, new_obs))
+                gradients = th.autograd.grad(log_prob + value.sum(), weights)
+                coming = 0.0 if step["dones"][env] else gamma * new_value.item()
+                delta = step["rewards"][env] + coming - value.item()
+                for place, gradient in enumerate(gradients):
+                    traces[env][place] = decay * traces[env][place] + gradient
+                    change[place] += delta * traces[env][place]
+                    if step["dones"][env]:
+                        traces[env][place] = th.zeros_like(gradient)
+        with th.no_grad():
+            for weight, total in zip(weights, change, strict=True):
+                weight += rate * total
+    untrained = make(BPTT, n_envs).policy
+    for (name, weight), wanted, before in zip(
+        model.policy.named_parameters(), weights, untrained.parameters(), strict=True
+    ):
+        moved = (wanted - before.double()).norm()
+        assert moved > 1e-3, name
+        assert (weight.double() - wanted).norm() < 1e-3 * moved, name
+
+
+# The credit
+
+SPACES: list[spaces.Space] = [
+    spaces.Discrete(3),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    spaces.Box(-2, 2, (2,), np.float32),
+]
+
+
+@pytest.mark.parametrize("noise_normalization", ["unbiased", "network", "layer"])
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
+    space: spaces.Space, antithetic: bool, noise_normalization: str
+) -> None:
+    """Each network is normalised by its own noise: n of it times too short in the paper's ways."""
+    nrl = make(
+        NRL,
+        space=space,
+        noise_std=1e-3,
+        n_noise_samples=6_000,
+        antithetic=antithetic,
+        noise_normalization=noise_normalization,
+    )
+    bptt = make(BPTT, space=space)
+    obs = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    actions, log_probs = TorchNetwork(nrl.policy).act(obs)
+    array = nrl.network.array
+    steps = PendingSteps(array(obs), array(actions), array(log_probs), None)
+    estimated, exact = (
+        model.policy.perturbation.split(th.as_tensor(model.network.outer(*model._credit(steps), 1))[0])
+        for model in (nrl, bptt)
+    )
+    sizes = [nodes.stop - nodes.start for nodes in nrl.policy.networks]
+    for (name, parameter), one, two in zip(nrl.policy.named_parameters(), estimated, exact, strict=True):
+        of_critic = name.startswith("v")
+        n = {"unbiased": 1, "network": sizes[of_critic], "layer": len(parameter)}[noise_normalization]
+        if n > 2 or noise_normalization != "layer":  # else the estimate has no finite variance
+            assert th.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.97, name
+            assert n * one.norm() / two.norm() == pytest.approx(1, abs=0.1), name
+
+
+@pytest.mark.parametrize("space", [SPACES[0], SPACES[3]], ids=["discrete", "box"])
+@pytest.mark.parametrize("clean_passes", [None, 3])
+def test_quick_network_predicts_and_credits_as_the_policy(space: spaces.Space, clean_passes: int | None) -> None:
+    policy = make(NRL, space=space, clean_passes=clean_passes, noise_std=0.3).policy
+    quick, plain = NumpyNetwork(policy), TorchNetwork(policy)
+    obs = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    actions, _ = plain.act(obs)
+    values = []
+    for network in (quick, plain):
+        th.manual_seed(0)
+        values.append(np.asarray(network.values(obs)))
+    assert values[0].shape == (9,)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-4, atol=1e-5)
+    assert np.ptp(values[0]) > 0.1
+    noise = policy.sample_noise(18)
+    passes = [
+        network.noisy_pass(network.array(obs), network.array(actions), network.array(noise))
+        for network in (quick, plain)
+    ]
+    for one, two in zip(passes[0].objectives, passes[1].objectives, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    assert len(passes[0].objectives) == 2
+    for received, expected in zip(passes[0].pre, passes[1].pre, strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_actor_and_critic_do_not_perturb_each_other() -> None:
+    policy = make(NRL, noise_std=0.5).policy
+    actor, critic = policy.networks
+    assert (actor, critic) == (slice(0, 6 + 5 + 3), slice(14, 14 + 7 + 1))
+    obs, actions = th.randn(4, 4), th.zeros(4, dtype=th.long)
+    clean = policy.noisy_pass(obs, actions, th.zeros(4, 22)).objectives
+    for silent, changed in ((actor, 1), (critic, 0)):
+        noise = policy.sample_noise(4)
+        noise[:, silent] = 0
+        objectives = policy.noisy_pass(obs, actions, noise).objectives
+        assert (objectives[changed] != clean[changed]).all()
+        assert objectives[1 - changed].equal(clean[1 - changed])
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("clean_passes", [None, 3])
+def test_forward_passes_only_and_noisy_ones_on_request(
+    hooked: bool, clean_passes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(NRL, n_envs=2, clean_passes=clean_passes, noise_std=0.1)
+    if hooked:
+        model.policy.action_net.register_forward_hook(lambda *_: None)
+    quick_run, perturbed_run, value = networks._run, NodePerturbation.run, NoisyPolicy._values
+    passes = []
+
+    def watched_quick_run(steps: Any, obs: Any, noise: Any, *received: Any) -> np.ndarray:
+        passes.append("clean" if noise is None else "noisy")
+        return quick_run(steps, obs, noise, *received)
+
+    def watched_run(self: NodePerturbation, obs: Any, noise_BN: th.Tensor) -> Any:
+        with monkeypatch.context() as within:
+            within.setattr(NoisyPolicy, "_values", value)
+            passes.append("noisy" if noise_BN.all() else "clean")
+            return perturbed_run(self, obs, noise_BN)
+
+    def watched_value(self: NoisyPolicy, obs: Any) -> th.Tensor:
+        assert not th.is_grad_enabled()
+        passes.append("clean")
+        return value(self, obs)
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(networks, "_run", watched_quick_run)
+    monkeypatch.setattr(NodePerturbation, "run", watched_run)
+    monkeypatch.setattr(NoisyPolicy, "_values", watched_value)
+    monkeypatch.setattr(th.Tensor, "backward", forbidden)
+    monkeypatch.setattr(th.autograd, "grad", forbidden)
+    model.learn(40)
+    assert model._n_updates > 0
+    assert set(passes) == ({"noisy"} if clean_passes else {"noisy", "clean"})
+
+
+# What a user sees
+
+
+@each_algorithm
+def test_it_learns_the_discounted_sum_of_rewards_to_come(algorithm: Any) -> None:
+    rewards = [0.0, 1.0, 0.0, -2.0, 3.0]
+    model = algorithm(
+        "MlpPolicy",
+        DummyVecEnv([lambda: ClockEnv([rewards])] * 4),
+        learning_rate=0.02,
+        scale_rpe=False,
+        policy_kwargs={"net_arch": [], "use_bias": True},
+        **CRITIC,
+    )
+    model.learn(20_000)
+    sums = [0.0]
+    for reward in reversed(rewards):
+        sums.append(reward + CRITIC["gamma"] * sums[-1])
+    values = model.network.values(np.eye(5, dtype=np.float32))
+    np.testing.assert_allclose(values, sums[:0:-1], atol=0.1)
+
+
+@each_algorithm
+def test_a_loaded_model_goes_on_with_its_errors(algorithm: Any, tmp_path: Any) -> None:
+    model = make(algorithm, n_envs=2)
+    model.learn(40)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env())
+    assert loaded.reward_predictor.mean_square == model.reward_predictor.mean_square > 0
+    obs = np.ones((1, 4), np.float32)
+    assert loaded.network.values(obs) == model.network.values(obs)
+    assert loaded.learn(40, reset_num_timesteps=False).num_timesteps == 80
+
+
+@each_algorithm
+def test_gamma_changed_between_trainings_takes_effect(algorithm: Any) -> None:
+    model = make(algorithm, scale_rpe=False, learning_rate=0.0)
+    predict_constantly(model, 1.0)
+    model.gamma = 0.25
+    folds = record_folds(model)
+    model.learn(1)
+    assert folds[0]["errors"].item() in (pytest.approx(0.25 - 1), pytest.approx(1 + 0.25 - 1))
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward_timing": "episode"}, "reward_timing='episode': must be \"step\" with reward_prediction"),
+        ({"reward_prediction": "nobody"}, "reward_prediction='nobody': must be one of"),
+        ({"gamma": 0.0}, "gamma=0.0: must be in"),
+        ({"gamma": 1.5}, "gamma=1.5: must be in"),
+        ({"reward_prediction": "average", "trace_decay": 1.0}, "gamma=0.9: must be 1 with reward_prediction"),
+        ({"policy_kwargs": {"net_arch": {"pi": [4]}}}, "net_arch=.*must be a list .*or dict"),
+        ({"policy_kwargs": {"net_arch": {"pi": [4], "vf": [0]}}}, "net_arch=.*must be a list .*or dict"),
+        ({"policy_kwargs": {"critic": False}}, "policy_kwargs=.*without critic"),
+    ],
+)
+def test_mistakes_are_named(algorithm: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, **settings)
+
+
+@each_algorithm
+def test_reward_prediction_stays_what_it_was(algorithm: Any) -> None:
+    model = make(algorithm)
+    model.reward_prediction, model.gamma, model.trace_decay = "average", 1.0, 1.0
+    with pytest.raises(ValueError, match="reward_prediction='average': must be what it was when the model was made"):
+        model.learn(10)
+
+
+def test_a_policy_without_critic_has_no_widths_for_one() -> None:
+    with pytest.raises(ValueError, match="there is no value network"):
+        RMHL("MlpPolicy", ScriptedEnv([5]), policy_kwargs={"net_arch": {"pi": [4], "vf": [4]}})
