@@ -4,7 +4,8 @@
 
 trains what is not there yet, keeps the return of each trial in ``results/neurogym/``, and prints and writes a table of
 the last 50 trials. The settings are the paper's for Reaching1D (Table 2), on all tasks: one hidden layer of 128 nodes,
-every step a reward time, one noisy pass per step, its noise normalised by layer.
+every step a reward time, one noisy pass per step, its noise normalised by layer. Beside them stands NRL with a critic,
+in one setting for all tasks.
 """
 
 import argparse
@@ -20,8 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gymnasium
 import numpy as np
+import torch as th
 from records import ROOT, versions, write
 from stable_baselines3.common.monitor import Monitor
+from torch import nn
 
 import sb3_nrl
 import sb3_nrl.envs
@@ -38,22 +41,42 @@ TASKS: dict[str, tuple[dict[str, Any], int]] = {
 }
 """The arguments of each task, and the number of trials."""
 
-PAPER_RULE = {"noise_normalization": "layer", "n_noise_samples": 1, "antithetic": False}  # Eq. 13
-SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "BPTT": ("BPTT", {"learning_rate": 1e-2}),
-    "NRL": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **PAPER_RULE}),
-    "RMHL": ("RMHL", {"learning_rate": 1e-1, "noise_std": 1e-1}),
+PAPER: dict[str, Any] = {
+    "reward_timing": "step",
+    "scale_rpe": False,
+    "policy_kwargs": {"net_arch": [128], "head_gain": 1.0},
 }
-SHARED: dict[str, Any] = {"reward_timing": "step", "scale_rpe": False}
-SHARED["policy_kwargs"] = {"net_arch": [128], "head_gain": 1.0}
+EQUATION_13 = {"noise_normalization": "layer", "n_noise_samples": 1, "antithetic": False}
+CRITIC: dict[str, Any] = {
+    "reward_prediction": "critic",
+    "reward_timing": "step",
+    "reward_smoothing": 0.01,
+    "gamma": 0.9,
+    "trace_decay": 0.85,
+    "n_steps": 32,
+    "learning_rate": 3e-3,
+    "max_grad_norm": 0.5,
+    "n_noise_samples": 4,
+    "policy_kwargs": {
+        "net_arch": [128],
+        "activation_fn": nn.Tanh,
+        "use_bias": True,
+        "optimizer_class": th.optim.Adam,
+    },
+}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BPTT": ("BPTT", {"learning_rate": 1e-2, **PAPER}),
+    "NRL": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **EQUATION_13, **PAPER}),
+    "RMHL": ("RMHL", {"learning_rate": 1e-1, "noise_std": 1e-1, **PAPER}),
+    "NRL-critic": ("NRL", CRITIC),
+}
 
 
 def train(task: str, setting: str, seed: int, n_trials: int) -> tuple[list[tuple[float, float]], float]:
     """Return and performance of each trial, and the seconds that training took."""
-    arguments, _ = TASKS[task]
-    env = Monitor(gymnasium.make(f"neurogym/{task}-v0", **arguments), info_keywords=("performance",))
-    algorithm, own = SETTINGS[setting]
-    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, seed=seed, device="cpu", **own, **SHARED)
+    env = Monitor(gymnasium.make(f"neurogym/{task}-v0", **TASKS[task][0]), info_keywords=("performance",))
+    algorithm, arguments = SETTINGS[setting]
+    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, seed=seed, device="cpu", **arguments)
     trials: list[tuple[float, float]] = []
 
     def keep_trial(local: dict[str, Any], _: dict[str, Any]) -> bool:
