@@ -34,20 +34,34 @@ class NRL(RewardModulatedAlgorithm):
     gradient descent. The paper's own rule (Eq. 13) is one noisy pass, with a larger learning rate and smaller noise:
     ``learning_rate=5e-2, noise_std=1e-3, noise_normalization="network", n_noise_samples=1, antithetic=False``.
 
+    With ``reward_prediction="critic"`` it needs far fewer steps of the environment, about as many as PPO, and is not
+    particular about rewards: see ``zoo_configs/nrl.yml`` for settings.
+
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: The environment, or its registered name
     :param learning_rate: η, or a function of the remaining progress (from 1 to 0). With another normalisation than
         ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent
-    :param n_steps: Steps of each environment that can wait before they are folded into the traces. Bounds the memory;
-        does not change the result but for rounding and the order of the noise
+    :param n_steps: Steps of each environment that can wait before they are folded into the traces. With a critic, the
+        steps between two changes of the weights; else it bounds the memory, and does not change the result but for
+        rounding and the order of the noise
+    :param reward_prediction: Who predicts rewards. ``"average"``: a running average of them, for each environment.
+        ``"critic"``: a network beside the policy's, V, with δ = r + γ V(s') - V(s) at every step; it learns as the
+        policy does, by the same δ, with V in the place of log π. Weights then change every ``n_steps`` steps of each
+        environment, by Σ δ e over these steps, and traces start anew with each episode
     :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"nonzero"``, at every reward other
         than 0 and at the episode's end; ``"step"``, at every step, and the reward prediction starts anew with each
-        episode, so that episodes of a single step teach nothing
-    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15)
+        episode, so that episodes of a single step teach nothing. A critic needs ``"step"``
+    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15); of a
+        critic, of the running mean of δ², for which 0.01 is a good choice
     :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
-        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there
-    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history
+        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there. Of a critic, whether to
+        divide δ by its running root mean square, which is safe everywhere
+    :param gamma: Discount γ of rewards to come, in (0, 1], for a critic alone
+    :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
+        policy from becoming certain too soon
+    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history. A critic wants a
+        little less than γ
     :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
@@ -83,6 +97,7 @@ class NRL(RewardModulatedAlgorithm):
         reward_smoothing: float = 0.66,
         scale_rpe: bool = True,
         gamma: float = 1.0,
+        ent_coef: float = 0.0,
         trace_decay: float = 1.0,
         max_grad_norm: float | None = None,
         noise_std: float = 1e-2,
@@ -109,6 +124,7 @@ class NRL(RewardModulatedAlgorithm):
             reward_smoothing=reward_smoothing,
             scale_rpe=scale_rpe,
             gamma=gamma,
+            ent_coef=ent_coef,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,

@@ -69,6 +69,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         reward_smoothing: float,
         scale_rpe: bool,
         gamma: float,
+        ent_coef: float,
         trace_decay: float,
         max_grad_norm: float | None,
         stats_window_size: int,
@@ -85,7 +86,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=1.0,
-            ent_coef=0.0,
+            ent_coef=ent_coef,
             vf_coef=0.0,
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
             use_sde=False,
@@ -137,11 +138,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         prediction, critic = self.reward_prediction, self._has_critic
         check("reward_prediction", prediction, prediction in REWARD_PREDICTIONS, f"one of {REWARD_PREDICTIONS}")
         check("gamma", self.gamma, is_number(self.gamma, 0, 1), "in (0, 1]")
+        entropy = self.ent_coef
+        check("ent_coef", entropy, entropy == 0 or is_number(entropy, 0), "finite and not negative")
         if critic:
             step = self.reward_timing == "step"
             check("reward_timing", self.reward_timing, step, '"step" with reward_prediction="critic"')
         else:
             check("gamma", self.gamma, self.gamma == 1, '1 with reward_prediction="average"')
+            check("ent_coef", self.ent_coef, self.ent_coef == 0, '0 with reward_prediction="average"')
             lasting = self.reward_timing != "step" or self.trace_decay == 1
             check("trace_decay", self.trace_decay, lasting, '1 with reward_timing="step" and a running average')
         norm = self.max_grad_norm
@@ -303,14 +307,15 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
             self._check_finite(new_obs, rewards)
-            coming = self._cut_off(dones, infos) if self._has_critic else 0.0
 
             callback.update_locals(locals())
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
 
             rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
-            rewarded = self.reward_predictor.observe(rewards + coming, dones)
+            if self._has_critic:
+                rewards = rewards + self._cut_off(dones, infos) - self.ent_coef * log_probs
+            rewarded = self.reward_predictor.observe(rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:

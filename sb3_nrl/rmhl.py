@@ -80,6 +80,7 @@ class RMHL(RewardModulatedAlgorithm):
             reward_smoothing=reward_smoothing,
             scale_rpe=scale_rpe,
             gamma=1.0,
+            ent_coef=0.0,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
