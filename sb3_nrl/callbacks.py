@@ -116,7 +116,8 @@ class PerformanceCallback(BaseCallback):
         self.performances: deque[float] = deque(maxlen=self.model._stats_window_size)
 
     def _on_step(self) -> bool:
-        self.performances.extend(info["performance"] for info in self.locals["infos"] if "performance" in info)
+        infos = self.locals.get("infos", ())  # ARS tells of none
+        self.performances.extend(info["performance"] for info in infos if "performance" in info)
         return True
 
     def _on_rollout_end(self) -> None:

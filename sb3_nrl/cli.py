@@ -1,7 +1,10 @@
 """The ``sb3-nrl`` command."""
 
 import argparse
+import os
+import site
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,8 +31,27 @@ Algorithms: nrl, rmhl, bptt, and those of the RL Zoo. Environments: all of Gymna
 Each command has a --help of its own.
 """
 
-_MISTAKES = (AssertionError, ImportError, NameError, OSError, SyntaxError, ValueError, gymnasium.error.Error)
+_MISTAKES = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    NameError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    gymnasium.error.Error,
+)
 """What a wrong argument, file or environment raises. Arguments of the zoo are evaluated as Python."""
+
+_LIBRARIES = (
+    "<",  # no file at all
+    sysconfig.get_path("stdlib"),
+    *site.getsitepackages(),
+    site.getusersitepackages(),
+    os.path.dirname(__file__),
+)
+"""How the files begin that are not the user's."""
 
 
 class Command(NamedTuple):
@@ -69,9 +91,19 @@ COMMANDS = {
 } | {"reproduce": Command("train for the paper's figures, draw them, and compare", _run_reproduce)}
 
 
+def _is_in_code_of_the_user(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, passed through a file of the user's own."""
+    while error is not None:
+        if any(not step.filename.startswith(_LIBRARIES) for step in traceback.extract_tb(error.__traceback__)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Run a command, and report a mistake of the user in one line. What fails in training keeps its traceback.
+    Run a command, and report a mistake in its arguments in one line. What fails in a file of the user's own, such as an
+    environment or a callback, keeps its traceback; everything does with ``--verbose 2``.
 
     :param arguments: What follows ``sb3-nrl`` on the command line, by default that of the process
     """
@@ -90,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         COMMANDS[chosen.command].run(chosen.arguments)
     except _MISTAKES as error:
-        if any(frame.name == "learn" for frame in traceback.extract_tb(error.__traceback__)):
+        options = argparse.ArgumentParser(add_help=False)
+        options.add_argument("--verbose", type=int, default=1)
+        if options.parse_known_args(chosen.arguments)[0].verbose > 1 or _is_in_code_of_the_user(error):
             raise
         sys.exit(f"sb3-nrl {chosen.command}: {' '.join(str(error).split()) or type(error).__name__}")

@@ -7,10 +7,16 @@ import inspect
 import os
 import pathlib
 import runpy
+import shutil
 import sys
-from functools import partial
-from types import SimpleNamespace
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partialmethod
+from types import ModuleType
 from typing import Any, NoReturn
+from unittest import mock
 
 try:
     import rl_zoo3
@@ -23,17 +29,21 @@ import optuna
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.train
+import rl_zoo3.utils
 import yaml
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
+from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_nrl import BPTT, NRL, RMHL, tuning
-from sb3_nrl.callbacks import HyperparametersCallback
+from sb3_nrl.callbacks import HyperparametersCallback, PerformanceCallback
+from sb3_nrl.checks import check, is_count, is_number
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"nrl": NRL, "rmhl": RMHL, "bptt": BPTT}
 
@@ -41,6 +51,12 @@ _SUGGEST = {"nrl": tuning.suggest_nrl, "rmhl": tuning.suggest_rmhl, "bptt": tuni
 
 _N_EVALUATIONS = 10
 """Times that a trial is evaluated, and may be pruned."""
+
+_N_ATTEMPTS = 20
+"""Times that a database is opened, a tenth of a second apart, before it is given up."""
+
+_WITHOUT_DISPLAY = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
+"""Matplotlib's backends that show nothing."""
 
 
 def register() -> None:
@@ -62,7 +78,9 @@ def config_file(algo: str, name: str | None = None) -> str | None:
     :param algo: Name of the algorithm
     :param name: None for the shipped config, ``"paper"`` for the paper's settings, or what the zoo takes
     :return: The file, or the name as it is if it is the zoo's matter
+    :raises ValueError: If the paper has no settings of that algorithm
     """
+    check("algo", algo, name != "paper" or algo in ALGORITHMS, "nrl, rmhl or bptt for the settings of the paper")
     if algo not in ALGORITHMS or name not in (None, "paper"):
         return name
     package = pathlib.Path(__file__).parent
@@ -71,32 +89,47 @@ def config_file(algo: str, name: str | None = None) -> str | None:
     return str(shipped / (name or "") / f"{algo}.yml")
 
 
-def saved_arguments(run: pathlib.Path) -> dict[str, Any]:
+def saved(run: pathlib.Path, file: str) -> dict[str, Any]:
     """
-    The command line of a run.
+    What the zoo saved of a run.
 
     :param run: Folder of the run, as ``logs/nrl/CartPole-v1_1``
-    :return: The zoo's arguments by their names
+    :param file: ``"args.yml"`` for the zoo's arguments, ``"config.yml"`` for the hyper-parameters
+    :return: They, by their names
     :raises ValueError: If the folder is not that of a run
     """
-    files = sorted(run.glob("*/args.yml"))
+    files = sorted(run.glob(f"*/{file}"))
     if not files:
-        raise ValueError(f"{run} is not the folder of a run: there is no args.yml in it")
+        raise ValueError(f"{run} is not the folder of a run: there is no {file} in it")
     return dict(yaml.load(files[0].read_text(), Loader=yaml.UnsafeLoader))  # as the zoo reads it, tuples and all
 
 
-def last_checkpoint(run: pathlib.Path) -> str:
+def last_checkpoint(run: pathlib.Path) -> pathlib.Path:
     """
     The model that an interrupted run goes on from.
 
     :param run: Folder of the run
-    :return: Path of the checkpoint with the most steps
+    :return: Path of the checkpoint with the most steps; of a run that went on itself, and was interrupted before its
+        first, the checkpoint that it started from
     :raises ValueError: If there is none
     """
-    checkpoints = sorted(run.glob("rl_model_*_steps.zip"), key=lambda path: int(path.stem.split("_")[-2]))
-    if not checkpoints:
-        raise ValueError(f"{run} has no checkpoint: train with --save-freq to leave some")
-    return str(checkpoints[-1])
+    checkpoints = sorted(run.glob("rl_model_*_steps.zip"), key=_steps)
+    if checkpoints:
+        return checkpoints[-1]
+    arguments = saved(run, "args.yml")
+    if arguments.get("resume"):
+        return pathlib.Path(arguments["trained_agent"])
+    raise ValueError(f"{run} has no checkpoint: train with --save-freq to leave some")
+
+
+def _steps(checkpoint: pathlib.Path) -> int:
+    return int(checkpoint.stem.split("_")[-2])
+
+
+def _statistics(model: str) -> str:
+    """Where the statistics of ``VecNormalize`` are, if they were saved with that model as a checkpoint."""
+    folder, name = os.path.split(model)
+    return os.path.join(folder, name.replace("rl_model_", "rl_model_vecnormalize_").replace(".zip", ".pkl"))
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -105,28 +138,66 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     between all processes by default, checkpoints keep their ``VecNormalize`` statistics, TensorBoard has the
     hyper-parameters, and mistakes in a config are named.
 
-    The arguments are the zoo's. With ``args.resume`` the run of ``trained_agent`` goes on: its steps count.
+    The arguments are the zoo's. With the folder of a run as ``args.resume``, that run goes on from ``trained_agent``:
+    its steps count, and its hyper-parameters are the config.
     """
 
     def __init__(self, args: argparse.Namespace, algo: str, *arguments: Any, **keywords: Any) -> None:
         keywords["config"] = config_file(algo, keywords.get("config"))
         super().__init__(args, algo, *arguments, **keywords)
-        self.resume = getattr(args, "resume", False)
+        self.resume: str | None = getattr(args, "resume", None)
+        if self.resume:
+            self.config = os.path.join(self.resume, self.env_name, "config.yml")
         if self.storage is None:
             self.storage = f"{self.log_path}study_{self.env_name}.log"
         if self.study_name is None:
             self.study_name = f"{algo}-{self.env_name}"
         if self.n_evaluations is None and algo in ALGORITHMS:
             self.n_evaluations = _N_EVALUATIONS
+        if self.trial_id is not None:
+            trial = self.load_trial(self.storage, self.study_name, self.trial_id)
+            self.custom_hyperparams = trial | (self.custom_hyperparams or {})
+            self.trial_id = None  # done; the zoo would leave out trial 0
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        is_new = not os.path.exists(self.save_path)
+        try:
+            return super().setup_experiment()
+        except BaseException:
+            if is_new:  # else the latest run would be one without a model
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            raise
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        try:
-            hyperparams, self.entry = super().read_hyperparameters()
-        except (yaml.YAMLError, AttributeError) as error:
-            raise ValueError(f"{self.config} is no table of hyper-parameters by environment: {error}") from error
-        if "n_timesteps" not in hyperparams:
-            raise ValueError(f"{self.config} has no n_timesteps for {self.env_name.gym_id}")
+        if self.resume:
+            environment = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
+            hyperparams = saved(pathlib.Path(self.resume), "config.yml") | environment | (self.custom_hyperparams or {})
+        else:
+            try:
+                hyperparams, _ = super().read_hyperparameters()
+            except (yaml.YAMLError, AttributeError, TypeError) as error:
+                raise ValueError(f"{self.config} is no table of hyper-parameters by environment: {error}") from error
+        for name, value in hyperparams.items():
+            if isinstance(value, str):
+                with suppress(ValueError):
+                    hyperparams[name] = float(value)  # 1e-3 is text for YAML, since it has no dot
+        for name in ("n_timesteps", "policy"):
+            if name not in hyperparams:
+                raise ValueError(f"{self.config} has no {name} for {self.env_name.gym_id}")
+        n_timesteps, n_envs = hyperparams["n_timesteps"], hyperparams.get("n_envs", 1)
+        check(f"{self.config}: n_timesteps", n_timesteps, is_number(n_timesteps, 0), "a number of steps")
+        check("n_envs", n_envs, is_count(n_envs), "a number of environments, at least 1")
+        self.entry = dict(hyperparams)
         return hyperparams, self.entry
+
+    def load_trial(
+        self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
+    ) -> dict[str, Any]:
+        # looking into a file that is not there would make it
+        if not storage.endswith(".log") or os.path.exists(storage):
+            with suppress(KeyError, IndexError):
+                return super().load_trial(storage, study_name, trial_id, convert)
+        raise ValueError(f"there is no trial {trial_id} of study {study_name} in {storage}")
 
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
@@ -146,7 +217,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return processed
 
     def create_log_folder(self) -> None:
-        if not self.optimize_hyperparameters:  # else the latest run would be one without a model
+        if not self.optimize_hyperparameters:  # which leaves no model either
             super().create_log_folder()
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
@@ -154,6 +225,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def create_callbacks(self) -> None:
         super().create_callbacks()
+        self.callbacks.append(PerformanceCallback())
         for place, callback in enumerate(self.callbacks):
             if isinstance(callback, CheckpointCallback) and callback.save_path == self.save_path:
                 # before the model, so that whoever finds a checkpoint finds its statistics
@@ -164,9 +236,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             self.callbacks.append(HyperparametersCallback())
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        folder, name = os.path.split(self.trained_agent)
-        statistics = os.path.join(folder, name.replace("rl_model_", "rl_model_vecnormalize_").replace(".zip", ".pkl"))
-        if not (name.startswith("rl_model_") and os.path.exists(statistics)):
+        statistics = _statistics(self.trained_agent)
+        if not os.path.exists(statistics):
             return super()._maybe_normalize(env, eval_env)
         env = VecNormalize.load(statistics, env)
         if eval_env:
@@ -186,8 +257,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if self.resume:
             # A TensorBoard run of its own: Stable-Baselines3 would write into the latest, whosever it is.
             model.set_logger(configure_logger(model.verbose, model.tensorboard_log, type(model).__name__))
-            model = SimpleNamespace(learn=partial(model.learn, reset_num_timesteps=False), env=model.env)  # type: ignore[assignment]
-        super().learn(model)
+            algorithm = type(model)
+            going_on = partialmethod(algorithm.learn, reset_num_timesteps=False)
+            with mock.patch.object(algorithm, "learn", going_on):  # not of the model, which is saved with all it has
+                super().learn(model)
+        else:
+            super().learn(model)
 
     def objective(self, trial: optuna.Trial) -> float:
         try:
@@ -196,15 +271,43 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             raise optuna.TrialPruned(str(error)) from error
 
     def hyperparameters_optimization(self) -> None:
-        super().hyperparameters_optimization()
-        if self.algo in ALGORITHMS:
-            storage: Any = self.storage
-            if storage.endswith(".log"):
-                storage = JournalStorage(JournalFileBackend(storage))
+        os.makedirs(self.log_path, exist_ok=True)
+        assert self.storage is not None
+        storage = _open(self.storage)
+        try:
+            super().hyperparameters_optimization()
+        except ValueError as error:
             study = optuna.load_study(study_name=self.study_name, storage=storage)
-            page = pathlib.Path(self.log_path) / f"study_{self.env_name}.md"
-            page.write_text(tuning.report(study, self.env_name.gym_id, self.entry, " ".join(sys.argv)))
+            n_pruned = len(study.get_trials(states=[TrialState.PRUNED]))
+            if n_pruned < len(study.trials):
+                raise
+            raise ValueError(f"nothing found: all {n_pruned} trials of {self.study_name} were pruned") from error
+        if self.algo in ALGORITHMS:
+            study = optuna.load_study(study_name=self.study_name, storage=storage)
+            page = pathlib.Path(self.log_path) / f"study_{study.study_name.replace('/', '-')}.md"
+            entry = {**self.entry, "n_timesteps": self.n_timesteps}
+            page.write_text(tuning.report(study, self.env_name.gym_id, entry, " ".join(sys.argv)))
             print(f"The best trials, and a config of the best: {page}")
+
+
+def _open(storage: str) -> BaseStorage:
+    """
+    Open a storage of studies, which makes it if need be.
+
+    :raises ValueError: If that fails for good
+    """
+    if storage.endswith(".log"):
+        return JournalStorage(JournalFileBackend(storage))
+    attempts = 0
+    while True:
+        try:
+            return get_storage(storage)
+        except SQLAlchemyError as error:
+            # of processes that make the tables of a database at the same time, all but one fail at first
+            attempts += 1
+            if attempts == _N_ATTEMPTS:
+                raise ValueError(f"the storage {storage} cannot be opened: {error}") from error
+            time.sleep(0.1)
 
 
 _plain_parse_args = argparse.ArgumentParser.parse_args
@@ -212,15 +315,23 @@ _plain_parse_args = argparse.ArgumentParser.parse_args
 
 def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
     """What the parser of a script of the zoo is to do: its own work, and what is added to it here."""
+    parser.prog = sys.argv[0]
     if parser.get_default("folder") is not None:
         parser.set_defaults(folder="logs")  # enjoy and record-video look where train writes
     arguments = _plain_parse_args(parser, args, namespace)
     agent = getattr(arguments, "trained_agent", "")
     if agent and os.path.isdir(agent):
         run = pathlib.Path(agent)
-        parser.set_defaults(**saved_arguments(run))
+        before, checkpoint = saved(run, "args.yml"), last_checkpoint(run)
+        # What its config came from is settled, and its random numbers up to here are spent.
+        settled = {"conf_file": None, "hyperparams": None, "trial_id": None}
+        parser.set_defaults(**before | settled | {"seed": (before["seed"] + _steps(checkpoint)) % 2**32})
         arguments = _plain_parse_args(parser, args, namespace)
-        arguments.trained_agent, arguments.resume = last_checkpoint(run), True
+        check("algo", arguments.algo, arguments.algo == before["algo"], f"{before['algo']}, that of {run}")
+        for name in ("conf_file", "trial_id"):
+            value = getattr(arguments, name)
+            check(name, value, value is None, f"left out, since {run} has its hyper-parameters; change them by -params")
+        arguments.trained_agent, arguments.resume = str(checkpoint), agent
     environment = getattr(arguments, "env", None)
     if isinstance(environment, list):  # of the plots, which look for folders
         arguments.env = [name.replace("/", "-") for name in environment]
@@ -248,22 +359,53 @@ def run(command: str, arguments: list[str]) -> None:
     :param arguments: What follows the command
     """
     register()
-    sys.argv = [f"sb3-nrl {command}", *arguments]
-    # the scripts make their parsers themselves
-    argparse.ArgumentParser.parse_args = _parse_args  # type: ignore[assignment, method-assign]
-    argparse.ArgumentParser.error = _error  # type: ignore[assignment, method-assign]
     name = command.replace("-", "_")
-    if command == "record-video":
-        runpy.run_module("rl_zoo3.record_video", run_name="__main__")
-    elif command in ("train", "enjoy"):
-        getattr(importlib.import_module(f"rl_zoo3.{name}"), name)()
-    else:
-        plots = importlib.import_module("rl_zoo3.plots")
-        _save_figures_without_display(command)
-        getattr(plots, name)()
+    with (
+        mock.patch.object(sys, "argv", [f"sb3-nrl {command}", *arguments]),
+        # the scripts make their parsers themselves
+        mock.patch.multiple(argparse.ArgumentParser, parse_args=_parse_args, error=_error),
+    ):
+        if command == "train":
+            rl_zoo3.train.train()
+        elif command == "enjoy":
+            script = importlib.import_module("rl_zoo3.enjoy")
+            with _checkpoints_have_their_statistics(script):
+                script.enjoy()
+        elif command == "record-video":
+            with _checkpoints_have_their_statistics(rl_zoo3.utils):
+                runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+        else:
+            plots = importlib.import_module("rl_zoo3.plots")
+            with _figures_are_seen(command):
+                getattr(plots, name)()
 
 
-def _save_figures_without_display(command: str) -> None:
+@contextmanager
+def _checkpoints_have_their_statistics(script: ModuleType) -> Iterator[None]:
+    """Let a script normalise for a checkpoint by what was saved with it. The zoo's are those of the best model."""
+    plain_get_model_path, plain_create_test_env = script.get_model_path, script.create_test_env
+    statistics = ""
+
+    def get_model_path(*arguments: Any) -> tuple[str, str, str]:
+        nonlocal statistics
+        name, model, run = plain_get_model_path(*arguments)
+        statistics = _statistics(model)
+        return name, model, run
+
+    def create_test_env(*arguments: Any, stats_path: str | None, **keywords: Any) -> VecEnv:
+        with tempfile.TemporaryDirectory() as folder:
+            if os.path.exists(statistics):
+                stats_path = folder
+                shutil.copy(statistics, os.path.join(folder, "vecnormalize.pkl"))
+            return plain_create_test_env(*arguments, stats_path=stats_path, **keywords)
+
+    with mock.patch.multiple(script, get_model_path=get_model_path, create_test_env=create_test_env):
+        yield
+
+
+@contextmanager
+def _figures_are_seen(command: str) -> Iterator[None]:
+    """Without a display, save what would be shown."""
     from matplotlib import pyplot as plt  # here, since the zoo needs it for plots alone
 
     def save() -> None:
@@ -272,5 +414,6 @@ def _save_figures_without_display(command: str) -> None:
             plt.figure(number).savefig(file, dpi=150)
             print(f"No display: see {file}")
 
-    if plt.get_backend().lower() == "agg":
-        plt.show = save  # type: ignore[assignment]
+    shows = plt.get_backend().lower() not in _WITHOUT_DISPLAY
+    with mock.patch.object(plt, "show", plt.show if shows else save):
+        yield

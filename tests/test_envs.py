@@ -36,7 +36,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_nrl import NRL
 from sb3_nrl.callbacks import PerformanceCallback
@@ -237,12 +237,24 @@ def test_continuous_actions_are_rescaled_to_those_of_the_task() -> None:
     assert env.action_space == spaces.Box(-1, 1, (2,), np.float32)
     env.reset(seed=0)
     env.step(np.array([-1, 0], np.float32))
-    target = float(task_of(env).gt_now[1])  # in [0, 1], where the task's actions are in [-1, 2]
+    target = task_of(env).gt_now[1]  # in [0, 1], where the task's actions are in [-1, 2]
     *_, info = env.step(np.array([1, (target + 1) / 1.5 - 1], np.float32))
     assert info["performance"] == pytest.approx(1)
+    assert info["gt"] == pytest.approx([1, (target + 1) / 1.5 - 1]) and info["gt"] in env.action_space
 
 
 # --- every task ---
+
+
+def _n_steps(env: gymnasium.Env) -> int:
+    """How long the next trial is, with actions 0."""
+    env.reset()
+    action = np.zeros(env.action_space.shape or (), env.action_space.dtype)
+    n_steps, over = 0, False
+    while not over:
+        over = env.step(action)[2]
+        n_steps += 1
+    return n_steps
 
 
 @each_task
@@ -315,17 +327,27 @@ def test_generators_among_the_arguments_are_not_shared() -> None:
     for env in envs:
         env.reset(seed=0)
     for env in envs:
-        lengths.append([_length_of_next_trial(env) for _ in range(10)])
+        lengths.append([_n_steps(env) for _ in range(10)])
     assert lengths[0] == lengths[1] and len(set(lengths[0])) > 3
 
 
-def _length_of_next_trial(env: gymnasium.Env) -> int:
+@pytest.mark.parametrize(
+    "task", ["Reaching1D", "ReachingDelayResponse", "SpatialSuppressMotion", "MultiSensoryIntegration"]
+)
+@pytest.mark.parametrize("dt", [0.1, 8.3, 16.7, 20])
+def test_every_observation_of_a_trial_is_seen_whatever_the_rounding(task: str, dt: float) -> None:
+    env = gymnasium.make(f"neurogym/{task}-v0", dt=dt)
+    env.reset(seed=0)
+    for _ in range(2):
+        assert _n_steps(env) == len(task_of(env).ob)
+
+
+def test_room_for_rounding_does_not_add_up() -> None:
+    env = gymnasium.make("neurogym/DawTwoStep-v0")  # sets its time limit once, for all trials
     env.reset()
-    n_steps, over = 0, False
-    while not over:
-        over = env.step(0)[2]
-        n_steps += 1
-    return n_steps
+    limit = task_of(env).tmax
+    env.reset()
+    assert task_of(env).tmax == limit
 
 
 # --- which tasks there are ---
@@ -353,12 +375,26 @@ def test_every_task_is_either_registered_or_unavailable() -> None:
     assert len(registered) > 50 and all(env_id in gymnasium.registry for env_id in TASKS)
 
 
+ERRORS = {
+    "has no ground truth": "has no attribute 'gt'",
+    "is an empty template": "has no time step to observe",
+    "writes into an observation": "does not support item assignment",
+    "has no timing": "'timing' dictionary cannot be empty",
+    "has no trials": "has no attribute 'new_trial'",
+    "needs a wrapper": "requires task to have attribute|call env.step\\(\\) before",  # the latter on Gymnasium 0.29
+    "needs a task": "doesn't exist",
+    "needs PsychoPy": "No module named 'psychopy'",
+}
+"""What the published reasons lead to. NeuroGym has no errors of its own."""
+
+
 @pytest.mark.parametrize("name", sorted(set(UNAVAILABLE) - {"contrib.CVLearning"}))
 @pytest.mark.filterwarnings("ignore")
-def test_unavailable_tasks_cannot_be_run(name: str) -> None:
+def test_unavailable_tasks_cannot_be_run_for_the_published_reason(name: str) -> None:
     if name.startswith("psychopy.") and find_spec("psychopy"):
         pytest.skip("PsychoPy is there: whether there is a display is not our business")
-    with pytest.raises(Exception):  # noqa: B017  NeuroGym has no errors of its own
+    (message,) = [message for reason, message in ERRORS.items() if UNAVAILABLE[name].startswith(reason)]
+    with pytest.raises(Exception, match=message):
         for seed in range(20):
             list(trials(NeuroGymEnv(pkgutil.resolve_name(_shipped()[name])), 1, seed))
 
@@ -438,6 +474,20 @@ def test_bad_arguments(task: str, arguments: dict[str, Any], error: type[Excepti
         gymnasium.make(f"neurogym/{task}-v0", **arguments)
     with pytest.raises(error, match=message.removesuffix("$")):
         make_vec_env(f"neurogym/{task}-v0", env_kwargs=arguments)
+
+
+def test_all_unknown_arguments_are_named_at_once() -> None:
+    with pytest.raises(TypeError, match="has no argument 'speed', 'task'; its arguments"):
+        gymnasium.make("neurogym/Reaching1D-v0", task="GoNogo", speed=2)
+
+
+def test_there_is_nothing_to_render() -> None:
+    env = gymnasium.make("neurogym/GoNogo-v0", render_mode=None)
+    env.reset()
+    with pytest.raises(NotImplementedError, match=r"nothing to render; sb3_nrl\.envs\.plot_trial draws a trial"):
+        env.unwrapped.render()
+    with pytest.raises(TypeError, match="GoNogo-v0 has nothing to render: render_mode='human' must be None"):
+        gymnasium.make("neurogym/GoNogo-v0", render_mode="human")
 
 
 # --- Reaching1D ---
@@ -715,6 +765,35 @@ def test_plot_of_a_recurrent_model() -> None:
     assert len({tuple(row) for row in shown[5:10].tolist()}) == 5
 
 
+@pytest.mark.parametrize("order", ["none", "normalized, then stacked", "stacked, then normalized"])
+def test_plot_of_a_model_that_sees_several_frames(order: str, tmp_path: pathlib.Path) -> None:
+    """What is drawn is what the model does in its own environment."""
+    task = "neurogym/PerceptualDecisionMaking-v0"
+    env: Any = make_vec_env(task, seed=0)
+    if order.startswith("normalized"):
+        env = VecNormalize(env)
+    env = VecFrameStack(env, 3)
+    if order.startswith("stacked"):
+        env = VecNormalize(env)
+    model = PPO("MlpPolicy", env, seed=0, n_steps=128).learn(128)
+    if order == "none":
+        model.save(tmp_path / "model")
+        model = PPO.load(tmp_path / "model")  # and here it has no environment
+    else:
+        model.get_vec_normalize_env().training = False  # type: ignore[union-attr]
+    shown = _probabilities(plot_trial(task, model, seed=5).axes[1])
+
+    env.seed(5)
+    obs = env.reset()
+    expected = []
+    for _ in shown:
+        distribution: Any = model.policy.get_distribution(model.policy.obs_to_tensor(obs)[0]).distribution
+        expected.append(distribution.probs[0].detach().numpy())
+        obs, _, dones, _ = env.step(model.predict(obs, deterministic=True)[0])
+    assert dones[0]
+    assert shown == pytest.approx(np.array(expected), abs=1e-6)
+
+
 def test_plot_of_a_model_without_probabilities() -> None:
     model = DQN("MlpPolicy", "neurogym/GoNogo-v0", seed=0)
     assert len(plot_trial("neurogym/GoNogo-v0", model, seed=0).axes) == 3
@@ -724,11 +803,21 @@ def test_plot_of_continuous_actions() -> None:
     figure = plot_trial(gymnasium.make("neurogym/ReachingDelayResponse-v0"), seed=0)
     assert [ax.get_ylabel() for ax in figure.axes] == ["observation", "action", "ground truth", "reward"]
     assert [len(ax.patches) for ax in figure.axes] == [2, 2, 2, 1]
+    truths = [patch.get_data().values for patch in figure.axes[2].patches]  # type: ignore[attr-defined]
+    assert truths[0][0] == -1 and truths[0][-1] == 1  # as actions: wait, then go
+    assert truths[1][0] == pytest.approx((-0.5 + 1) / 1.5 - 1)
 
 
-def test_plot_refuses_other_environments() -> None:
-    with pytest.raises(TypeError, match=r"CartPole.*must be an environment of sb3_nrl\.envs"):
-        plot_trial("CartPole-v1")
+@pytest.mark.parametrize("env", ["CartPole-v1", None, 3])
+def test_plot_refuses_other_environments(env: Any) -> None:
+    with pytest.raises(TypeError, match=rf"{env}.*must be an environment of sb3_nrl\.envs"):
+        plot_trial(env)
+
+
+def test_plot_refuses_what_is_no_model() -> None:
+    policy: Any = A2C("MlpPolicy", "neurogym/GoNogo-v0").policy
+    with pytest.raises(TypeError, match=r"(?s)model=ActorCritic.*must be an algorithm"):
+        plot_trial("neurogym/GoNogo-v0", policy)
 
 
 # --- the package ---

@@ -1,6 +1,7 @@
 """The RL Zoo with NRL, RMHL and BPTT: the command as a user types it, and what is shipped with it."""
 
 import argparse
+import importlib
 import json
 import os
 import pathlib
@@ -10,22 +11,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
+import gymnasium
 import optuna
 import pytest
 import rl_zoo3.exp_manager
 import rl_zoo3.train
+import rl_zoo3.utils
 import torch as th
 import yaml
+from matplotlib import pyplot as plt
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import sb3_nrl.zoo
 from sb3_nrl import NRL, RMHL
+from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.cli import main
 from sb3_nrl.zoo import ALGORITHMS, ExperimentManager, config_file
 
@@ -44,10 +51,11 @@ class Spy(BaseCallback):
             "steps": self.model.num_timesteps,
             "goal": self.model._total_timesteps,
             "average": self.model.reward_predictor.average.tolist(),
+            "first": env.get_original_obs().tolist(),
             "observations": env.obs_rms.count,
             "return_variance": float(env.ret_rms.var),
         }
-        print("SPY", json.dumps(state))
+        print("SPY", json.dumps(state), flush=True)
 
     def _on_step(self):
         return True
@@ -62,22 +70,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def start(folder: pathlib.Path, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
+def start(
+    folder: pathlib.Path, *arguments: str, code: str | None = None, backend: str = "agg"
+) -> subprocess.Popen[str]:
     """The command, or Python code, in a process of its own."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, *(["-m", "sb3_nrl"] if code is None else ["-c", code]), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "SDL_VIDEODRIVER": "dummy"},
+        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": backend, "SDL_VIDEODRIVER": "dummy"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def run(folder: pathlib.Path, *arguments: str, code: str | None = None) -> str:
+def run(folder: pathlib.Path, *arguments: str, **options: str) -> str:
     """What the command printed, if it ended well."""
-    process = start(folder, *arguments, code=code)
+    process = start(folder, *arguments, **options)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     return output
@@ -163,8 +173,35 @@ def test_record_video_films_it(trained: pathlib.Path) -> None:
     assert film.stat().st_size > 1000
 
 
+@pytest.mark.parametrize("command", ["enjoy", "record-video"])
+def test_checkpoint_is_watched_with_its_own_statistics(
+    trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch, command: str, tmp_path: pathlib.Path
+) -> None:
+    seen: list[float] = []
+
+    class Spied(VecNormalize):
+        @staticmethod
+        def load(load_path: str, venv: VecEnv) -> VecNormalize:
+            env: Any = VecNormalize.load(load_path, venv)
+            seen.append(env.obs_rms.count)
+            return env
+
+    monkeypatch.setattr(rl_zoo3.utils, "VecNormalize", Spied)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(trained)
+    options = ["--algo", "nrl", "--env", "CartPole-v1", "--exp-id", "1", "--no-render", "-n", "5"]
+    options += ["-o", str(tmp_path)] * (command == "record-video")
+    run = trained / "logs" / "nrl" / "CartPole-v1_1"
+    counts = [statistics(run / f"rl_model_vecnormalize_{steps}_steps.pkl").obs_rms.count for steps in (400, 1200)]
+    main([command, *options, "--load-checkpoint", "400"])
+    main([command, *options, "--load-last-checkpoint"])
+    assert seen == counts
+    main([command, *options, "--load-best"])
+    assert seen[-1] == statistics(run / "CartPole-v1" / "vecnormalize.pkl").obs_rms.count
+
+
 def test_plots_become_files_without_a_display(trained: pathlib.Path) -> None:
-    run(trained, "plot-train", "-a", "nrl", "-e", "CartPole-v1", "-f", "logs", "-w", "5")
+    run(trained, "plot-train", "-a", "nrl", "-e", "CartPole-v1", "-f", "logs", "-w", "5", backend="svg")
     table = run(trained, "all-plots", "-a", "nrl", "-e", "CartPole-v1", "-f", "logs", "-o", "results", "--no-million")
     assert "|CartPole-v1 |" in table
     run(trained, "plot-from-file", "-i", "results", "--no-million", "-o", "bars.png", "--format", "png")
@@ -186,6 +223,13 @@ def test_own_scripts_register_once_or_twice(home: pathlib.Path) -> None:
     assert saved(home / "logs" / "bptt" / "Acrobot-v1_1", "config.yml")["learning_rate"] == 5e-3
 
 
+def test_performance_in_tasks_of_neurogym_is_logged(here: pathlib.Path) -> None:
+    pytest.importorskip("neurogym")
+    main(["train", "--algo", "nrl", "--env", "neurogym/GoNogo-v0", "-n", "300", "-tb", "tb", "--log-interval", "1"])
+    (run,) = (here / "tb").glob("*/*")
+    assert all(0 <= event.value <= 1 for event in EventAccumulator(str(run)).Reload().Scalars("rollout/performance"))
+
+
 # A run that was killed
 
 
@@ -201,13 +245,14 @@ def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    before = spied(process.communicate()[0])
     assert not (killed / "CartPole-v1.zip").exists()
 
     last = last_checkpoint(killed)
     model = RMHL.load(killed / f"rl_model_{last}_steps.zip", device="cpu")
     checkpoint = statistics(killed / f"rl_model_vecnormalize_{last}_steps.pkl")
-    output = run(home, "train", "-i", "logs/rmhl/CartPole-v1_1", "-n", str(last + 800))
+    run(home, "enjoy", *options[:4], "--load-last-checkpoint", "--no-render", "-n", "10")
+    output = run(home, "train", "-i", "logs/rmhl/CartPole-v1_1", "-n", str(last + 800), "-params", "trace_decay:0.9")
 
     assert f"{last} of {last + 800} steps are done" in output
     state = spied(output)
@@ -215,16 +260,50 @@ def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None
     assert state["average"] == model.reward_predictor.average.tolist()
     assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
     assert state["return_variance"] == checkpoint.ret_rms.var
+    assert state["first"] != before["first"]  # its random numbers are not those of before
     # It kept the arguments of the run that was killed, and left checkpoints that count on.
-    assert saved(resumed, "config.yml")["learning_rate"] == "lin_0.01"
+    config = saved(killed, "config.yml")
+    assert config["learning_rate"] == "lin_0.01"
+    assert saved(resumed, "config.yml") == config | {"trace_decay": 0.9}
     assert last_checkpoint(resumed) == last + 800 == RMHL.load(resumed / "CartPole-v1.zip", device="cpu").num_timesteps
     assert RMHL.load(resumed / "CartPole-v1.zip", device="cpu").lr_schedule(0.5) == 0.005
 
 
-# Mistakes
-
-
 NRL_CARTPOLE = ["train", "--algo", "nrl", "--env", "CartPole-v1"]
+
+
+def test_run_goes_on_with_the_config_that_it_began_with(here: pathlib.Path) -> None:
+    own = here / "own.yml"
+    own.write_text("CartPole-v1: {n_timesteps: 64, policy: MlpPolicy, reward_smoothing: 0.5}")
+    main([*NRL_CARTPOLE, "-conf", "own.yml", "--save-freq", "32", "-params", "noise_std:0.2", "n_envs:2"])
+    own.write_text("CartPole-v1: {n_timesteps: 64, policy: MlpPolicy, reward_smoothing: 0.1, scale_rpe: False}")
+    main(["train", "-i", "logs/nrl/CartPole-v1_1", "-n", "96", "--save-freq", "1000", "-params", "noise_std:0.3"])
+    first, second = (here / "logs" / "nrl" / f"CartPole-v1_{number}" for number in (1, 2))
+    assert saved(second, "config.yml") == saved(first, "config.yml") | {"noise_std": 0.3}
+    assert saved(second, "args.yml")["seed"] == (saved(first, "args.yml")["seed"] + 64) % 2**32
+
+
+def test_run_that_left_no_checkpoint_goes_on_from_where_it_went_on_itself(
+    here: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*NRL_CARTPOLE, "-n", "64", "--save-freq", "32", "-params", "n_envs:1"])
+    main(["train", "-i", "logs/nrl/CartPole-v1_1", "-n", "96", "--save-freq", "1000"])
+    capsys.readouterr()
+    main(["train", "-i", "logs/nrl/CartPole-v1_2", "-n", "128"])
+    expected = "Going on from logs/nrl/CartPole-v1_1/rl_model_64_steps.zip: 64 of 128 steps are done"
+    assert expected in capsys.readouterr().out
+
+
+def test_ars_goes_on_with_several_environments(here: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = ["n_envs:2", "n_delta:1", "n_top:1"]
+    main(["train", "--algo", "ars", "--env", "CartPole-v1", "-n", "50", "--save-freq", "20", "-params", *params])
+    last = last_checkpoint(here / "logs" / "ars" / "CartPole-v1_1")
+    main(["train", "-i", "logs/ars/CartPole-v1_1", "-n", str(last + 50)])
+    assert f"{last} of {last + 50} steps are done" in capsys.readouterr().out
+    assert (here / "logs" / "ars" / "CartPole-v1_2" / "CartPole-v1.zip").exists()
+
+
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -260,9 +339,6 @@ def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     """A folder to run the command in without a process of its own, which is quicker."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    for method in ("parse_args", "error"):
-        monkeypatch.setattr(argparse.ArgumentParser, method, getattr(argparse.ArgumentParser, method))
     return tmp_path
 
 
@@ -272,7 +348,22 @@ def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
         ([*NRL_CARTPOLE, "-conf", "own.yml"], "- CartPole-v1", ["own.yml", "table"]),
         ([*NRL_CARTPOLE, "-conf", "own.yml"], "CartPole-v1: {n_envs: 1}", ["own.yml", "n_timesteps"]),
         ([*NRL_CARTPOLE, "-conf", "none.yml"], "", ["none.yml"]),
+        ([*NRL_CARTPOLE, "-conf", "own.yml"], "CartPole-v1: 3", ["own.yml", "table"]),
+        ([*NRL_CARTPOLE, "-conf", "own.yml"], "CartPole-v1: {n_timesteps: 64}", ["own.yml", "policy"]),
+        (
+            [*NRL_CARTPOLE, "-conf", "own.yml"],
+            "CartPole-v1: {policy: a, n_timesteps: lots}",
+            ["own.yml", "n_timesteps"],
+        ),
+        (["train", "--algo", "ppo", "-conf", "paper"], "", ["algo='ppo'", "paper"]),
+        ([*NRL_CARTPOLE, "--env-kwargs", "g:1"], "", ["unexpected keyword argument 'g'", "CartPole-v1"]),
+        ([*NRL_CARTPOLE, "-params", "callback:'sb3_nrl.callbacks.Nope'"], "", ["sb3_nrl.callbacks", "'Nope'"]),
+        ([*NRL_CARTPOLE, "-params", "env_wrapper:'gymnasium.wrappers.Nope'"], "", ["gymnasium.wrappers", "'Nope'"]),
+        ([*NRL_CARTPOLE, "-params", "policy_kwargs:dict(net_arc=[8])"], "", ["'net_arc'"]),
+        ([*NRL_CARTPOLE, "-params", "n_envs:0"], "", ["n_envs=0"]),
         ([*NRL_CARTPOLE, "-params", "noise_std:-1"], "", ["noise_std=-1"]),
+        ([*NRL_CARTPOLE, "--trial-id", "3"], "", ["no trial 3 of study nrl-CartPole-v1"]),
+        ([*NRL_CARTPOLE, "-optimize", "--storage", "sqlite:///none/of.db"], "", ["sqlite:///none/of.db"]),
         ([*NRL_CARTPOLE, "-params", "noise_distribution:uniform"], "", ["uniform"]),
         (["train", "--algo", "ppo", "-params", "n_setps:8"], "", ["n_setps", "maybe meant n_steps"]),
         (["enjoy", "--algo", "bptt", "--env", "CartPole-v1"], "", ["logs/bptt"]),
@@ -288,12 +379,94 @@ def test_other_mistakes(here: pathlib.Path, arguments: list[str], config: str, s
     assert message.startswith(f"sb3-nrl {arguments[0]}: ")
     assert all(word in message for word in says), message
     assert "\n" not in message
+    assert not list(here.glob("logs/*/*"))  # no run that enjoy would look for a model in, and no study
+
+
+def test_plots_complain_under_the_name_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["plot-train", "-a", "nrl"])
+    assert capsys.readouterr().err.startswith("sb3-nrl plot-train: ")
+
+
+def test_tasks_of_neurogym_cannot_be_filmed(here: pathlib.Path) -> None:
+    pytest.importorskip("neurogym")
+    options = ["--algo", "nrl", "--env", "neurogym/GoNogo-v0"]
+    main(["train", *options, "-n", "20"])
+    main(["enjoy", *options, "-n", "5"])
+    with pytest.raises(SystemExit, match=r"^sb3-nrl record-video: neurogym/GoNogo-v0 has nothing to render"):
+        main(["record-video", *options])
+
+
+def test_run_of_another_algorithm_does_not_go_on(here: pathlib.Path) -> None:
+    main([*NRL_CARTPOLE, "-n", "32", "--save-freq", "8"])
+    for option, value, says in (("--algo", "ppo", "must be nrl"), ("-conf", "paper", "change them by -params")):
+        with pytest.raises(SystemExit, match=says):
+            main(["train", "-i", "logs/nrl/CartPole-v1_1", option, value])
+
+
+def test_failed_start_leaves_no_run_that_would_be_the_latest(here: pathlib.Path) -> None:
+    main([*NRL_CARTPOLE, "-n", "32"])
+    with pytest.raises(SystemExit, match="noise_std"):
+        main([*NRL_CARTPOLE, "-params", "noise_std:-1"])
+    main(["enjoy", "--algo", "nrl", "--env", "CartPole-v1", "--no-render", "-n", "5"])
+
+
+FAULTY_ENV = """
+import gymnasium
+
+class Faulty(gymnasium.Wrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        {init}
+
+    def step(self, action):
+        {step}
+        return super().step(action)
+
+gymnasium.register("Faulty-v0", lambda: Faulty(gymnasium.make("CartPole-v1")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "init", "step"),
+    [
+        (NameError, "misspelt", ""),
+        (TypeError, "len(3)", ""),
+        (NameError, "", "misspelt"),
+        (AttributeError, "", "self.nowhere"),
+    ],
+)
+def test_fault_in_the_code_of_the_user_keeps_its_traceback(
+    here: pathlib.Path, error: type[Exception], init: str, step: str
+) -> None:
+    name = f"faulty_{error.__name__}_{bool(init)}"
+    (here / f"{name}.py").write_text(FAULTY_ENV.format(init=init, step=step))
+    with pytest.raises(error):
+        main(["train", "--algo", "nrl", "--env", "Faulty-v0", "--gym-packages", name, "-n", "64"])
+    del gymnasium.registry["Faulty-v0"]
 
 
 def test_failure_in_training_keeps_its_traceback(here: pathlib.Path) -> None:
     (here / "faulty.py").write_text(SPY.replace("env = ", "raise ValueError('a fault in a callback') #"))
     with pytest.raises(ValueError, match="a fault in a callback"):
         main([*NRL_CARTPOLE, "-n", "64", "-params", "callback:'faulty.Spy'"])
+
+
+def test_verbose_shows_every_traceback(here: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="noise_std=-1"):
+        main([*NRL_CARTPOLE, "-params", "noise_std:-1", "--verbose", "2"])
+
+
+def test_command_leaves_the_process_as_it_was(here: pathlib.Path) -> None:
+    def state() -> list[Any]:
+        parser = argparse.ArgumentParser
+        return [parser.parse_args, parser.error, sys.argv, plt.show, rl_zoo3.utils.create_test_env]
+
+    before = state()
+    for arguments in (["record-video", "--algo", "nrl"], ["plot-train"], [*NRL_CARTPOLE, "-n", "16"]):
+        with suppress(SystemExit):
+            main(arguments)
+        assert state() == before
 
 
 def test_run_without_a_checkpoint_or_without_steps_to_do(here: pathlib.Path) -> None:
@@ -304,6 +477,7 @@ def test_run_without_a_checkpoint_or_without_steps_to_do(here: pathlib.Path) -> 
     main([*command, "--save-freq", "32"])
     with pytest.raises(SystemExit, match="has all its 64 steps"):
         main(["train", "-i", "logs/bptt/CartPole-v1_2"])
+    assert not (here / "logs" / "bptt" / "CartPole-v1_3").exists()
 
 
 def test_help_fits_a_screen_and_names_every_command(
@@ -349,7 +523,8 @@ def manager(
 @pytest.mark.parametrize(("algo", "name", "env"), ENTRIES, ids=[f"{algo}-{name}-{env}" for algo, name, env in ENTRIES])
 def test_every_entry_builds_a_model_that_trains(algo: str, name: str | None, env: str, tmp_path: pathlib.Path) -> None:
     if env.startswith("neurogym/"):
-        pytest.importorskip("sb3_nrl.envs")
+        pytest.importorskip("neurogym")
+        importlib.import_module("sb3_nrl.envs")
     entry = yaml.safe_load(text_of(algo, name))[env]
     experiment = manager(tmp_path, algo, "CartPole-v1" if env == "default" else env, name=name)
     made = experiment.setup_experiment()
@@ -364,7 +539,8 @@ def test_every_entry_builds_a_model_that_trains(algo: str, name: str | None, env
     if isinstance(entry.get("learning_rate"), float):
         assert model.lr_schedule(1) == entry["learning_rate"]
     assert (model.get_vec_normalize_env() is not None) == ("normalize" in entry)
-    assert [type(callback) for callback in experiment.callbacks] == [StopTrainingOnMaxEpisodes] * ("callback" in entry)
+    callbacks = [*[StopTrainingOnMaxEpisodes] * ("callback" in entry), PerformanceCallback]
+    assert [type(callback) for callback in experiment.callbacks] == callbacks
     experiment.learn(model)
     assert 64 <= model.num_timesteps < 64 + model.n_envs
 
@@ -389,6 +565,15 @@ def test_papers_numbers_are_those_of_its_table() -> None:
             assert entries[env]["reward_smoothing"] == 0.66
 
 
+def test_numbers_that_yaml_takes_for_text(tmp_path: pathlib.Path) -> None:
+    config = tmp_path / "own.yml"
+    config.write_text("CartPole-v1: {n_timesteps: 1e3, policy: MlpPolicy, learning_rate: 1e-3, noise_std: 1e-2}")
+    experiment = manager(tmp_path, "nrl", "CartPole-v1", name=str(config), n_timesteps=-1)
+    made = experiment.setup_experiment()
+    assert made is not None and isinstance(made[0], NRL)
+    assert (experiment.n_timesteps, made[0].lr_schedule(1), made[0].noise_std) == (1000, 1e-3, 1e-2)
+
+
 def test_environment_of_the_config_is_also_that_of_evaluation_and_of_later_commands(tmp_path: pathlib.Path) -> None:
     config = tmp_path / "heavy.yml"
     config.write_text("Pendulum-v1: {n_timesteps: 64, policy: MlpPolicy, env_kwargs: {g: 20.0}}")
@@ -402,30 +587,33 @@ def test_environment_of_the_config_is_also_that_of_evaluation_and_of_later_comma
 # Tuning
 
 
-def study_of(folder: pathlib.Path, algo: str = "nrl") -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(folder / "logs" / algo / "study_CartPole-v1.log")))
-    return optuna.create_study(
-        storage=storage, study_name=f"{algo}-CartPole-v1", direction="maximize", load_if_exists=True
-    )
+def study_of(folder: pathlib.Path, url: str | None = None) -> optuna.Study:
+    storage = url or JournalStorage(JournalFileBackend(str(folder / "logs" / "nrl" / "study_CartPole-v1.log")))
+    return optuna.create_study(storage=storage, study_name="nrl-CartPole-v1", direction="maximize", load_if_exists=True)
 
 
-def test_two_processes_tune_together(tmp_path: pathlib.Path) -> None:
-    options = ["-n", "160", "-optimize", "--n-trials", "2", "--eval-episodes", "1", "-params", "n_envs:1"]
-    processes = [start(tmp_path, *NRL_CARTPOLE, *options) for _ in range(2)]
+@pytest.mark.parametrize("database", ["study.db", None], ids=["SQLite", "journal file"])
+def test_two_processes_tune_together(tmp_path: pathlib.Path, database: str | None) -> None:
+    options = ["-n", "160", "-optimize", "--n-trials", "2", "--eval-episodes", "1"]
+    url = f"sqlite:///{tmp_path / database}" if database else None
+    if url:
+        options += ["--storage", url]
+    processes = [start(tmp_path, *NRL_CARTPOLE, *options, "-params", "n_envs:1") for _ in range(2)]
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    trials = study_of(tmp_path).trials
+    trials = study_of(tmp_path, url).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     assert [len(trial.intermediate_values) for trial in trials] == [10] * 4
-    report = (tmp_path / "logs" / "nrl" / "study_CartPole-v1.md").read_text()
+    report = (tmp_path / "logs" / "nrl" / "study_nrl-CartPole-v1.md").read_text()
     best = max(trials, key=lambda trial: trial.value or 0.0)
     assert report.startswith("# nrl-CartPole-v1: 4 trials, ")
     assert f"| {best.number} | {best.value:.2f} |" in report
     assert "Importance: " in report
     config = report.split("```yaml\n")[1].split("```")[0]
     assert config.startswith(f"# Tuned, trial {best.number} of 4: sb3-nrl train --algo nrl --env CartPole-v1 -n 160")
-    assert yaml.safe_load(config)["CartPole-v1"]["noise_std"] == best.params["noise_std"]
+    entry = yaml.safe_load(config)["CartPole-v1"]
+    assert (entry["noise_std"], entry["n_timesteps"]) == (best.params["noise_std"], 160)
     assert not list((tmp_path / "logs" / "nrl").glob("CartPole-v1_*"))  # no run without a model
 
 
@@ -454,12 +642,13 @@ def test_hopeless_trials_are_pruned(tuned: pathlib.Path) -> None:
     assert experiment.setup_experiment() is None
     experiment.hyperparameters_optimization()
     assert [trial.state for trial in study_of(tuned).trials] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED] * 2
-    assert "2 of them complete, 2 pruned" in (tuned / "logs" / "nrl" / "study_CartPole-v1.md").read_text()
+    assert "2 of them complete, 2 pruned" in (tuned / "logs" / "nrl" / "study_nrl-CartPole-v1.md").read_text()
 
 
-def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path) -> None:
-    parameters = study_of(tuned).trials[1].params
-    made = manager(tuned, "nrl", "CartPole-v1", trial_id=1).setup_experiment()
+@pytest.mark.parametrize("trial", [0, 1])
+def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path, trial: int) -> None:
+    parameters = study_of(tuned).trials[trial].params
+    made = manager(tuned, "nrl", "CartPole-v1", trial_id=trial).setup_experiment()
     assert made is not None
     model, _ = made
     assert isinstance(model, NRL)
@@ -493,6 +682,8 @@ def test_trial_that_diverges_is_pruned(tmp_path: pathlib.Path, monkeypatch: pyte
         raise FloatingPointError("diverged")
 
     monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "objective", diverge)
-    study = optuna.create_study()
-    study.optimize(manager(tmp_path, "nrl", "CartPole-v1").objective, n_trials=1)
-    assert study.trials[0].state == TrialState.PRUNED
+    experiment = manager(tmp_path, "nrl", "CartPole-v1", n_trials=2, optimize_hyperparameters=True, n_evaluations=None)
+    assert experiment.setup_experiment() is None
+    with pytest.raises(ValueError, match="all 2 trials of nrl-CartPole-v1 were pruned"):
+        experiment.hyperparameters_optimization()
+    assert [trial.state for trial in study_of(tmp_path).trials] == [TrialState.PRUNED] * 2

@@ -1,5 +1,7 @@
 """One trial in a picture. Shapes: T time steps, C channels, A actions."""
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_nrl.envs.trials import NeuroGymEnv
 
@@ -42,17 +45,20 @@ def plot_trial(
     to the actions. The figure is Matplotlib's: ``plt.show()`` shows it, its ``savefig`` saves it.
 
     :param env: A NeuroGym task of this package, which is reset and stepped, or its identifier. It may have wrappers
-    :param model: Who acts; by default actions are random. If its actions are categorical, their probabilities are drawn
+    :param model: Who acts; by default actions are random. If its actions are categorical, their probabilities are
+        drawn. It sees what it was trained on: normalised if its own environment is, and as many frames as it takes
     :param seed: Seed of the trial, and of random actions
     :param deterministic: Whether the model takes its likeliest actions rather than to draw them
     :return: The figure
-    :raises TypeError: If the environment is no NeuroGym task of this package
+    :raises TypeError: If the environment is no NeuroGym task of this package, or the model no algorithm
     """
     if isinstance(env, str):
         env = gymnasium.make(env)
-    neurogym_env = env.unwrapped
+    neurogym_env = getattr(env, "unwrapped", None)
     if not isinstance(neurogym_env, NeuroGymEnv):
         raise TypeError(f"env={env}: must be an environment of sb3_nrl.envs, or the identifier of one")
+    if not isinstance(model, BaseAlgorithm | None):
+        raise TypeError(f"model={model}: must be an algorithm of Stable-Baselines3, or None for random actions")
     trial = _run(env, neurogym_env, model, seed, deterministic)
     task: Any = neurogym_env.task.unwrapped
     edges = np.arange(len(trial.rewards_T) + 1) * task.dt
@@ -104,12 +110,14 @@ def _run(
     env.action_space.seed(seed)
     task: Any = neurogym_env.task.unwrapped
     periods = {name: (start, task.end_t[name]) for name, start in task.start_t.items()}
-    scaling = None if model is None else model.get_vec_normalize_env()
+    sight = [] if model is None else _sight(model, env.observation_space)
     memory, starting = None, np.ones(1, dtype=bool)
     steps: list[tuple[Any, ...]] = []
     over = False
     while not over:
-        seen = obs if scaling is None else scaling.normalize_obs(obs)
+        seen = obs
+        for look in sight:
+            seen = look(seen)
         probabilities = None if model is None else _probabilities(model.policy, seen, memory, starting)
         if model is None:
             action = env.action_space.sample()
@@ -129,6 +137,19 @@ def _run(
         info.get("performance"),
         periods,
     )
+
+
+def _sight(model: BaseAlgorithm, space: spaces.Space) -> list[Callable[[Any], Any]]:
+    """What the model's own environment does to an observation before the model sees it, one after the other."""
+    scaling = model.get_vec_normalize_env()
+    sight: list[Callable[[Any], Any]] = [] if scaling is None else [scaling.normalize_obs]
+    n_frames = math.prod(model.observation_space.shape or ()) // math.prod(space.shape or ())
+    if n_frames > 1 and isinstance(space, spaces.Box):
+        frames = StackedObservations[np.ndarray](1, n_frames, space)
+        sight.append(lambda obs: frames.update(obs[None], np.zeros(1, dtype=bool), [{}])[0][0])
+        if scaling is not None and scaling.observation_space == model.observation_space:
+            sight.reverse()
+    return sight
 
 
 def _probabilities(policy: Any, obs: Any, memory: Any, starting: np.ndarray) -> np.ndarray | None:

@@ -61,25 +61,38 @@ TASKS = tuple(f"neurogym/{task}-v0" for task in sorted(_BUILDERS))
 def register() -> None:
     """Let ``gymnasium.make`` know all tasks."""
     for task in _BUILDERS:
-        gymnasium.register(f"neurogym/{task}-v0", "sb3_nrl.envs.registration:make", kwargs={"task": task})
+        gymnasium.register(f"neurogym/{task}-v0", f"{__name__}:{task}")
 
 
-def make(task: str, trials_per_episode: int | None = 1, **arguments: Any) -> NeuroGymEnv:
+def __getattr__(task: str) -> Callable[..., NeuroGymEnv]:
+    """What makes a task: its entry point, of which users cannot change the task, as they could a keyword argument."""
+    if task in _BUILDERS:
+        return functools.partial(make, task)
+    raise AttributeError(f"module {__name__!r} has no attribute {task!r}")
+
+
+def make(
+    task: str, /, trials_per_episode: int | None = 1, render_mode: str | None = None, **arguments: Any
+) -> NeuroGymEnv:
     """
     Make a registered task; ``gymnasium.make`` calls this.
 
     :param task: Its name, without ``neurogym/`` and version
     :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends
+    :param render_mode: ``None``, since there is nothing to render
     :param arguments: The task's own: ``dt`` in ms, ``timing`` of its periods in ms, ``rewards``, and so on
     :return: The environment
-    :raises TypeError: If the task takes no such argument
+    :raises TypeError: If the task takes no such argument, or for another ``render_mode``
     :raises ValueError: If the task cannot run with such a value
     """
     build, env_id = _BUILDERS[task], f"neurogym/{task}-v0"
+    if render_mode is not None:
+        raise TypeError(f"{env_id} has nothing to render: render_mode={render_mode!r} must be None")
     accepted = _arguments(build, _DECIDED_BY_NAME.get(task, set()))
     described = _listed({"trials_per_episode": 1, **accepted})
-    for name in arguments.keys() - accepted.keys():
-        raise TypeError(f"{env_id} has no argument {name!r}; its arguments and their defaults are {described}")
+    if unknown := sorted(arguments.keys() - accepted.keys()):
+        names = ", ".join(map(repr, unknown))
+        raise TypeError(f"{env_id} has no argument {names}; its arguments and their defaults are {described}")
     try:
         if "dt" in arguments:
             check("dt", arguments["dt"], is_number(arguments["dt"], 0), "positive, in ms")

@@ -1,8 +1,9 @@
 """One trial is one episode: a NeuroGym task as an environment that Gymnasium and Stable-Baselines3 understand."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -10,6 +11,9 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from sb3_nrl.checks import check, is_count
+
+_ROUNDING = 1e-6
+"""Part of a time step that sums of floats may be wrong by."""
 
 
 class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
@@ -20,9 +24,9 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
     first step, each ``step`` the next one; the last step ends the episode with ``terminated`` and repeats the trial's
     last observation, since there is no later one. The next trial is drawn when it begins, not before.
 
-    ``info`` has what NeuroGym puts there: ``gt``, the ground truth of the step, ``new_trial``, whether it was the
-    trial's last, and then also ``trial``, its conditions, and ``performance``, how well it went (for most tasks 1 for a
-    right choice, else 0).
+    ``info`` has what NeuroGym puts there: ``gt``, the ground truth of the step, rescaled as actions are; ``new_trial``,
+    whether it was the trial's last, and then also ``trial``, its conditions in units of the task, and ``performance``,
+    how well it went (for most tasks 1 for a right choice, else 0).
 
     ``reset(seed=...)`` builds the task anew and seeds it, so that nothing from before is left; changes made to ``task``
     are lost. Without a seed the stream of trials goes on.
@@ -32,7 +36,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     :param build: Makes the task: a ``neurogym.TrialEnv``, which its wrappers may change as long as they leave
         observations alone. Called again by ``reset(seed=...)``
-    :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends
+    :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends, in
+        which only ``reward_timing="step"`` or ``"nonzero"`` learns, and only a ``TimeLimit`` ends an evaluation
     :raises ValueError: If ``trials_per_episode`` is no number of trials
     """
 
@@ -45,7 +50,7 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._build = build
         self.task = build()
         self.observation_space = _finite(self.task.observation_space)
-        self.action_space, self._to_task = _actions(self.task.action_space)
+        self.action_space, self._to_task, self._to_agent = _actions(self.task.action_space)
         self._running = False
 
     def reset(
@@ -79,6 +84,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         if not self._running:
             raise ResetNeeded("The episode has ended, or none has begun: call reset() first.")
         obs, reward, terminated, truncated, info = self.task.step(self._to_task(action))
+        if "gt" in info:
+            info["gt"] = self._to_agent(info["gt"])
         if not info["new_trial"]:
             self._obs = self._as_declared(obs)
         else:
@@ -89,6 +96,10 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
                 self._begin_trial()
         self._running = not (terminated or truncated)
         return self._obs.copy(), float(reward), terminated, truncated, info
+
+    def render(self) -> NoReturn:
+        """:raises NotImplementedError: Always"""
+        raise NotImplementedError("NeuroGym's tasks have nothing to render; sb3_nrl.envs.plot_trial draws a trial.")
 
     def _begin_trial(self) -> None:
         """
@@ -102,6 +113,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         task: Any = self.task.unwrapped  # which task that is may have changed: NeuroGym has schedules of tasks
         # Whom the task asks for a new trial when one ends: it is told of the old one, and has to wait for the next.
         task.set_top(SimpleNamespace(new_trial=lambda: trial))
+        # It adds up dt until time is up: some room, so that no step is lost where dt is not a whole number.
+        task.tmax = (math.floor(task.tmax / task.dt + _ROUNDING) + _ROUNDING) * task.dt
         if not len(getattr(task, "ob", ())):
             raise ValueError(f"a trial of {type(task).__name__} has no time step to observe: it is shorter than dt")
         obs, *_ = task.post_step(task.ob[0], 0.0, False, False, {})
@@ -118,11 +131,16 @@ def _finite(space: spaces.Space) -> spaces.Space:
     return spaces.Box(np.nan_to_num(space.low), np.nan_to_num(space.high), dtype=space.dtype)
 
 
-def _actions(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
-    """The actions that agents choose among, and the way from them to those of the task."""
+def _actions(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any], Callable[[Any], Any]]:
+    """The actions that agents choose among, and the ways from them to those of the task, and back."""
     if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n)), int
+        return spaces.Discrete(int(space.n)), int, _unchanged
     if isinstance(space, spaces.Box) and space.is_bounded():
-        low, size = space.low, space.high - space.low
-        return spaces.Box(-1, 1, space.shape, space.dtype), lambda action: low + (action + 1) / 2 * size
-    return _finite(space), lambda action: action
+        low, half = space.low, (space.high - space.low) / 2
+        rescaled = spaces.Box(-1, 1, space.shape, space.dtype)
+        return rescaled, lambda action: low + (action + 1) * half, lambda action: (action - low) / half - 1
+    return _finite(space), _unchanged, _unchanged
+
+
+def _unchanged(action: Any) -> Any:
+    return action
