@@ -4,8 +4,9 @@
 
 trains what is not there yet, keeps the return of each trial in ``results/neurogym/``, and prints and writes a table of
 the last 50 trials. The settings are the paper's for Reaching1D (Table 2), on all tasks: one hidden layer of 128 nodes,
-every step a reward time, one noisy pass per step, its noise normalised by layer. Beside them stands NRL with a critic,
-in one setting for all tasks.
+every step a reward time, one noisy pass per step, its noise normalised by layer. Beside them stand NRL with unbiased
+updates of eight pairs of noisy passes, whose steps are as long as BPTT's, and NRL with a critic, in one setting for all
+tasks.
 """
 
 import argparse
@@ -68,6 +69,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "BPTT": ("BPTT", {"learning_rate": 1e-2, **PAPER}),
     "NRL": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **EQUATION_13, **PAPER}),
     "RMHL": ("RMHL", {"learning_rate": 1e-1, "noise_std": 1e-1, **PAPER}),
+    "NRL-unbiased": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **PAPER}),
     "NRL-critic": ("NRL", CRITIC),
 }
 
