@@ -46,11 +46,11 @@ class Spy(BaseCallback):
     '''Prints what training starts from.'''
 
     def _on_training_start(self):
-        env = self.model.get_vec_normalize_env()
+        env, predictor = self.model.get_vec_normalize_env(), self.model.reward_predictor
         state = {
             "steps": self.model.num_timesteps,
             "goal": self.model._total_timesteps,
-            "average": self.model.reward_predictor.average.tolist(),
+            "learned": predictor.average.tolist() if hasattr(predictor, "average") else predictor.mean_square,
             "first": env.get_original_obs().tolist(),
             "observations": env.obs_rms.count,
             "return_variance": float(env.ret_rms.var),
@@ -134,7 +134,7 @@ def test_train_uses_the_shipped_config_and_what_the_command_line_changes(trained
     run = trained / "logs" / "nrl" / "CartPole-v1_1"
     model = NRL.load(run / "CartPole-v1.zip", device="cpu")
     assert model.num_timesteps == 1200
-    assert saved(run, "config.yml")["n_envs"] == N_ENVS == len(model.reward_predictor.average)
+    assert saved(run, "config.yml")["n_envs"] == N_ENVS == model.n_envs
 
 
 def test_tensorboard_tells_what_a_run_did_and_with_what(trained: pathlib.Path) -> None:
@@ -154,7 +154,8 @@ def test_model_of_a_checkpoint_comes_with_the_statistics_of_the_checkpoint(train
     state = spied((trained / "second.txt").read_text())
     run = trained / "logs" / "nrl" / "CartPole-v1_1"
     assert (state["steps"], state["goal"]) == (0, 1200)
-    assert state["average"] == NRL.load(run / "rl_model_800_steps.zip", device="cpu").reward_predictor.average.tolist()
+    model = NRL.load(run / "rl_model_800_steps.zip", device="cpu")
+    assert state["learned"] == model.reward_predictor.mean_square > 0
     checkpoint = statistics(run / "rl_model_vecnormalize_800_steps.pkl")
     assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
     assert state["return_variance"] == checkpoint.ret_rms.var
@@ -257,7 +258,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None
     assert f"{last} of {last + 800} steps are done" in output
     state = spied(output)
     assert (state["steps"], state["goal"]) == (model.num_timesteps, last + 800) == (last, last + 800)
-    assert state["average"] == model.reward_predictor.average.tolist()
+    assert state["learned"] == model.reward_predictor.average.tolist()
     assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
     assert state["return_variance"] == checkpoint.ret_rms.var
     assert state["first"] != before["first"]  # its random numbers are not those of before
@@ -447,7 +448,7 @@ def test_fault_in_the_code_of_the_user_keeps_its_traceback(
 
 
 def test_failure_in_training_keeps_its_traceback(here: pathlib.Path) -> None:
-    (here / "faulty.py").write_text(SPY.replace("env = ", "raise ValueError('a fault in a callback') #"))
+    (here / "faulty.py").write_text(SPY.replace("env, ", "raise ValueError('a fault in a callback') #"))
     with pytest.raises(ValueError, match="a fault in a callback"):
         main([*NRL_CARTPOLE, "-n", "64", "-params", "callback:'faulty.Spy'"])
 
