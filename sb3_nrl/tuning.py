@@ -12,9 +12,11 @@ import torch as th
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rl_zoo3.exp_manager import ExperimentManager
+from torch import nn
 
 _POLICY_KWARGS: dict[str, list[Any]] = {
     "net_arch": ["[32]", "[64]", "[64, 64]"],
+    "activation_fn": ["nn.Tanh", "nn.LeakyReLU"],
     "use_bias": [False, True],
     "head_gain": [0.01, 0.1, 1.0],
     "optimizer_class": ["th.optim.SGD", "th.optim.Adam"],
@@ -26,17 +28,26 @@ Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
 
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """The parameters that all three algorithms have. When rewards count is the task's matter, and not searched."""
-    suggested = {
+    """
+    The parameters that all three algorithms have. Who predicts rewards, and when they count, is not searched: the zoo
+    keeps what the config says of it with the study.
+    """
+    suggested: dict[str, Any] = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 0.3, log=True),
         "lr_schedule": trial.suggest_categorical("lr_schedule", ["constant", "linear"]),
-        "reward_smoothing": trial.suggest_float("reward_smoothing", 0.02, 1.0, log=True),
-        "scale_rpe": trial.suggest_categorical("scale_rpe", [False, True]),
         "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.1, 0.5, 2.0]),
         **{name: trial.suggest_categorical(name, choices) for name, choices in _POLICY_KWARGS.items()},
     }
-    # The zoo keeps the settings that are not searched with the study. A trace that lasts one step has no decay.
-    if trial.study.user_attrs.get("reward_timing") != "step":
+    config = trial.study.user_attrs
+    if config.get("reward_prediction") == "critic":
+        suggested["gamma"] = trial.suggest_categorical("gamma", [0.9, 0.95, 0.98, 0.99, 0.995])
+        suggested["trace_decay"] = trial.suggest_float("trace_decay", 0.8, 0.99)
+        suggested["n_steps"] = trial.suggest_categorical("n_steps", [4, 8, 16, 32])
+        suggested["ent_coef"] = trial.suggest_categorical("ent_coef", [0.0, 0.001, 0.01, 0.1])
+        return suggested
+    suggested["reward_smoothing"] = trial.suggest_float("reward_smoothing", 0.02, 1.0, log=True)
+    suggested["scale_rpe"] = trial.suggest_categorical("scale_rpe", [False, True])
+    if config.get("reward_timing") != "step":  # else a trace lasts one step, and has no decay
         suggested["trace_decay"] = trial.suggest_categorical("trace_decay", [1.0, 0.99, 0.95, 0.9])
     return suggested
 
@@ -84,7 +95,7 @@ def sampler(suggest: Callable[[optuna.Trial], dict[str, Any]]) -> Sampler:
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
         arguments = ExperimentManager._preprocess_schedules(config_entry(suggest(trial)))
-        return {**arguments, "policy_kwargs": eval(arguments["policy_kwargs"], {"th": th})}
+        return {**arguments, "policy_kwargs": eval(arguments["policy_kwargs"], {"th": th, "nn": nn})}
 
     return sample
 

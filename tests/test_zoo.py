@@ -631,7 +631,9 @@ def tuned(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
         return 1e6
 
     (tmp_path / "logs" / "nrl").mkdir(parents=True)
-    study_of(tmp_path).optimize(objective, n_trials=2)
+    study = study_of(tmp_path)
+    study.set_user_attr("reward_prediction", "critic")
+    study.optimize(objective, n_trials=2)
     yield tmp_path
 
 
@@ -661,17 +663,24 @@ def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path, trial: int) -> No
     )
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("reward_timing", ["episode", "step"])
-def test_every_point_of_the_search_space_is_a_model(algo: str, reward_timing: str) -> None:
+@pytest.mark.parametrize(
+    ("algo", "fixed"),
+    [
+        *((algo, {"reward_timing": timing}) for algo in ALGORITHMS for timing in ("episode", "step")),
+        *((algo, {"reward_timing": "step", "reward_prediction": "critic"}) for algo in ("nrl", "bptt")),
+    ],
+    ids=str,
+)
+def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, str]) -> None:
     sb3_nrl.zoo.register()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.set_user_attr("reward_timing", reward_timing)
+    for name, value in fixed.items():
+        study.set_user_attr(name, value)
     make: Callable[..., Any] = ALGORITHMS[algo]
     seen = set()
     for _ in range(20):
         sampled = rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER[algo](study.ask(), 2, 1, {})
-        model = make("MlpPolicy", "CartPole-v1", reward_timing=reward_timing, device="cpu", **sampled)
+        model = make("MlpPolicy", "CartPole-v1", device="cpu", **fixed, **sampled)
         seen.add(tuple(model.policy.net_arch))
         for name in sampled.keys() - {"learning_rate", "policy_kwargs"}:
             assert getattr(model, name) == sampled[name]
