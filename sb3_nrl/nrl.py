@@ -56,7 +56,7 @@ class NRL(RewardModulatedAlgorithm):
         critic, of the running mean of δ², for which 0.01 is a good choice
     :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
         Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there. Of a critic, whether to
-        divide δ by its running root mean square, which is safe everywhere
+        divide δ by its running root mean square, whatever the rewards are like
     :param gamma: Discount γ of rewards to come, in (0, 1], for a critic alone
     :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
         policy from becoming certain too soon

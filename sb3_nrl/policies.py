@@ -140,12 +140,11 @@ class NoisyPolicy(BasePolicy):
         make_layers = partial(_make_layers, activation_fn=activation_fn, use_bias=use_bias, head_gain=head_gain)
         n_outputs = _n_outputs(action_space)
         self.action_dist = make_proba_distribution(action_space)
+        self.hidden_net, action_net = make_layers(self.features_extractor.features_dim, architectures["pi"], n_outputs)
         if isinstance(action_space, spaces.Box):
             self.log_std_net = nn.Linear(1, n_outputs, bias=False)
             nn.init.constant_(self.log_std_net.weight, log_std_init)
-        self.hidden_net, self.action_net = make_layers(
-            self.features_extractor.features_dim, architectures["pi"], n_outputs
-        )
+        self.action_net = action_net
         if critic:
             self.vf_features_extractor = self.make_features_extractor()
             self.vf_hidden_net, self.value_net = make_layers(
@@ -197,6 +196,9 @@ class NoisyPolicy(BasePolicy):
         self.perturbation = NodePerturbation(self, self._outputs, example)
         critic = [self.vf_features_extractor, self.vf_hidden_net, self.value_net] if self.critic else []
         layers_of_critic = {layer for part in critic for layer in part.modules()}
+        for name, layer in self.named_modules(remove_duplicate=False):
+            if layer in layers_of_critic and name.split(".")[0] in ("features_extractor", "hidden_net", "action_net"):
+                raise ValueError(f"'{name}' is a part of the critic too: they must not share layers.")
         n_actor = sum(
             site.nodes.stop - site.nodes.start for site in self.perturbation.sites if site.layer not in layers_of_critic
         )

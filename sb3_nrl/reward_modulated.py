@@ -40,7 +40,8 @@ SelfRewardModulated = TypeVar("SelfRewardModulated", bound="RewardModulatedAlgor
 
 class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     """
-    Three-factor learning: W ← W + η δ e at every reward time, with e = Σ post ⊗ pre since the last one.
+    Three-factor learning: W ← W + η δ e at every reward time, with e = Σ post ⊗ pre since the last one; with a critic,
+    W ← W + η Σ δ e over ``n_steps`` steps, each of which is a reward time.
 
     Subclasses say what the post-synaptic factor is. For the parameters see them; all parameters here are theirs.
     """
@@ -152,8 +153,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         for rate in (self.lr_schedule(progress) for progress in (1.0, 0.5, 0.0)):
             check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
-        for argument in set(self.policy_kwargs) & {"noise_std", "noise_distribution", "clean_passes", "critic"}:
+        for argument in set(self.policy_kwargs) & {"noise_std", "noise_distribution", "clean_passes"}:
             check("policy_kwargs", self.policy_kwargs, False, f"without {argument}, an argument of NRL itself")
+        plain = "critic" not in self.policy_kwargs
+        check("policy_kwargs", self.policy_kwargs, plain, 'without critic, which reward_prediction="critic" makes')
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
         noisy = issubclass(self.policy_class, NoisyPolicy)
@@ -172,6 +175,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             th.backends.cudnn.allow_tf32 = False
         self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
         previous: Any = getattr(self, "reward_predictor", None)
+        if previous is not None:
+            self._check_predictor(previous)
         if self._has_critic:
             self.reward_predictor = TemporalDifference(
                 self.n_envs, self.gamma, self.reward_smoothing, self.scale_rpe, previous
@@ -202,8 +207,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._check_arguments()
         self._take_over_changes()
         if reset_num_timesteps or self._last_obs is None:
-            self.rollout_buffer.reset()
-            self.reward_predictor.restart()
+            self._forget()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
         self._check_finite(self._last_obs, np.zeros(self.n_envs))
@@ -211,26 +215,30 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _take_over_changes(self) -> None:
         """Let what was changed since the last training have its effect: arguments, and the policy's layers."""
-        predictor, buffer = self.reward_predictor, self.rollout_buffer
+        predictor = self.reward_predictor
         predictor.smoothing, predictor.scale = self.reward_smoothing, self.scale_rpe
-        same = isinstance(predictor, TemporalDifference) == self._has_critic
-        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
+        self._check_predictor(predictor)
         if isinstance(predictor, TemporalDifference):
             predictor.gamma = self.gamma
         else:
             predictor.timing = self.reward_timing
-        buffer.trace_decay = self.trace_decay
+        self.rollout_buffer.trace_decay = self.trace_decay
         self._hand_over_noise()
         if self.policy.find_layers():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
-            buffer.reset()
+            self._forget()
         self._renew_network()
-        if buffer.n_steps != self.n_steps:
+        if self.rollout_buffer.n_steps != self.n_steps:
             self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
+            self.reward_predictor.restart()
         optimized = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
+
+    def _check_predictor(self, predictor: RunningAverage | TemporalDifference) -> None:
+        same = isinstance(predictor, TemporalDifference) == self._has_critic
+        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
 
     def _hand_over_noise(self) -> bool:
         """Let the policy know about the noise; whether that is news."""
@@ -258,8 +266,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
         :param total_timesteps: Number of environment steps
         :param callback: Callback(s), called at every step
-        :param log_interval: Number of iterations between logs; an iteration ends at each reward time of any
-            environment, or after ``n_steps`` steps
+        :param log_interval: Number of iterations between logs; an iteration ends after ``n_steps`` steps or,
+            without a critic, at a reward time of any environment
         :param tb_log_name: Name of the TensorBoard run, the algorithm's name by default
         :param reset_num_timesteps: Whether to count steps from 0 and to reset the environments, or to go on
         :param progress_bar: Whether to show a progress bar
@@ -312,9 +320,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
 
-            rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
             if self._has_critic:
                 rewards = rewards + self._cut_off(dones, infos) - self.ent_coef * log_probs
+            rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
             rewarded = self.reward_predictor.observe(rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
@@ -329,7 +337,12 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for env in np.flatnonzero(dones):
             if infos[env].get("TimeLimit.truncated", False):
                 last = infos[env]["terminal_observation"]
-                obs = {key: part[None] for key, part in last.items()} if isinstance(last, dict) else last[None]
+                obs = (
+                    {key: np.asarray(part)[None] for key, part in last.items()}
+                    if isinstance(last, dict)
+                    else np.asarray(last)[None]
+                )
+                self._check_finite(obs, np.zeros(1))
                 coming[env] = self.gamma * self.network.values(obs).item()
         return coming
 
@@ -345,8 +358,12 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if buffer.full or rewarded.any():
             nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
             n_at_once = max(1, _MAX_NODES_AT_ONCE // nodes_per_step)
-            errors_TE, restarts_TE = predictor.errors(buffer.pos, self._values)
-            change_W, trace_norm = buffer.fold(self._credit, self.network, n_at_once, errors_TE, restarts_TE)
+            try:
+                errors_TE, restarts_TE = predictor.errors(buffer.pos, self._values)
+                change_W, trace_norm = buffer.fold(self._credit, self.network, n_at_once, errors_TE, restarts_TE)
+            except BaseException:  # half of an update is no good to go on from
+                self._forget()
+                raise
             if rewarded.any():
                 update_norm = self._step(change_W)
                 self._n_updates += 1
@@ -357,7 +374,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
                 self.logger.record_mean("train/trace_norm", trace_norm)
                 self.logger.record_mean("train/update_norm", update_norm)
 
-    @th.no_grad()
+    def _forget(self) -> None:
+        """Drop the traces, and the steps and rewards that wait."""
+        self.rollout_buffer.reset()
+        self.reward_predictor.restart()
+
     def _values(self) -> np.ndarray:
         """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
         waiting = self.network.values(self.rollout_buffer.waiting(self.network).observations)

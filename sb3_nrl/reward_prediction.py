@@ -3,6 +3,7 @@
 Shapes: T waiting steps, E environments.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -158,8 +159,10 @@ class TemporalDifference:
         dones_TE = np.array(self._dones)
         errors_TE = np.array(self._rewards) + self.gamma * values_TE[1:] * ~dones_TE - values_TE[:-1]
         self.prediction = float(values_TE[:-1].mean())
-        self._n_means += 1
-        self.mean_square += max(self.smoothing, 1 / self._n_means) * (float((errors_TE**2).mean()) - self.mean_square)
+        square = float((errors_TE**2).mean())
+        if math.isfinite(square):
+            self._n_means += 1
+            self.mean_square += max(self.smoothing, 1 / self._n_means) * (square - self.mean_square)
         if self.scale and self.mean_square > 0:
             errors_TE /= np.sqrt(self.mean_square)
         self.restart()

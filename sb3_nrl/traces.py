@@ -108,25 +108,30 @@ class EligibilityTraceBuffer:
         :param errors_TE: Reward prediction error δ at each waiting step, 0 where no reward came, shape (T, E)
         :param restarts_TE: After which steps a trace starts anew, booleans of shape (T, E)
         :return: The weight change before the learning rate, Σ_t Σ_i δ_i(t) e_i(t) (Eq. 16), shape (W,); and the norm of
-            the traces after the last step (root of the mean square), before any starts anew
+            the traces that met an error or start anew at the last step, just before (root of the mean square)
         """
         change_W, trace_norm = network.array(np.zeros(len(network.gradient_W), np.float32)), 0.0
         for start in range(0, self.pos, n_at_once):
             steps = slice(start, min(start + n_at_once, self.pos))
             errors, restarts = errors_TE[steps], restarts_TE[steps]
             post_BN, pre = credit(self._steps(steps, network))
-            before = self.trace_EW
-            kept_TE, kept_E = self._kept(restarts)
-            self.trace_EW = network.outer(_weighted(post_BN, kept_TE, network), pre, self.n_envs)
-            if before is not None:
-                self.trace_EW += before * network.array(kept_E[:, None])
-            change_W = change_W + network.array(errors[-1].astype(np.float32)) @ self.trace_EW
             if errors[:-1].any():
                 coming_TE, coming_E = self._coming(errors, restarts)
                 change_W = change_W + network.outer(_weighted(post_BN, coming_TE, network), pre, 1)[0]
-                if before is not None:
-                    change_W = change_W + network.array(coming_E) @ before
-            trace_norm = math.sqrt(float((self.trace_EW * self.trace_EW).sum()) / self.n_envs)
+                if self.trace_EW is not None:
+                    change_W = change_W + network.array(coming_E) @ self.trace_EW
+            kept_TE, kept_E = self._kept(restarts)
+            sum_EW = network.outer(_weighted(post_BN, kept_TE, network), pre, self.n_envs)
+            if self.trace_EW is None:
+                self.trace_EW = sum_EW
+            else:
+                if (kept_E != 1).any():
+                    self.trace_EW *= network.array(kept_E[:, None])
+                self.trace_EW += sum_EW
+            places = np.flatnonzero(restarts[-1] | (errors[-1] != 0))
+            rewarded_RW = self.trace_EW[places]
+            change_W = change_W + network.array(errors[-1, places].astype(np.float32)) @ rewarded_RW
+            trace_norm = math.sqrt(float((rewarded_RW * rewarded_RW).sum()) / max(len(places), 1))
             self.trace_EW[np.flatnonzero(restarts[-1])] = 0
         self.pos = 0
         return change_W, trace_norm
@@ -134,8 +139,7 @@ class EligibilityTraceBuffer:
     def _kept(self, restarts_TE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is left at the last step of each step's outer product, and of the traces before them."""
         kept_TE = np.ones(restarts_TE.shape, np.float32)
-        for step in range(len(kept_TE) - 2, -1, -1):
-            kept_TE[step] = kept_TE[step + 1] * self.trace_decay * ~restarts_TE[step]
+        kept_TE[:-1] = np.cumprod(self.trace_decay * ~restarts_TE[-2::-1], axis=0)[::-1]
         return kept_TE, kept_TE[0] * np.float32(self.trace_decay)
 
     def _coming(self, errors_TE: np.ndarray, restarts_TE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
@@ -33,6 +34,20 @@ CRITIC: dict[str, Any] = {
 SMALL = {"net_arch": {"pi": [6, 5], "vf": [7]}, "head_gain": 1.0, "use_bias": True, "activation_fn": nn.Tanh}
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, BPTT])
+
+
+class Shared(BaseFeaturesExtractor):
+    def __init__(self, observation_space: spaces.Box, net: nn.Module) -> None:
+        super().__init__(observation_space, features_dim=8)
+        self.net = net
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.net(x)
+
+
+class Own(Shared):
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, nn.Linear(4, 8))
 
 
 def make(algorithm: type[NRL] | type[BPTT], n_envs: int = 1, space: spaces.Space | None = None, **settings: Any) -> Any:
@@ -126,6 +141,92 @@ def test_weights_wait_for_n_steps_and_the_last_steps_count_too() -> None:
     assert [len(fold["errors"]) for fold in folds] == [4, 4, 2]
     assert model._n_updates == 3
     assert all(fold["change"].any() for fold in folds)
+
+
+@each_algorithm
+@pytest.mark.parametrize("entropy", [0.0, 0.5])
+def test_surprising_actions_are_rewarded(algorithm: Any, entropy: float) -> None:
+    model = algorithm(
+        "MlpPolicy",
+        ClockEnv([[1] * 50]),
+        ent_coef=entropy,
+        scale_rpe=False,
+        learning_rate=0.0,
+        policy_kwargs=SMALL,
+        **CRITIC,
+    )
+    predict_constantly(model, 0.0)
+    folds, log_probs = record_folds(model), []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        log_probs.append(local["log_probs"].item())
+        return True
+
+    model.learn(8, watch)
+    errors = np.concatenate([fold["errors"] for fold in folds]).ravel()
+    assert errors == pytest.approx(1 - entropy * np.array(log_probs), rel=1e-5)
+    assert max(log_probs) < -0.1
+
+
+def test_each_environment_has_time_limits_of_its_own() -> None:
+    envs: list[Any] = [
+        lambda: gymnasium.wrappers.TimeLimit(ClockEnv([[1] * 5]), 2),
+        lambda: ClockEnv([[1] * 5]),
+        lambda: ClockEnv([[1] * 2], n_inputs=5),
+    ]
+    settings = {**CRITIC, "n_steps": 6}
+    model = BPTT("MlpPolicy", DummyVecEnv(envs), scale_rpe=False, learning_rate=0.0, policy_kwargs=SMALL, **settings)
+    predict_constantly(model, 10.0)
+    folds = record_folds(model)
+    model.learn(18)
+    np.testing.assert_allclose(folds[0]["errors"].T, [[0] * 6, [0, 0, 0, 0, -9, 0], [0, -9] * 3], atol=1e-5)
+
+
+class Numbered(gymnasium.Env):
+    """Observations that are whole numbers, alone or in a dictionary; infinite ones at the end if asked for."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, space: spaces.Space, observation: Any, last: Any) -> None:
+        self.observation_space, self.observation, self.last = space, observation, last
+
+    def reset(self, **_: Any) -> Any:
+        self.time = 0
+        return self.observation, {}
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        return self.last if self.time == 3 else self.observation, 1.0, False, self.time == 3, {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "space", "observation"),
+    [
+        ("MlpPolicy", spaces.Discrete(3), 1),
+        ("MlpPolicy", spaces.MultiDiscrete([2, 3]), [1, 2]),
+        ("MlpPolicy", spaces.Box(-1, 1, (2,)), [0.5, 0.25]),
+        ("MultiInputPolicy", spaces.Dict(a=spaces.Discrete(3), b=spaces.Box(-1, 1, (2,))), {"a": 1, "b": np.ones(2)}),
+    ],
+    ids=["number", "numbers", "list", "dictionary"],
+)
+def test_last_observations_may_be_what_environments_give(policy: str, space: spaces.Space, observation: Any) -> None:
+    model = NRL(policy, Numbered(space, observation, observation), scale_rpe=False, **CRITIC)
+    model.learn(20)
+    assert model._n_updates == 5
+
+
+def test_last_observation_that_is_not_finite_is_refused() -> None:
+    space = spaces.Box(-np.inf, np.inf, (2,))
+    model = NRL("MlpPolicy", Numbered(space, np.zeros(2), np.full(2, np.nan)), **CRITIC)
+    with pytest.raises(ValueError, match=r"gave nan as observation\[0\] at step 3"):
+        model.learn(20)
+
+
+def test_no_error_at_all_is_no_reason_to_divide_by_zero() -> None:
+    model = BPTT("MlpPolicy", ClockEnv([[0] * 4]), **{**CRITIC, "gamma": 1.0}, policy_kwargs=SMALL)
+    predict_constantly(model, 0.0)
+    model.learn(20)
+    assert model.reward_predictor.mean_square == 0
 
 
 # The traces
@@ -247,7 +348,7 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         n = {"unbiased": 1, "network": sizes[of_critic], "layer": len(parameter)}[noise_normalization]
         if n > 2 or noise_normalization != "layer":  # else the estimate has no finite variance
             assert th.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.97, name
-            assert n * one.norm() / two.norm() == pytest.approx(1, abs=0.1), name
+            assert n * one.norm() / two.norm() == pytest.approx(1, abs=0.15), name
 
 
 @pytest.mark.parametrize("space", [SPACES[0], SPACES[3]], ids=["discrete", "box"])
@@ -358,6 +459,10 @@ def test_a_loaded_model_goes_on_with_its_errors(algorithm: Any, tmp_path: Any) -
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=model.get_env())
     assert loaded.reward_predictor.mean_square == model.reward_predictor.mean_square > 0
+    assert loaded.reward_predictor._n_means == model.reward_predictor._n_means == 5
+    with pytest.raises(ValueError, match="reward_prediction='average': must be what it was"):
+        others = {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0}
+        algorithm.load(tmp_path / "model", env=model.get_env(), **others)
     obs = np.ones((1, 4), np.float32)
     assert loaded.network.values(obs) == model.network.values(obs)
     assert loaded.learn(40, reset_num_timesteps=False).num_timesteps == 80
@@ -385,11 +490,82 @@ def test_gamma_changed_between_trainings_takes_effect(algorithm: Any) -> None:
         ({"policy_kwargs": {"net_arch": {"pi": [4]}}}, "net_arch=.*must be a list .*or dict"),
         ({"policy_kwargs": {"net_arch": {"pi": [4], "vf": [0]}}}, "net_arch=.*must be a list .*or dict"),
         ({"policy_kwargs": {"critic": False}}, "policy_kwargs=.*without critic"),
+        ({"ent_coef": -0.1}, "ent_coef=-0.1: must be finite and not negative"),
+        ({"ent_coef": float("inf")}, "ent_coef=inf: must be finite and not negative"),
+        (
+            {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0, "ent_coef": 0.1},
+            "ent_coef=0.1: must be 0 with reward_prediction",
+        ),
     ],
 )
 def test_mistakes_are_named(algorithm: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(algorithm, **settings)
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    "share",
+    [
+        {"features_extractor_class": Shared, "features_extractor_kwargs": {"net": nn.Linear(4, 8)}},
+        None,
+    ],
+    ids=["features extractor", "hidden layers"],
+)
+def test_layers_of_both_networks_are_refused(algorithm: Any, share: dict[str, Any] | None) -> None:
+    with pytest.raises(ValueError, match="is a part of the critic too: they must not share layers"):
+        if share:
+            make(algorithm, policy_kwargs=share)
+        else:
+            model = make(algorithm, policy_kwargs={"net_arch": [5]})
+            model.policy.vf_hidden_net = model.policy.hidden_net
+            model.learn(10)
+
+
+@each_algorithm
+def test_critic_sees_through_a_features_extractor_of_its_own(algorithm: Any) -> None:
+    settings = {"features_extractor_class": Own, "head_gain": 0.5}
+    model = make(algorithm, policy_kwargs=settings, learning_rate=0.01)
+    assert model.policy.value_net.weight.std() > 0.05
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(40)
+    after = model.policy.state_dict()
+    assert all(not after[name].equal(value) for name, value in before.items())
+    obs = th.ones(2, 4)
+    values = model.policy.predict_values(obs)
+    model.policy.features_extractor.net.weight.data.zero_()
+    assert model.policy.predict_values(obs).equal(values)
+
+
+@each_algorithm
+def test_an_interrupted_update_leaves_nothing_behind(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    model = make(algorithm, n_envs=2)
+    model.learn(16)
+    with monkeypatch.context() as within, pytest.raises(KeyboardInterrupt):
+        within.setattr(algorithm, "_credit", interrupt)
+        model.learn(16, reset_num_timesteps=False)
+    assert (model.rollout_buffer.pos, model.reward_predictor.due.any()) == (0, False)
+    updates = model._n_updates
+    model.learn(16, reset_num_timesteps=False)
+    assert model._n_updates == updates + 2
+
+
+@each_algorithm
+@pytest.mark.parametrize("frozen", [False, True])
+def test_changes_in_the_middle_of_a_window_start_a_new_one(algorithm: Any, frozen: bool) -> None:
+    model = make(algorithm)
+    model.learn(20, lambda *_: model.num_timesteps < 6)
+    assert model.rollout_buffer.pos == 2
+    if frozen:
+        model.policy.hidden_net[0].requires_grad_(False)
+    else:
+        model.n_steps = 16
+    updates = model._n_updates
+    model.learn(16, reset_num_timesteps=False)
+    assert model._n_updates == updates + (4 if frozen else 1)
 
 
 @each_algorithm
