@@ -377,6 +377,26 @@ def test_quick_network_predicts_and_credits_as_the_policy(space: spaces.Space, c
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("change", ["activation", "slope", "method", "extractor"])
+def test_quick_network_follows_a_changed_critic(change: str) -> None:
+    model = make(NRL, policy_kwargs={"net_arch": [5], "activation_fn": nn.LeakyReLU, "head_gain": 1.0})
+    policy = model.policy
+    if change == "activation":
+        policy.vf_hidden_net[1] = nn.SiLU()
+    elif change == "slope":
+        policy.vf_hidden_net[1].negative_slope = 0.7
+    elif change == "method":
+        policy._values = lambda obs: obs[:, :1]
+    else:
+        policy.vf_features_extractor = nn.Sequential(nn.Flatten(), nn.Tanh())
+    assert change == "method" or model.network.is_outdated()
+    model.learn(0)
+    obs = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    with th.no_grad():
+        expected = policy.predict_values(th.as_tensor(obs))
+    np.testing.assert_allclose(model.network.values(obs), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_actor_and_critic_do_not_perturb_each_other() -> None:
     policy = make(NRL, noise_std=0.5).policy
     actor, critic = policy.networks
@@ -466,6 +486,25 @@ def test_a_loaded_model_goes_on_with_its_errors(algorithm: Any, tmp_path: Any) -
     obs = np.ones((1, 4), np.float32)
     assert loaded.network.values(obs) == model.network.values(obs)
     assert loaded.learn(40, reset_num_timesteps=False).num_timesteps == 80
+
+
+def test_a_saved_policy_keeps_its_critic(tmp_path: Any) -> None:
+    policy = make(NRL).policy
+    policy.save(tmp_path / "policy")
+    obs = th.ones(2, 4)
+    assert NoisyPolicy.load(tmp_path / "policy").predict_values(obs).equal(policy.predict_values(obs))
+
+
+@each_algorithm
+def test_log_has_the_mean_error_and_prediction(algorithm: Any) -> None:
+    envs = DummyVecEnv([lambda: ClockEnv([[3] * 50])] * 2)
+    settings = {**CRITIC, "gamma": 0.5}
+    model = algorithm("MlpPolicy", envs, scale_rpe=False, learning_rate=0.0, policy_kwargs=SMALL, **settings)
+    predict_constantly(model, 2.0)
+    model.learn(16, log_interval=10**9)
+    values = model.logger.name_to_value
+    assert values["train/rpe"] == pytest.approx(3 + 1 - 2)
+    assert values["train/reward_prediction"] == pytest.approx(2)
 
 
 @each_algorithm
