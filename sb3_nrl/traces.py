@@ -120,13 +120,15 @@ class EligibilityTraceBuffer:
                 change_W = change_W + network.outer(_weighted(post_BN, coming_TE, network), pre, 1)[0]
                 if self.trace_EW is not None:
                     change_W = change_W + network.array(coming_E) @ self.trace_EW
-            kept_TE, kept_E = self._kept(restarts)
-            sum_EW = network.outer(_weighted(post_BN, kept_TE, network), pre, self.n_envs)
+            if self.trace_decay < 1 or restarts[:-1].any():
+                kept_TE, kept_E = self._kept(restarts)
+                post_BN = _weighted(post_BN, kept_TE, network)
+                if self.trace_EW is not None:
+                    self.trace_EW *= network.array(kept_E[:, None])
+            sum_EW = network.outer(post_BN, pre, self.n_envs)
             if self.trace_EW is None:
                 self.trace_EW = sum_EW
             else:
-                if (kept_E != 1).any():
-                    self.trace_EW *= network.array(kept_E[:, None])
                 self.trace_EW += sum_EW
             places = np.flatnonzero(restarts[-1] | (errors[-1] != 0))
             rewarded_RW = self.trace_EW[places]
@@ -169,7 +171,5 @@ class EligibilityTraceBuffer:
 
 def _weighted(post_BN: Array, weights_TE: np.ndarray, network: TorchNetwork) -> Array:
     """Each step's post-synaptic factors, of all samples, times its weight."""
-    if (weights_TE == 1).all():
-        return post_BN
     post_STEN = post_BN.reshape(-1, *weights_TE.shape, post_BN.shape[1])
     return (post_STEN * network.array(weights_TE)[..., None]).reshape(post_BN.shape)

@@ -74,7 +74,7 @@ def record_folds(model: RewardModulatedAlgorithm) -> list[dict[str, Any]]:
     def fold(credit: Any, network: Any, n_at_once: int, errors_TE: np.ndarray, ends_TE: np.ndarray) -> Any:
         kept = {"steps": buffer.waiting(network), "errors": errors_TE.copy(), "ends": ends_TE.copy()}
         change, norm = plain_fold(buffer, credit, network, n_at_once, errors_TE, ends_TE)
-        folds.append({**kept, "change": np.array(change), "norm": norm})
+        folds.append({**kept, "change": np.asarray(change), "norm": norm})
         return change, norm
 
     vars(buffer)["fold"] = fold
