@@ -34,8 +34,8 @@ class NRL(RewardModulatedAlgorithm):
     gradient descent. The paper's own rule (Eq. 13) is one noisy pass, with a larger learning rate and smaller noise:
     ``learning_rate=5e-2, noise_std=1e-3, noise_normalization="network", n_noise_samples=1, antithetic=False``.
 
-    With ``reward_prediction="critic"`` it needs far fewer steps of the environment, about as many as PPO, and is not
-    particular about rewards: see ``zoo_configs/nrl.yml`` for settings.
+    With ``reward_prediction="critic"`` it needs far fewer steps of the environment, for CartPole about as many as PPO:
+    see ``zoo_configs/nrl.yml`` for settings.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`

@@ -110,7 +110,7 @@ class Training(Run):
     def expected_seconds(self) -> float:
         task = TASKS[self.cell.task]
         share = self.n_episodes / task.n_episodes
-        return 60 * task.minutes[self.cell.algorithm] * share * (6 if "passes" in self.cell.change else 1)
+        return 60 * task.minutes[self.cell.algorithm] * share * (2 if "passes" in self.cell.change else 1)
 
     def measure(self) -> Columns:
         _, env = train(self.settings, TASKS[self.cell.task].n_steps)
