@@ -2,8 +2,9 @@
 
 from sb3_nrl.bptt import BPTT
 from sb3_nrl.nrl import NRL
+from sb3_nrl.paper import PAPER
 from sb3_nrl.rmhl import RMHL
 
 __version__ = "0.1.0"
 
-__all__ = ["BPTT", "NRL", "RMHL", "__version__"]
+__all__ = ["BPTT", "NRL", "PAPER", "RMHL", "__version__"]

@@ -41,9 +41,10 @@ class BPTT(RewardModulatedAlgorithm):
     :param gamma: Discount γ of rewards to come, in (0, 1], for a critic alone
     :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
         policy from becoming certain too soon
+    :param vf_coef: The critic's learning rate, as a multiple of the policy's
     :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history. A critic wants a
         little less than γ
-    :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
+    :param max_grad_norm: Largest norm of the change δ e over all weights, the critic's apart, None for no bound
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
@@ -59,15 +60,16 @@ class BPTT(RewardModulatedAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
-        n_steps: int = 128,
-        reward_prediction: str = "average",
-        reward_timing: str = "episode",
-        reward_smoothing: float = 0.66,
+        n_steps: int = 32,
+        reward_prediction: str = "critic",
+        reward_timing: str = "step",
+        reward_smoothing: float = 0.01,
         scale_rpe: bool = True,
-        gamma: float = 1.0,
+        gamma: float = 0.99,
         ent_coef: float = 0.0,
-        trace_decay: float = 1.0,
-        max_grad_norm: float | None = None,
+        vf_coef: float = 1.0,
+        trace_decay: float = 0.94,
+        max_grad_norm: float | None = 0.5,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -87,6 +89,7 @@ class BPTT(RewardModulatedAlgorithm):
             scale_rpe=scale_rpe,
             gamma=gamma,
             ent_coef=ent_coef,
+            vf_coef=vf_coef,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,

@@ -77,15 +77,21 @@ class TorchNetwork:
         return False
 
     @th.no_grad()
-    def act(self, obs: Any, noise_EN: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, obs: Any, noise_EN: Array | None = None, deviations_EA: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Choose actions.
 
         :param obs: Observations of E environments
         :param noise_EN: ξ of a noisy pass to choose with, shape (E, N); by default it is the policy's clean pass
+        :param deviations_EA: How many standard deviations actions in a Box space are from their means, shape (E, A); by
+            default that is drawn
         :return: Actions, and log π(a|s) of shape (E,)
         """
-        actions, log_probs = self.policy(obs_as_tensor(obs, self.policy.device), noise_BN=noise_EN)
+        deviations = None if deviations_EA is None else self.array(deviations_EA)
+        obs = obs_as_tensor(obs, self.policy.device)
+        actions, log_probs = self.policy(obs, noise_BN=noise_EN, deviations_BA=deviations)
         return actions.cpu().numpy(), log_probs.cpu().numpy()
 
     @th.no_grad()
@@ -238,7 +244,9 @@ class NumpyNetwork(TorchNetwork):
         log_std = self.log_std.module.weight.data.numpy().T
         return log_std if noise is None or self.log_std.nodes is None else log_std + noise[:, self.log_std.nodes]
 
-    def act(self, obs: Any, noise_EN: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, obs: Any, noise_EN: Array | None = None, deviations_EA: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         self._find_weights()
         n_passes = 1 if noise_EN is not None else self.policy.clean_passes or 1
         if n_passes > 1:
@@ -253,7 +261,7 @@ class NumpyNetwork(TorchNetwork):
                 np.broadcast_to(values, outputs.shape).reshape(n_passes, -1, outputs.shape[1]).mean(axis=0)
                 for values in (outputs, log_std)
             )
-        return _draw_gaussian(outputs, log_std)
+        return _draw_gaussian(outputs, log_std, deviations_EA)
 
     def values(self, obs: Any) -> Array:
         self._find_weights()
@@ -415,8 +423,10 @@ def _mean_categorical(logits: np.ndarray, n_passes: int) -> np.ndarray:
     return highest + np.log(np.add.reduce(_exp(log_probs - highest), axis=0))
 
 
-def _draw_gaussian(mean: np.ndarray, log_std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    z = np.random.standard_normal(mean.shape).astype(np.float32)
+def _draw_gaussian(
+    mean: np.ndarray, log_std: np.ndarray, deviations: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    z = np.random.standard_normal(mean.shape).astype(np.float32) if deviations is None else deviations
     require_finite(bool(np.isfinite(mean).all()))
     return mean + _std(log_std) * z, _log_gaussian(z, log_std)
 

@@ -60,9 +60,10 @@ class NRL(RewardModulatedAlgorithm):
     :param gamma: Discount γ of rewards to come, in (0, 1], for a critic alone
     :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
         policy from becoming certain too soon
+    :param vf_coef: The critic's learning rate, as a multiple of the policy's
     :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history. A critic wants a
         little less than γ
-    :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
+    :param max_grad_norm: Largest norm of the change δ e over all weights, the critic's apart, None for no bound
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise)
@@ -91,19 +92,20 @@ class NRL(RewardModulatedAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
-        n_steps: int = 128,
-        reward_prediction: str = "average",
-        reward_timing: str = "episode",
-        reward_smoothing: float = 0.66,
+        n_steps: int = 32,
+        reward_prediction: str = "critic",
+        reward_timing: str = "step",
+        reward_smoothing: float = 0.01,
         scale_rpe: bool = True,
-        gamma: float = 1.0,
+        gamma: float = 0.99,
         ent_coef: float = 0.0,
-        trace_decay: float = 1.0,
-        max_grad_norm: float | None = None,
+        vf_coef: float = 1.0,
+        trace_decay: float = 0.94,
+        max_grad_norm: float | None = 0.5,
         noise_std: float = 1e-2,
         noise_distribution: str = "gaussian",
         noise_normalization: str = "unbiased",
-        n_noise_samples: int = 8,
+        n_noise_samples: int = 4,
         antithetic: bool = True,
         clean_passes: int | None = None,
         stats_window_size: int = 100,
@@ -125,6 +127,7 @@ class NRL(RewardModulatedAlgorithm):
             scale_rpe=scale_rpe,
             gamma=gamma,
             ent_coef=ent_coef,
+            vf_coef=vf_coef,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -199,7 +202,7 @@ class NRL(RewardModulatedAlgorithm):
     def _post_synaptic(self, noise_BN: Array, rhos: list[Array]) -> Array:
         """ρ ξ / ‖ξ‖² with each network's ρ, by the rule that ``noise_normalization`` names."""
         post_BN = noise_BN / self.n_noise_samples
-        for nodes, rho_B in zip(self.policy.networks, rhos, strict=True):
+        for (nodes, _), rho_B in zip(self.policy.networks, rhos, strict=True):
             parts = [nodes]
             if self.noise_normalization == "unbiased":
                 rho_B = rho_B * (nodes.stop - nodes.start)

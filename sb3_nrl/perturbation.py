@@ -52,15 +52,16 @@ class NodePerturbation:
             if isinstance(layer, nn.Linear | nn.Conv2d)
             and any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.sites: list[Site] = []
         self.n_nodes = 0
         self._names = {layer: name for name, layer in module.named_modules()}
         self._find_sites(example)
 
-        called = {id(parameter) for site in self.sites for parameter in site.layer.parameters(recurse=False)}
+        called = [parameter for site in self.sites for parameter in site.layer.parameters(recurse=False)]
+        self.parameters = list(dict.fromkeys(parameter for parameter in called if parameter.requires_grad))
+        """Those that learn, in the order in which their layers are called."""
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad and id(parameter) not in called:
+            if parameter.requires_grad and parameter not in set(self.parameters):
                 owner = name.rpartition(".")[0]
                 raise ValueError(
                     f"The parameter '{name}' would never learn: node perturbation reaches the weights and biases of "

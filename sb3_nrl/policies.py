@@ -1,11 +1,12 @@
 """The policy that can be perturbed: features, hidden layers, action distribution.
 
-Shapes: B rows of a batch, N nodes of the network.
+Shapes: B rows of a batch, N nodes of the network, A components of an action.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -30,11 +31,21 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.checks import is_count
+from sb3_nrl.checks import check, is_count
 from sb3_nrl.noise import sample_noise
 from sb3_nrl.perturbation import NodePerturbation
 
-LEAKY_RELU = partial(nn.LeakyReLU, 0.1)
+
+class Network(NamedTuple):
+    """
+    One of the policy's networks, the actor's or the critic's.
+
+    :param nodes: Its nodes, among all nodes
+    :param weights: Its weights and biases that learn, among all of them
+    """
+
+    nodes: slice
+    weights: slice
 
 
 class NoisyPass(NamedTuple):
@@ -64,11 +75,13 @@ class NoisyPolicy(BasePolicy):
     :param lr_schedule: Learning rate schedule
     :param net_arch: Widths of the hidden layers, ``[64]`` by default; ``[]`` for none. For a critic with others than
         the actor's: ``dict(pi=[...], vf=[...])``
-    :param activation_fn: Makes the activation function after each hidden layer, LeakyReLU with slope 0.1 by default
-    :param use_bias: Whether hidden layers and heads have biases. The paper's networks have none
+    :param activation_fn: Makes the activation function after each hidden layer, tanh by default
+    :param use_bias: Whether hidden layers and heads have biases
     :param head_gain: Factor on the initial weights of the heads. Large values can start in a nearly deterministic
         policy that never sees another return, and so never learns
     :param log_std_init: Initial log standard deviation of the actions in a ``Box`` space, in the units of the actions
+    :param action_correlation: Correlation, in [0, 1), of the random parts of successive actions in a ``Box`` space, of
+        a training: with more, exploration is in one direction for longer. log π(a|s) stays that of a single action
     :param noise_std: Standard deviation σ of the noise ξ
     :param noise_distribution: Distribution of the noise, see :mod:`sb3_nrl.noise`
     :param clean_passes: None: actions come from a clean pass. N: from the mean of N noisy passes, for networks that
@@ -78,7 +91,7 @@ class NoisyPolicy(BasePolicy):
         that flattens the observation
     :param features_extractor_kwargs: Keyword arguments of the features extractor
     :param normalize_images: Whether to divide images by 255
-    :param optimizer_class: Optimizer, plain SGD by default
+    :param optimizer_class: Optimizer, Adam by default
     :param optimizer_kwargs: Keyword arguments of the optimizer, except the learning rate
     :raises ValueError: If an argument is out of range, or if the network has parameters that node perturbation cannot
         reach
@@ -92,10 +105,11 @@ class NoisyPolicy(BasePolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: Callable[[], nn.Module] = LEAKY_RELU,
-        use_bias: bool = False,
+        activation_fn: Callable[[], nn.Module] = nn.Tanh,
+        use_bias: bool = True,
         head_gain: float = 0.01,
         log_std_init: float = 0.0,
+        action_correlation: float = 0.0,
         noise_std: float = 0.0,
         noise_distribution: str = "gaussian",
         clean_passes: int | None = None,
@@ -103,7 +117,7 @@ class NoisyPolicy(BasePolicy):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.SGD,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -127,10 +141,12 @@ class NoisyPolicy(BasePolicy):
             raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
         if not math.isfinite(log_std_init):
             raise ValueError(f"log_std_init={log_std_init!r}: must be finite")
+        check("action_correlation", action_correlation, 0 <= action_correlation < 1, "in [0, 1)")
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain
         self.log_std_init = log_std_init
+        self.action_correlation = action_correlation
         self.noise_std = noise_std
         self.noise_distribution = noise_distribution
         self.clean_passes = clean_passes
@@ -154,7 +170,12 @@ class NoisyPolicy(BasePolicy):
         self.eval()
         self._found: tuple[list[nn.Module], list[int]] = ([], [])
         self.find_layers()
-        self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        critics = {id(parameter) for part in self._critic_parts() for parameter in part.parameters()}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters() if (id(p) in critics) == of_critic], "critic": of_critic}
+            for of_critic in (False, True)[: 1 + critic]
+        ]
+        self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -168,6 +189,7 @@ class NoisyPolicy(BasePolicy):
                     "use_bias",
                     "head_gain",
                     "log_std_init",
+                    "action_correlation",
                     "noise_std",
                     "noise_distribution",
                     "clean_passes",
@@ -194,18 +216,21 @@ class NoisyPolicy(BasePolicy):
         self._found = modules, trainable
         example = _blank(self.observation_space, 3, self.action_net.weight.device)
         self.perturbation = NodePerturbation(self, self._outputs, example)
-        critic = [self.vf_features_extractor, self.vf_hidden_net, self.value_net] if self.critic else []
-        layers_of_critic = {layer for part in critic for layer in part.modules()}
+        layers_of_critic = {layer for part in self._critic_parts() for layer in part.modules()}
         for name, layer in self.named_modules(remove_duplicate=False):
             if layer in layers_of_critic and name.split(".")[0] in ("features_extractor", "hidden_net", "action_net"):
                 raise ValueError(f"'{name}' is a part of the critic too: they must not share layers.")
-        n_actor = sum(
-            site.nodes.stop - site.nodes.start for site in self.perturbation.sites if site.layer not in layers_of_critic
-        )
-        self.networks = [slice(0, n_actor)]
+        perturbation = self.perturbation
+        ends = [(0, 0), (perturbation.n_nodes, sum(p.numel() for p in perturbation.parameters))]
         if self.critic:
-            self.networks.append(slice(n_actor, self.perturbation.n_nodes))
+            of_actor = [site for site in perturbation.sites if site.layer not in layers_of_critic]
+            own = {id(parameter) for site in of_actor for parameter in site.layer.parameters(recurse=False)}
+            ends.insert(1, (of_actor[-1].nodes.stop, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
+        self.networks = [Network(*map(slice, start, end)) for start, end in pairwise(ends)]
         return True
+
+    def _critic_parts(self) -> list[nn.Module]:
+        return [self.vf_features_extractor, self.vf_hidden_net, self.value_net] if self.critic else []
 
     def sample_noise(self, n_rows: int) -> th.Tensor:
         """
@@ -255,7 +280,11 @@ class NoisyPolicy(BasePolicy):
         return values.mean(0)
 
     def forward(
-        self, obs: PyTorchObs, deterministic: bool = False, noise_BN: th.Tensor | None = None
+        self,
+        obs: PyTorchObs,
+        deterministic: bool = False,
+        noise_BN: th.Tensor | None = None,
+        deviations_BA: th.Tensor | None = None,
     ) -> tuple[th.Tensor, th.Tensor]:
         """
         Choose actions.
@@ -264,6 +293,8 @@ class NoisyPolicy(BasePolicy):
         :param deterministic: Whether to take the likeliest actions rather than to draw them
         :param noise_BN: ξ of a noisy pass to choose with, shape (B, N); by default the pass is a clean one, or the mean
             of ``clean_passes`` noisy ones
+        :param deviations_BA: How many standard deviations the actions in a ``Box`` space are from their means, shape
+            (B, A); by default that is drawn
         :return: Actions, and the logarithm of their probability (density), shape (B,)
         """
         if noise_BN is not None:
@@ -272,7 +303,11 @@ class NoisyPolicy(BasePolicy):
             distribution = self.get_distribution(obs)
         else:
             distribution = self._mean_of_noisy_passes(obs, self.clean_passes)
-        actions = distribution.get_actions(deterministic=deterministic)
+        if deviations_BA is None:
+            actions = distribution.get_actions(deterministic=deterministic)
+        else:
+            gaussian: Any = distribution.distribution
+            actions = gaussian.mean + gaussian.stddev * deviations_BA
         return actions, distribution.log_prob(actions)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

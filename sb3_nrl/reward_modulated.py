@@ -17,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -71,6 +72,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         scale_rpe: bool,
         gamma: float,
         ent_coef: float,
+        vf_coef: float,
         trace_decay: float,
         max_grad_norm: float | None,
         stats_window_size: int,
@@ -88,7 +90,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             gamma=gamma,
             gae_lambda=1.0,
             ent_coef=ent_coef,
-            vf_coef=0.0,
+            vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
             use_sde=False,
             sde_sample_freq=-1,
@@ -106,6 +108,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.reward_smoothing = reward_smoothing
         self.scale_rpe = scale_rpe
         self.trace_decay = trace_decay
+        self._deviations: np.ndarray | None = None
 
     @abstractmethod
     def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
@@ -141,12 +144,15 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         check("gamma", self.gamma, is_number(self.gamma, 0, 1), "in (0, 1]")
         entropy = self.ent_coef
         check("ent_coef", entropy, entropy == 0 or is_number(entropy, 0), "finite and not negative")
+        coefficient = self.vf_coef
+        check("vf_coef", coefficient, is_number(coefficient, 0), "positive and finite")
         if critic:
             step = self.reward_timing == "step"
             check("reward_timing", self.reward_timing, step, '"step" with reward_prediction="critic"')
         else:
             check("gamma", self.gamma, self.gamma == 1, '1 with reward_prediction="average"')
             check("ent_coef", self.ent_coef, self.ent_coef == 0, '0 with reward_prediction="average"')
+            check("vf_coef", coefficient, coefficient == 1, '1 with reward_prediction="average"')
             lasting = self.reward_timing != "step" or self.trace_decay == 1
             check("trace_decay", self.trace_decay, lasting, '1 with reward_timing="step" and a running average')
         norm = self.max_grad_norm
@@ -309,7 +315,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         ):
             noise = self.network.sample_noise(self.n_envs) if self._acts_with_noise else None
             obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
-            actions, log_probs = self.network.act(obs, noise)
+            actions, log_probs = self.network.act(obs, noise, self._deviate())
             clipped_actions = actions if bounds is None else np.clip(actions, *bounds)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -330,6 +336,17 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             callback.update_locals(locals())
             callback.on_rollout_end()
         return going_on
+
+    def _deviate(self) -> np.ndarray | None:
+        """How far actions in a Box space are to be from their means, in standard deviations, shape (E, A)."""
+        if not isinstance(self.action_space, spaces.Box):
+            return None
+        new = np.random.standard_normal((self.n_envs, get_action_dim(self.action_space))).astype(np.float32)
+        correlation = self.policy.action_correlation
+        if correlation > 0 and self._deviations is not None:
+            new = correlation * self._deviations + math.sqrt(1 - correlation**2) * new
+        self._deviations = new
+        return new
 
     def _cut_off(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         """γ V(s) of the last observation of each episode that a time limit ended, else 0, shape (E,)."""
@@ -374,10 +391,17 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
                 self.logger.record_mean("train/trace_norm", trace_norm)
                 self.logger.record_mean("train/update_norm", update_norm)
 
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        for group in self.policy.optimizer.param_groups:
+            if group.get("critic"):
+                group["lr"] *= self.vf_coef
+
     def _forget(self) -> None:
         """Drop the traces, and the steps and rewards that wait."""
         self.rollout_buffer.reset()
         self.reward_predictor.restart()
+        self._deviations = None
 
     def _values(self) -> np.ndarray:
         """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
@@ -395,9 +419,12 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
             moments start anew
         """
-        norm = math.sqrt(float((change_W * change_W).sum()))
-        clipping = 1.0 if self.max_grad_norm is None or norm <= self.max_grad_norm else self.max_grad_norm / norm
-        self.network.gradient_W[:] = change_W * -clipping
+        norms = [math.sqrt(float((part * part).sum())) for part in (change_W[n.weights] for n in self.policy.networks)]
+        norm = math.hypot(*norms)
+        for (_, weights), own_norm in zip(self.policy.networks, norms, strict=True):
+            bound = self.max_grad_norm
+            clipping = 1.0 if bound is None or own_norm <= bound else bound / own_norm
+            self.network.gradient_W[weights] = change_W[weights] * -clipping
         for parameter, gradient in zip(self.policy.perturbation.parameters, self.network.gradients, strict=True):
             parameter.grad = gradient
         before = deepcopy(self.network.weights())
