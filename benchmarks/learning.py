@@ -1,38 +1,103 @@
-"""How many steps, and how long, NRL takes to learn with the configs that are shipped, beside the RL Zoo's A2C and PPO.
+"""How many steps, and how long, NRL takes to learn with the configs that are shipped, beside RMHL, A2C and PPO.
 
     python benchmarks/learning.py
 
-trains what is not there yet through ``sb3-nrl train``, keeps the episodes of each run in ``results/learning/``, and
-prints and writes a table: steps and seconds until the mean return of 100 episodes passed the bar, the least such mean
-after that, and the mean return of 100 evaluation episodes of the trained policy.
+trains what is not there yet through ``sb3-nrl train``, A2C and PPO as the RL Zoo does, keeps the learning curve of each
+run in ``results/learning/``, and makes tables, ``results/learning.csv`` and, printed, a shorter one, and a figure,
+``results/learning.png``: steps and seconds until the mean return of 100 episodes passed the bar, the least such mean
+after that, and the mean return of 100 evaluation episodes of the trained policy. A2C and PPO stop at the bar; NRL goes
+on, to show that it stays above.
 """
 
 import argparse
 import csv
 import itertools
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist, median
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import rl_zoo3
+from matplotlib.figure import Figure
 from records import ROOT, versions, write
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sb3_nrl.zoo
 
-VERSIONS = versions()
-BARS = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0}
-ALGORITHMS = ("nrl", "a2c", "ppo")
+HERE = pathlib.Path(__file__).parent
+BASELINES = ("a2c", "ppo")
+ALGORITHMS = ("nrl", "rmhl", *BASELINES)
 N_EPISODES = 100
+N_ROWS = 200
+"""Of a learning curve that is kept."""
+
+
+class Goal(NamedTuple):
+    """
+    What is to be reached on a task.
+
+    :param bar: Mean return of 100 episodes
+    :param median: Steps within which half of the seeds are to pass the bar, None for as many as A2C takes
+    :param most: Steps within which all of them are, None for twice as many as A2C takes
+    """
+
+    bar: float
+    median: int | None
+    most: int | None
+
+
+PERCEPTUAL = "neurogym/PerceptualDecisionMaking-v0"
+_EVIDENCE = np.array([0, 6.4, 12.8, 25.6, 51.2]) / 100 / math.hypot(0.1, 0.1) * math.sqrt(20)
+"""Of each coherence: both stimuli's difference in 20 frames, in standard deviations of its noise."""
+BEST = float(np.mean([NormalDist().cdf(evidence) for evidence in _EVIDENCE]))
+"""Mean reward of choosing the side that the whole stimulus speaks for."""
+
+GOALS = {
+    "CartPole-v1": Goal(475, 70_000, 150_000),
+    "Acrobot-v1": Goal(-100, 50_000, 150_000),
+    "MountainCarContinuous-v0": Goal(90, 60_000, 200_000),
+    "Pendulum-v1": Goal(-200, 200_000, 500_000),
+    "LunarLander-v3": Goal(200, 500_000, 1_000_000),
+    PERCEPTUAL: Goal(0.9 * BEST, None, None),
+}
+
+
+STYLES = {"nrl": ("#0072b2", "-"), "rmhl": ("#d55e00", ":"), "a2c": ("#009e73", "-."), "ppo": ("#000000", "--")}
+
+
+class Run(NamedTuple):
+    """What is trained."""
+
+    task: str
+    algorithm: str
+    seed: int
+
+
+class StopAtBar(BaseCallback):
+    """
+    Ends a training when the mean return of 100 episodes passes the bar.
+
+    :param bar: The bar
+    """
+
+    def __init__(self, bar: float) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def _on_step(self) -> bool:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        return len(returns) < N_EPISODES or sum(returns) < N_EPISODES * self.bar
 
 
 class Learned(NamedTuple):
@@ -43,6 +108,7 @@ class Learned(NamedTuple):
     :param seconds: Time until then
     :param lowest: The least mean of 100 episodes from then on
     :param last: The mean of the last 100 episodes
+    :param n_steps: Steps of the whole run
     :param evaluation: Mean return of 100 evaluation episodes
     """
 
@@ -50,21 +116,56 @@ class Learned(NamedTuple):
     seconds: float | None
     lowest: float | None
     last: float
+    n_steps: int
     evaluation: float
 
 
-def train(task: str, algorithm: str, seed: int) -> list[Sequence[object]]:
-    """Train as a user would; what the run was, then steps, seconds and return of each episode."""
+class Curve(NamedTuple):
+    """
+    The mean return of the last 100 episodes, at the ends of episodes.
+
+    :param steps: Steps of all environments until then
+    :param seconds: Time until then
+    :param means: The mean return
+    """
+
+    steps: np.ndarray
+    seconds: np.ndarray
+    means: np.ndarray
+
+
+def train(task: str, algorithm: str, seed: int, changes: Iterable[str] = ()) -> list[Sequence[object]]:
+    """
+    Train as a user would.
+
+    :param task: A key of ``GOALS``
+    :param algorithm: One that ``sb3-nrl`` knows
+    :param seed: Seed
+    :param changes: What to set otherwise than the config does, as ``--hyperparams`` takes it
+    :return: What the run was and what became of it, then its learning curve
+    """
+    options = []
+    if algorithm in BASELINES:
+        changes = [*changes, f"callback:{{'learning.StopAtBar': {{'bar': {GOALS[task].bar}}}}}"]
+        if task == PERCEPTUAL:  # which the zoo has no config for
+            options = ["--conf-file", str(HERE / f"{algorithm}.yml")]
+    if changes:
+        options += ["--hyperparams", *changes]
+    command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algorithm, "--env", task, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algorithm, "--env", task, "--seed", str(seed)]
-        subprocess.run([*command, "-f", folder, "--eval-freq", "-1", "--verbose", "0"], check=True)
-        run = pathlib.Path(folder) / algorithm / f"{task}_1"
-        about = (task, algorithm, seed, f"{evaluate(run, task, algorithm, seed):.2f}", VERSIONS)
-        return [about, *episodes(run)]
+        subprocess.run(
+            [*command, *options, "-f", folder, "--eval-freq", "-1", "--verbose", "0"],
+            check=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.getenv("PYTHONPATH")])])},
+        )
+        (run,) = (pathlib.Path(folder) / algorithm).glob("**/*_1")
+        curve = learning_curve(run)
+        learned = judge(curve, GOALS[task].bar, evaluate(run, task, algorithm, seed))
+    return [(task, algorithm, seed, *learned, versions()), *thin(curve)]
 
 
-def episodes(run: pathlib.Path) -> list[Sequence[object]]:
-    """Steps of all environments, seconds and return of each episode, from the logs of each environment."""
+def learning_curve(run: pathlib.Path) -> Curve:
+    """Read the logs of each environment."""
     logs = sorted(run.glob("*.monitor.csv"))
     starts, rows = [], []
     for log in logs:
@@ -75,67 +176,132 @@ def episodes(run: pathlib.Path) -> list[Sequence[object]]:
             reward, length, seconds, *_ = map(float, line.split(","))
             steps += int(length)
             rows.append((starts[-1] + seconds, steps * len(logs), reward))
-    return [(steps, f"{end - min(starts):.3f}", f"{reward:.6g}") for end, steps, reward in sorted(rows)]
+    seconds, steps, returns = np.array(sorted(rows)).T
+    means = np.convolve(returns, np.full(N_EPISODES, 1 / N_EPISODES), "valid")
+    return Curve(steps[N_EPISODES - 1 :].astype(int), seconds[N_EPISODES - 1 :] - min(starts), means)
+
+
+def judge(curve: Curve, bar: float, evaluation: float) -> Learned:
+    """What became of a run."""
+    passed = np.flatnonzero(curve.means >= bar)
+    last = (float(curve.means[-1]), int(curve.steps[-1]), evaluation)
+    if len(passed) == 0:
+        return Learned(None, None, None, *last)
+    first = passed[0]
+    return Learned(int(curve.steps[first]), float(curve.seconds[first]), float(curve.means[first:].min()), *last)
 
 
 def evaluate(run: pathlib.Path, task: str, algorithm: str, seed: int) -> float:
     """Mean return of the trained policy's likeliest actions."""
-    hyperparams, statistics = get_saved_hyperparams(str(run / task), test_mode=True)
+    name = task.replace("/", "-")
+    hyperparams, statistics = get_saved_hyperparams(str(run / name), test_mode=True)
     env = create_test_env(task, stats_path=statistics, seed=10_000 + seed, should_render=False, hyperparams=hyperparams)
-    model = rl_zoo3.ALGOS[algorithm].load(run / f"{task}.zip", device="cpu")
+    model = rl_zoo3.ALGOS[algorithm].load(run / f"{name}.zip", device="cpu")
     return float(np.mean(evaluate_policy(model, env, N_EPISODES)[0]))
 
 
-def read(path: pathlib.Path) -> tuple[tuple[str, str, int], Learned]:
-    """Task, algorithm and seed of a run, and what became of it."""
-    with path.open() as file:
-        (task, algorithm, seed, evaluation, _), *rows = csv.reader(file)
-    steps, seconds, returns = np.array(rows, dtype=float).T
-    means = np.convolve(returns, np.full(N_EPISODES, 1 / N_EPISODES), "valid")
-    passed = np.flatnonzero(means >= BARS[task])
-    first = None if len(passed) == 0 else int(passed[0])
-    return (task, algorithm, int(seed)), Learned(
-        None if first is None else int(steps[first + N_EPISODES - 1]),
-        None if first is None else float(seconds[first + N_EPISODES - 1]),
-        None if first is None else float(means[first:].min()),
-        float(means[-1]),
-        float(evaluation),
-    )
+def thin(curve: Curve) -> list[Sequence[object]]:
+    """Rows of a learning curve, at most ``N_ROWS``, the last one included."""
+    kept = np.unique(np.linspace(0, len(curve.means) - 1, N_ROWS).round().astype(int))
+    return [
+        (steps, f"{seconds:.2f}", f"{mean:.5g}")
+        for steps, seconds, mean in zip(*(part[kept] for part in curve), strict=True)
+    ]
 
 
-def tabulate(folder: pathlib.Path) -> None:
-    """Print and write what became of each run that is there, and of each algorithm."""
-    runs = dict(map(read, sorted(folder.glob("*.csv"))))
-    write(
-        folder.with_suffix(".csv"),
-        [("task", "algorithm", "seed", *Learned._fields), *((*k, *v) for k, v in runs.items())],
-    )
-    for (task, algorithm), group in itertools.groupby(runs, key=lambda run: run[:2]):
-        learned = [runs[run] for run in group]
-        passed = [run for run in learned if run.steps is not None]
-        print(f"{task}, {algorithm}: {len(passed)} of {len(learned)} seeds passed {BARS[task]:g}", end="")
-        if len(passed) > len(learned) / 2:
-            for name in ("steps", "seconds"):
-                values = sorted(getattr(run, name) or np.inf for run in learned)
-                print(f"; {name} median {np.median(values):,.0f}, most {values[-1]:,.0f}", end="")
-        print(f"; evaluations {' '.join(f'{run.evaluation:.0f}' for run in learned)}")
+def read(folder: pathlib.Path) -> tuple[dict[Run, Learned], dict[Run, Curve]]:
+    """What became of all runs that are there, and their learning curves."""
+    learned, curves = {}, {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open() as file:
+            (task, algorithm, seed, *values, _), *rows = csv.reader(file)
+        run = Run(task, algorithm, int(seed))
+        steps, seconds, lowest, *rest = (float(value) if value else None for value in values)
+        learned[run] = Learned(steps, seconds, lowest, *rest)  # type: ignore[arg-type]
+        curves[run] = Curve(*np.array(rows, dtype=float).T)
+    return learned, curves
+
+
+def tabulate(learned: dict[Run, Learned]) -> str:
+    """One row for each task and algorithm, in Markdown; beside NRL's, the goals that it misses."""
+    table = [
+        "| | bar | | seeds that passed | steps until then: median (most) | seconds | lowest mean after | evaluation |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task, algorithm in itertools.product(GOALS, ALGORITHMS):
+        runs = [became for run, became in learned.items() if run[:2] == (task, algorithm)]
+        if not runs:
+            continue
+        steps = sorted(run.steps or math.inf for run in runs)
+        seconds = median(run.seconds or math.inf for run in runs)
+        passed = [run for run in runs if run.steps is not None]
+        cells = [
+            task if algorithm == ALGORITHMS[0] else "",
+            f"{GOALS[task].bar:.3g}" if algorithm == ALGORITHMS[0] else "",
+            algorithm.upper(),
+            f"{len(passed)} of {len(runs)}",
+            f"{_number(median(steps))} ({_number(steps[-1])})",
+            _number(seconds),
+            f"{min(run.lowest for run in passed if run.lowest is not None):.3g}" if passed else "–",
+            f"{np.mean([run.evaluation for run in runs]):.3g} ({min(run.evaluation for run in runs):.3g})",
+        ]
+        table.append(f"| {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def draw(curves: dict[Run, Curve]) -> Figure:
+    """The median over seeds and their range, against steps and against seconds."""
+    tasks = [task for task in GOALS if any(run.task == task for run in curves)]
+    figure = Figure(figsize=(3 * len(tasks), 5), layout="constrained")
+    panels = figure.subplots(2, len(tasks), squeeze=False, sharey="col")
+    for (row, name), (column, task) in itertools.product(enumerate(("steps", "seconds")), enumerate(tasks)):
+        axes = panels[row, column]
+        axes.axhline(GOALS[task].bar, color="0.6", linewidth=0.8)
+        for algorithm, (color, line) in STYLES.items():
+            own = [curve for run, curve in curves.items() if run[:2] == (task, algorithm)]
+            if not own:
+                continue
+            end = max(getattr(curve, name)[-1] for curve in own)
+            grid = np.linspace(0, end, N_ROWS)
+            # A training that stopped at the bar stays there in the picture.
+            means = np.array([np.interp(grid, getattr(c, name), c.means, left=np.nan) for c in own])
+            begun = ~np.isnan(means).any(axis=0)
+            low, middle, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
+            axes.plot(grid[begun], middle, line, color=color, label=algorithm.upper())
+            axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
+        axes.set_xlabel(name)
+        axes.set_title(task.split("/")[-1], fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("mean return of 100 episodes")
+    panels[0, 0].legend(frameon=False)
+    return figure
 
 
 def main() -> None:
     """Run what is missing, one run after the other, then report everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", default=list(BARS), choices=list(BARS))
-    parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS))
-    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)), help="none to report only")
+    parser.add_argument("--tasks", nargs="*", default=list(GOALS), choices=list(GOALS))
+    parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS), choices=list(ALGORITHMS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(10)), help="none to report only")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "learning")
     arguments = parser.parse_args()
     sb3_nrl.zoo.register()
     for seed, task, algorithm in itertools.product(arguments.seeds, arguments.tasks, arguments.algorithms):
-        path = arguments.out / f"{task}_{algorithm}_{seed}.csv"
+        path = arguments.out / f"{task.replace('/', '-')}_{algorithm}_{seed}.csv"
         if not path.exists():
             write(path, train(task, algorithm, seed))
-            print(f"{path.name}: {read(path)[1]}", flush=True)
-    tabulate(arguments.out)
+            print(path.name, flush=True)
+    learned, curves = read(arguments.out)
+    write(
+        arguments.out.with_suffix(".csv"), [(*Run._fields, *Learned._fields), *((*k, *v) for k, v in learned.items())]
+    )
+    draw(curves).savefig(arguments.out.with_suffix(".png"), dpi=150)
+    print(tabulate(learned))
 
 
 if __name__ == "__main__":
