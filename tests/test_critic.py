@@ -270,7 +270,8 @@ def test_change_is_what_the_errors_of_each_step_make_of_its_trace(n_at_once: int
 def test_exact_updates_are_those_of_double_precision_autograd(n_envs: int) -> None:
     """Weights after a training by W ← W + η Σ δ e, with e ← γ_e e + ∇(log π(a|s) + V(s))."""
     rate, gamma, decay = 0.05, CRITIC["gamma"], CRITIC["trace_decay"]
-    model = make(BPTT, n_envs, learning_rate=rate, scale_rpe=False)
+    sgd = {**SMALL, "optimizer_class": th.optim.SGD}
+    model = make(BPTT, n_envs, learning_rate=rate, scale_rpe=False, max_grad_norm=None, policy_kwargs=sgd)
     start = make(BPTT, n_envs).policy.double()
     seen: list[dict[str, np.ndarray]] = []
 
@@ -342,8 +343,10 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         model.policy.perturbation.split(th.as_tensor(model.network.outer(*model._credit(steps), 1))[0])
         for model in (nrl, bptt)
     )
-    sizes = [nodes.stop - nodes.start for nodes in nrl.policy.networks]
-    for (name, parameter), one, two in zip(nrl.policy.named_parameters(), estimated, exact, strict=True):
+    sizes = [nodes.stop - nodes.start for nodes, _ in nrl.policy.networks]
+    names = {parameter: name for name, parameter in nrl.policy.named_parameters()}
+    for parameter, one, two in zip(nrl.policy.perturbation.parameters, estimated, exact, strict=True):
+        name = names[parameter]
         of_critic = name.startswith("v")
         n = {"unbiased": 1, "network": sizes[of_critic], "layer": len(parameter)}[noise_normalization]
         if n > 2 or noise_normalization != "layer":  # else the estimate has no finite variance
@@ -399,8 +402,10 @@ def test_quick_network_follows_a_changed_critic(change: str) -> None:
 
 def test_actor_and_critic_do_not_perturb_each_other() -> None:
     policy = make(NRL, noise_std=0.5).policy
-    actor, critic = policy.networks
+    (actor, actors_weights), (critic, critics_weights) = policy.networks
     assert (actor, critic) == (slice(0, 6 + 5 + 3), slice(14, 14 + 7 + 1))
+    n_weights = 5 * 6 + 7 * 5 + 6 * 3
+    assert (actors_weights, critics_weights) == (slice(0, n_weights), slice(n_weights, n_weights + 5 * 7 + 8 * 1))
     obs, actions = th.randn(4, 4), th.zeros(4, dtype=th.long)
     clean = policy.noisy_pass(obs, actions, th.zeros(4, 22)).objectives
     for silent, changed in ((actor, 1), (critic, 0)):

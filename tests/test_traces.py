@@ -14,9 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests import reference
-from tests.envs import Algorithm, ClockEnv, ScriptedEnv
+from tests.envs import Algorithm, ClockEnv, ScriptedEnv, arguments
 
 LENGTHS = ([3, 5, 4, 9], [7, 2, 6], [11, 1, 8])
+
+
+def make(algorithm: Algorithm, env: gymnasium.Env | VecEnv, **settings: Any) -> Any:
+    return algorithm("MlpPolicy", env, **arguments(algorithm, "average", **settings))
 
 
 class Recorder(BaseCallback):
@@ -63,22 +67,22 @@ NRL_CASES: list[Any] = [
 @pytest.mark.parametrize(("timing", "decay"), [("episode", 1.0), ("episode", 0.8), ("nonzero", 0.8), ("step", 1.0)])
 @pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 128), (1, 4), (3, 128), (3, 4)])
 @pytest.mark.parametrize(
-    ("algorithm", "arguments"),
+    ("algorithm", "settings"),
     [*((NRL, case) for case in NRL_CASES), (RMHL, {}), (BPTT, {})],
     ids=lambda value: value.__name__ if isinstance(value, type) else ",".join(map(str, value.values())),
 )
 def test_learning_equals_step_by_step_learning(
     algorithm: Algorithm,
-    arguments: dict[str, Any],
+    settings: dict[str, Any],
     n_envs: int,
     n_steps: int,
     timing: str,
     decay: float,
 ) -> None:
     if algorithm is not BPTT:
-        arguments = {"noise_std": 0.1, **arguments}
-    model = algorithm(
-        "MlpPolicy",
+        settings = {"noise_std": 0.1, **settings}
+    model = make(
+        algorithm,
         scripted(n_envs),
         learning_rate=0.02,
         n_steps=n_steps,
@@ -87,11 +91,11 @@ def test_learning_equals_step_by_step_learning(
         scale_rpe=True,
         trace_decay=decay,
         seed=3,
-        policy_kwargs={"net_arch": [6, 5], "head_gain": 1.0},
-        **arguments,
+        policy_kwargs={"net_arch": [6, 5]},
+        **settings,
     )
     before = [weight.detach().clone() for weight in model.policy.parameters()]
-    drawn = record_noise(model, arguments.get("n_noise_samples", 1))
+    drawn = record_noise(model, settings.get("n_noise_samples", 1))
     recorder = Recorder()
     model.learn(45 * n_envs, recorder)
 
@@ -100,10 +104,10 @@ def test_learning_equals_step_by_step_learning(
     if algorithm is BPTT:
         n_folded = 45
         drawn = [np.zeros((n_envs, 1, 1))] * 45
-    if arguments.get("antithetic"):
+    if settings.get("antithetic"):
         drawn = [np.concatenate((noise, -noise), axis=1) for noise in drawn]
     addends: dict[type, Any] = {
-        NRL: reference.nrl_trace(arguments.get("noise_normalization", ""), arguments.get("antithetic", False)),
+        NRL: reference.nrl_trace(settings.get("noise_normalization", ""), settings.get("antithetic", False)),
         RMHL: reference.rmhl_trace,
         BPTT: reference.bptt_trace,
     }
@@ -132,8 +136,8 @@ def test_only_steps_since_the_last_reward_are_credited(algorithm: Algorithm) -> 
         def _on_rollout_start(self) -> None:
             columns.append(model.policy.action_net.weight.detach().clone())
 
-    model = algorithm(
-        "MlpPolicy",
+    model = make(
+        algorithm,
         ClockEnv([rewards]),
         reward_timing="nonzero",
         scale_rpe=False,
@@ -148,8 +152,8 @@ def test_only_steps_since_the_last_reward_are_credited(algorithm: Algorithm) -> 
 
 def test_decay_weights_credit_by_age() -> None:
     decay = 0.7
-    model = BPTT(
-        "MlpPolicy",
+    model = make(
+        BPTT,
         ClockEnv([[0, 0, 0, 0, 1], [0, 0, 0, 0, 2]]),
         trace_decay=decay,
         scale_rpe=False,
@@ -170,7 +174,7 @@ def test_nothing_leaks_between_environments(algorithm: Algorithm) -> None:
         lambda: ClockEnv([[0, 0, 1]], n_inputs=7),
         lambda: ClockEnv([[0, 0, 0, 1], [0, 0, 0, 3]], n_inputs=7, offset=3),
     ]
-    model = algorithm("MlpPolicy", DummyVecEnv(environments), scale_rpe=False, seed=0, policy_kwargs={"net_arch": []})
+    model = make(algorithm, DummyVecEnv(environments), scale_rpe=False, seed=0, policy_kwargs={"net_arch": []})
     before = model.policy.action_net.weight.detach().clone()
     model.learn(2 * 24)
     moved = (model.policy.action_net.weight.detach() - before).abs().sum(0)
@@ -188,7 +192,7 @@ def test_memory_does_not_grow_with_the_episode(algorithm: Algorithm) -> None:
             return True
 
     env = gymnasium.wrappers.TimeLimit(ScriptedEnv([10**9]), 300)
-    model = algorithm("MlpPolicy", env, n_steps=32, seed=0)
+    model = make(algorithm, env, n_steps=32, seed=0)
     waiting = Waiting()
     model.learn(301, waiting)
     assert waiting.most == 31
