@@ -306,7 +306,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
         if self._hand_over_noise() or self.network.is_outdated():
             self._renew_network()
-        going_on, rewarded = True, bool(self.reward_predictor.due.any())
+        # What a stopped training left: a critic's window is to be filled, a reward time is not to be passed over.
+        going_on, rewarded = True, not self._has_critic and bool(self.reward_predictor.due.any())
         while (
             going_on
             and not rewarded
