@@ -226,7 +226,8 @@ class NoisyPolicy(BasePolicy):
         if self.critic:
             of_actor = [site for site in perturbation.sites if site.layer not in layers_of_critic]
             own = {id(parameter) for site in of_actor for parameter in site.layer.parameters(recurse=False)}
-            ends.insert(1, (of_actor[-1].nodes.stop, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
+            n_nodes = max((site.nodes.stop for site in of_actor), default=0)
+            ends.insert(1, (n_nodes, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
         self.networks = [Network(*map(slice, start, end)) for start, end in pairwise(ends)]
         return True
 
