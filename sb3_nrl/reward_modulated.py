@@ -343,7 +343,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if not isinstance(self.action_space, spaces.Box):
             return None
         new = np.random.standard_normal((self.n_envs, get_action_dim(self.action_space))).astype(np.float32)
-        correlation = self.policy.action_correlation
+        correlation = float(self.policy.action_correlation)  # NumPy's would make single precision double
         if correlation > 0 and self._deviations is not None:
             new = correlation * self._deviations + math.sqrt(1 - correlation**2) * new
         self._deviations = new
