@@ -237,7 +237,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if self.rollout_buffer.n_steps != self.n_steps:
             self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
             self.reward_predictor.restart()
-        optimized = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
+        groups = self.policy.optimizer.param_groups
+        heeded = self.vf_coef == 1 or any(group.get("critic") for group in groups)
+        check("vf_coef", self.vf_coef, heeded, '1 as long as no group of policy.optimizer has "critic": True')
+        optimized = {id(parameter) for group in groups for parameter in group["params"]}
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
