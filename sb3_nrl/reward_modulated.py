@@ -432,7 +432,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for parameter, gradient in zip(self.policy.perturbation.parameters, self.network.gradients, strict=True):
             parameter.grad = gradient
         before = deepcopy(self.network.weights())
-        rate = self.policy.optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in self.policy.optimizer.param_groups)
         finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
             with th.no_grad():
