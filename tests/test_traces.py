@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl import BPTT, NRL, PAPER, RMHL
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests import reference
 from tests.envs import Algorithm, ClockEnv, ScriptedEnv, arguments
@@ -121,6 +121,38 @@ def test_learning_equals_step_by_step_learning(
         assert (change - wanted_change).norm().item() < 2e-4 * max(wanted_change.norm().item(), 1e-3)
     assert model._n_updates > 5
     assert moved > 1e-3
+
+
+def test_papers_arguments_are_equations_13_to_17() -> None:
+    """Two episodes in NumPy: ξ is added to each layer, ρ = log π̃ - log π, e = Σ ρ ξ / ‖ξ‖² ⊗ x̃, W ← W + η δ e."""
+    model = NRL("MlpPolicy", ScriptedEnv([6, 9]), seed=1, device="cpu", **PAPER["NRL"])
+    hidden, head = before = [weight.detach().numpy().astype(float) for weight in model.policy.parameters()]
+    noise, recorder = record_noise(model, 1), Recorder()
+    model.learn(6 + 9, recorder)
+    after = [weight.detach().numpy() for weight in model.policy.parameters()]
+
+    def forward(x: np.ndarray, xi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the head received, and log π of all actions."""
+        h = hidden @ x + xi[:64]
+        y = np.where(h > 0, h, 0.1 * h)
+        logits = head @ y + xi[64:]
+        return y, logits - np.log(np.exp(logits).sum())
+
+    traces = [np.zeros_like(weight) for weight in before]
+    for step, xi_ESN in zip(recorder.steps[6:], noise[6:], strict=True):
+        x, action, xi = step["obs"][0].astype(float), step["actions"][0], xi_ESN[0, 0].astype(float)
+        y, noisy = forward(x, xi)
+        rho = noisy[action] - forward(x, np.zeros_like(xi))[1][action]
+        for trace, part, received in zip(traces, (xi[:64], xi[64:]), (x, y), strict=True):
+            trace += rho * np.outer(part, received) / (xi @ xi)
+    first, second = (sum(step["rewards"][0] for step in part) for part in (recorder.steps[:6], recorder.steps[6:]))
+    delta = (second - first) / second  # the running average is the first return
+    assert delta != 0
+    assert model.reward_predictor.average[0] == pytest.approx(first + 0.66 * (second - first))
+    for start, end, trace in zip(before, after, traces, strict=True):
+        change = 5e-2 * delta * trace
+        assert np.linalg.norm(change) > 1e-4
+        assert np.linalg.norm(end - start - change) < 0.01 * np.linalg.norm(change)
 
 
 @pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
