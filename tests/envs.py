@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_nrl import BPTT, NRL, PAPER, RMHL
 
@@ -23,7 +24,7 @@ each_rule = pytest.mark.parametrize(
 """What users get, which is a critic for NRL and BPTT, and ``AVERAGE``."""
 
 
-def arguments(algorithm: Algorithm, rule: str, **settings: Any) -> dict[str, Any]:
+def arguments(algorithm: type[BaseAlgorithm], rule: str, **settings: Any) -> dict[str, Any]:
     """
     Arguments of an algorithm.
 

@@ -31,11 +31,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import sb3_nrl.zoo
+import tests.envs
 from sb3_nrl import NRL, RMHL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.cli import main
 from sb3_nrl.zoo import ALGORITHMS, ExperimentManager, config_file
-from tests.envs import arguments
 
 PNG = b"\x89PNG"
 
@@ -668,7 +668,7 @@ def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path, trial: int) -> No
     ("algo", "fixed"),
     [
         *(
-            (algo, arguments(ALGORITHMS[algo], "average", reward_timing=timing))
+            (algo, tests.envs.arguments(ALGORITHMS[algo], "average", reward_timing=timing))
             for algo in ALGORITHMS
             for timing in ("episode", "step")
         ),
