@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.checks import check, is_count
+from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.noise import sample_noise
 from sb3_nrl.perturbation import NodePerturbation
 
@@ -141,7 +141,8 @@ class NoisyPolicy(BasePolicy):
             raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
         if not math.isfinite(log_std_init):
             raise ValueError(f"log_std_init={log_std_init!r}: must be finite")
-        check("action_correlation", action_correlation, 0 <= action_correlation < 1, "in [0, 1)")
+        correlated = is_number(action_correlation, 0) and action_correlation < 1
+        check("action_correlation", action_correlation, correlated or action_correlation == 0, "in [0, 1)")
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain
@@ -225,7 +226,8 @@ class NoisyPolicy(BasePolicy):
         if self.critic:
             of_actor = [site for site in perturbation.sites if site.layer not in layers_of_critic]
             own = {id(parameter) for site in of_actor for parameter in site.layer.parameters(recurse=False)}
-            ends.insert(1, (of_actor[-1].nodes.stop, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
+            n_nodes = max((site.nodes.stop for site in of_actor), default=0)
+            ends.insert(1, (n_nodes, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
         self.networks = [Network(*map(slice, start, end)) for start, end in pairwise(ends)]
         return True
 

@@ -237,7 +237,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if self.rollout_buffer.n_steps != self.n_steps:
             self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
             self.reward_predictor.restart()
-        optimized = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
+        groups = self.policy.optimizer.param_groups
+        heeded = self.vf_coef == 1 or any(group.get("critic") for group in groups)
+        check("vf_coef", self.vf_coef, heeded, '1 as long as no group of policy.optimizer has "critic": True')
+        optimized = {id(parameter) for group in groups for parameter in group["params"]}
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
@@ -306,7 +309,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
         if self._hand_over_noise() or self.network.is_outdated():
             self._renew_network()
-        going_on, rewarded = True, bool(self.reward_predictor.due.any())
+        # What a stopped training left: a critic's window is to be filled, a reward time is not to be passed over.
+        going_on, rewarded = True, not self._has_critic and bool(self.reward_predictor.due.any())
         while (
             going_on
             and not rewarded
@@ -342,7 +346,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if not isinstance(self.action_space, spaces.Box):
             return None
         new = np.random.standard_normal((self.n_envs, get_action_dim(self.action_space))).astype(np.float32)
-        correlation = self.policy.action_correlation
+        correlation = float(self.policy.action_correlation)  # NumPy's would make single precision double
         if correlation > 0 and self._deviations is not None:
             new = correlation * self._deviations + math.sqrt(1 - correlation**2) * new
         self._deviations = new
@@ -428,7 +432,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for parameter, gradient in zip(self.policy.perturbation.parameters, self.network.gradients, strict=True):
             parameter.grad = gradient
         before = deepcopy(self.network.weights())
-        rate = self.policy.optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in self.policy.optimizer.param_groups)
         finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
         if finite:
             with th.no_grad():

@@ -27,10 +27,10 @@ _N_BEST = 10
 Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
 
 
-def _suggest(trial: optuna.Trial) -> dict[str, Any]:
+def _suggest(trial: optuna.Trial, prediction: str = "critic") -> dict[str, Any]:
     """
-    The parameters that all three algorithms have. Who predicts rewards, and when they count, is not searched: the zoo
-    keeps what the config says of it with the study.
+    The parameters that all three algorithms have. Who predicts rewards (by default ``prediction``), and when they
+    count, is not searched: the zoo keeps what the config says of it with the study.
     """
     suggested: dict[str, Any] = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 0.3, log=True),
@@ -39,7 +39,7 @@ def _suggest(trial: optuna.Trial) -> dict[str, Any]:
         **{name: trial.suggest_categorical(name, choices) for name, choices in _POLICY_KWARGS.items()},
     }
     config = trial.study.user_attrs
-    if config.get("reward_prediction") == "critic":
+    if config.get("reward_prediction", prediction) == "critic":
         suggested["gamma"] = trial.suggest_categorical("gamma", [0.9, 0.95, 0.98, 0.99, 0.995])
         suggested["trace_decay"] = trial.suggest_float("trace_decay", 0.8, 0.99)
         suggested["n_steps"] = trial.suggest_categorical("n_steps", [4, 8, 16, 32])
@@ -59,7 +59,7 @@ def suggest_bptt(trial: optuna.Trial) -> dict[str, Any]:
 
 def suggest_rmhl(trial: optuna.Trial) -> dict[str, Any]:
     """:return: The trial's parameters for RMHL, whose noise has to explore as well"""
-    return {**_suggest(trial), "noise_std": trial.suggest_float("noise_std", 1e-3, 1.0, log=True)}
+    return {**_suggest(trial, "average"), "noise_std": trial.suggest_float("noise_std", 1e-3, 1.0, log=True)}
 
 
 def suggest_nrl(trial: optuna.Trial) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.callbacks import GradientAlignmentCallback, HyperparametersCallback
-from tests.envs import Algorithm, ScriptedEnv
+from tests.envs import Algorithm, ScriptedEnv, arguments, each_rule
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 
@@ -38,11 +38,13 @@ class Memory(KVWriter):
         pass
 
 
-def make(algorithm: Algorithm, n_envs: int = 1, **settings: Any) -> Any:
+def make(algorithm: Algorithm, n_envs: int = 1, rule: str = "average", **settings: Any) -> Any:
     """A model that acts in episodes of 7, 11 and 5 steps, with rewards for one of three actions."""
     env = DummyVecEnv([lambda: ScriptedEnv([7, 11, 5])] * n_envs)
     kwargs = {"net_arch": [8], "head_gain": 1.0, "use_bias": True}
-    return algorithm("MlpPolicy", env, seed=0, device="cpu", **{"policy_kwargs": kwargs, **settings})
+    return algorithm(
+        "MlpPolicy", env, seed=0, device="cpu", **arguments(algorithm, rule, policy_kwargs=kwargs, **settings)
+    )
 
 
 def alignments(model: Any, n_steps: int, *callbacks: BaseCallback, **learn: Any) -> list[float]:
@@ -60,17 +62,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "decaying traces": {"n_envs": 2, "n_steps": 3, "trace_decay": 0.8, "reward_timing": "nonzero"},
     "every step": {"n_envs": 2, "reward_timing": "step"},
 }
-CRITIC: dict[str, Any] = {
-    "n_envs": 2,
-    "n_steps": 4,
-    "reward_prediction": "critic",
-    "reward_timing": "step",
-    "gamma": 0.9,
-    "trace_decay": 0.8,
-}
+CRITIC: dict[str, Any] = {"n_envs": 2, "n_steps": 4, "rule": "default"}
 with_and_without_critic = pytest.mark.parametrize(
     "settings", [*SETTINGS.values(), CRITIC], ids=[*SETTINGS.keys(), "critic"]
 )
+with_either_rule = pytest.mark.parametrize("rule", ["default", "average"])
 
 
 @with_and_without_critic
@@ -125,7 +121,7 @@ def test_cosine_is_that_of_the_update_and_the_gradient_of_the_steps(algorithm: A
 
 
 @each_algorithm
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@with_and_without_critic
 def test_training_does_not_notice(algorithm: Algorithm, settings: dict[str, Any]) -> None:
     def train(*callbacks: BaseCallback) -> np.ndarray:
         model = make(algorithm, **settings)
@@ -144,6 +140,7 @@ def test_it_goes_with_the_end_of_training() -> None:
     assert len(values) == n_values > 0
 
 
+@with_either_rule
 @pytest.mark.parametrize(
     ("policy", "env"),
     [
@@ -154,27 +151,29 @@ def test_it_goes_with_the_end_of_training() -> None:
     ],
     ids=["box", "multi-binary", "image", "dict"],
 )
-def test_every_kind_of_network_and_action(policy: str, env: Callable[[], gymnasium.Env]) -> None:
+def test_every_kind_of_network_and_action(policy: str, env: Callable[[], gymnasium.Env], rule: str) -> None:
     rng = np.random.default_rng(0)
     envs = DummyVecEnv([lambda: TransformReward(env(), lambda _: rng.normal())] * 2)
-    model = BPTT(policy, envs, reward_timing="step", seed=0, device="cpu", policy_kwargs={"head_gain": 1.0})
+    settings = {"n_steps": 4, "reward_timing": "step", "policy_kwargs": {"head_gain": 1.0}}
+    model = BPTT(policy, envs, seed=0, device="cpu", **arguments(BPTT, rule, **settings))
     values = alignments(model, 40)
     assert len(values) > 2
     assert values == pytest.approx([1.0] * len(values), abs=1e-3)
 
 
-def test_updates_for_steps_that_it_did_not_see_are_left_out() -> None:
+@with_either_rule
+def test_updates_for_steps_that_it_did_not_see_are_left_out(rule: str) -> None:
     """Both environments are in an episode when the callback comes, with steps of it in their traces."""
-    model = make(BPTT, n_envs=2, n_steps=2, learning_rate=0.05)
+    model = make(BPTT, n_envs=2, rule=rule, n_steps=2, learning_rate=0.05)
     model.learn(2 * 12)
     values = alignments(model, 2 * 100, reset_num_timesteps=False)
     assert len(values) > 5
     assert values == pytest.approx([1.0] * len(values), abs=1e-4)
 
 
-@each_algorithm
-def test_checkpoints_are_saved_beside_it(algorithm: Algorithm, tmp_path: Path) -> None:
-    model = make(algorithm)
+@each_rule
+def test_checkpoints_are_saved_beside_it(algorithm: Algorithm, rule: str, tmp_path: Path) -> None:
+    model = make(algorithm, rule=rule)
     alignments(model, 30, CheckpointCallback(10, str(tmp_path)))
     loaded = algorithm.load(tmp_path / "rl_model_30_steps.zip", env=model.get_env(), device="cpu")
     assert alignments(loaded, 60)

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
@@ -185,7 +186,7 @@ def test_each_environment_has_time_limits_of_its_own() -> None:
 class Numbered(gymnasium.Env):
     """Observations that are whole numbers, alone or in a dictionary; infinite ones at the end if asked for."""
 
-    action_space = spaces.Discrete(2)
+    action_space: spaces.Space = spaces.Discrete(2)
 
     def __init__(self, space: spaces.Space, observation: Any, last: Any) -> None:
         self.observation_space, self.observation, self.last = space, observation, last
@@ -270,7 +271,8 @@ def test_change_is_what_the_errors_of_each_step_make_of_its_trace(n_at_once: int
 def test_exact_updates_are_those_of_double_precision_autograd(n_envs: int) -> None:
     """Weights after a training by W ← W + η Σ δ e, with e ← γ_e e + ∇(log π(a|s) + V(s))."""
     rate, gamma, decay = 0.05, CRITIC["gamma"], CRITIC["trace_decay"]
-    model = make(BPTT, n_envs, learning_rate=rate, scale_rpe=False)
+    sgd = {**SMALL, "optimizer_class": th.optim.SGD}
+    model = make(BPTT, n_envs, learning_rate=rate, scale_rpe=False, max_grad_norm=None, policy_kwargs=sgd)
     start = make(BPTT, n_envs).policy.double()
     seen: list[dict[str, np.ndarray]] = []
 
@@ -342,8 +344,10 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         model.policy.perturbation.split(th.as_tensor(model.network.outer(*model._credit(steps), 1))[0])
         for model in (nrl, bptt)
     )
-    sizes = [nodes.stop - nodes.start for nodes in nrl.policy.networks]
-    for (name, parameter), one, two in zip(nrl.policy.named_parameters(), estimated, exact, strict=True):
+    sizes = [nodes.stop - nodes.start for nodes, _ in nrl.policy.networks]
+    names = {parameter: name for name, parameter in nrl.policy.named_parameters()}
+    for parameter, one, two in zip(nrl.policy.perturbation.parameters, estimated, exact, strict=True):
+        name = names[parameter]
         of_critic = name.startswith("v")
         n = {"unbiased": 1, "network": sizes[of_critic], "layer": len(parameter)}[noise_normalization]
         if n > 2 or noise_normalization != "layer":  # else the estimate has no finite variance
@@ -399,8 +403,10 @@ def test_quick_network_follows_a_changed_critic(change: str) -> None:
 
 def test_actor_and_critic_do_not_perturb_each_other() -> None:
     policy = make(NRL, noise_std=0.5).policy
-    actor, critic = policy.networks
+    (actor, actors_weights), (critic, critics_weights) = policy.networks
     assert (actor, critic) == (slice(0, 6 + 5 + 3), slice(14, 14 + 7 + 1))
+    n_weights = 5 * 6 + 7 * 5 + 6 * 3
+    assert (actors_weights, critics_weights) == (slice(0, n_weights), slice(n_weights, n_weights + 5 * 7 + 8 * 1))
     obs, actions = th.randn(4, 4), th.zeros(4, dtype=th.long)
     clean = policy.noisy_pass(obs, actions, th.zeros(4, 22)).objectives
     for silent, changed in ((actor, 1), (critic, 0)):
@@ -448,6 +454,249 @@ def test_forward_passes_only_and_noisy_ones_on_request(
     model.learn(40)
     assert model._n_updates > 0
     assert set(passes) == ({"noisy"} if clean_passes else {"noisy", "clean"})
+
+
+# The step
+
+SGD = {**SMALL, "optimizer_class": th.optim.SGD}
+
+
+def flat_weights(model: RewardModulatedAlgorithm) -> np.ndarray:
+    """All weights that learn, as a change of them is."""
+    return np.concatenate([weight.detach().numpy().ravel() for weight in model.policy.perturbation.parameters])
+
+
+@pytest.mark.parametrize("frozen", [(), ("action_net.bias", "vf_hidden_net.0.weight"), ("log_std_net.weight",)])
+def test_weights_of_the_actor_come_before_those_of_the_critic(frozen: tuple[str, ...]) -> None:
+    policy = make(NRL, space=SPACES[3]).policy
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    policy.find_layers()
+    names = {parameter: name for name, parameter in policy.named_parameters()}
+    layers = ("hidden_net.0", "hidden_net.2", "action_net", "log_std_net", "vf_hidden_net.0", "value_net")
+    in_order = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    in_order.remove("log_std_net.bias")
+    learning = [name for name in in_order if name not in frozen]
+    assert [names[parameter] for parameter in policy.perturbation.parameters] == learning
+    n_actor, n_all = (
+        sum(policy.get_parameter(name).numel() for name in learning if not (actor and name.startswith("v")))
+        for actor in (True, False)
+    )
+    assert [network.weights for network in policy.networks] == [slice(0, n_actor), slice(n_actor, n_all)]
+
+
+@pytest.mark.parametrize(
+    ("bound", "actors", "critics"), [(0.5, 0.1, 1.0), (0.03, 0.006, 0.1), (5.0, 1.0, 1.0), (None, 1.0, 1.0)]
+)
+def test_changes_of_actor_and_critic_are_clipped_apart(bound: float | None, actors: float, critics: float) -> None:
+    """The actor's change has a norm of 5, the critic's of 0.3."""
+    model = make(NRL, learning_rate=0.1, max_grad_norm=bound, policy_kwargs=SGD)
+    actor, critic = (network.weights for network in model.policy.networks)
+    change = np.zeros(critic.stop, np.float32)
+    change[actor.start], change[actor.stop - 1] = 3, -4
+    change[critic.start], change[critic.stop - 1] = 0.1, 0.2 * 2**0.5
+    factors = np.where(np.arange(critic.stop) < actor.stop, actors, critics)
+    before = flat_weights(model)
+    assert model._step(change) == pytest.approx((5**2 + 0.3**2) ** 0.5)
+    np.testing.assert_allclose(flat_weights(model) - before, 0.1 * factors * change, rtol=1e-4, atol=1e-6)
+
+
+@each_algorithm
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("rate", [0.02, lambda progress: 0.02 * progress], ids=["constant", "schedule"])
+def test_critic_has_a_learning_rate_of_its_own(algorithm: Any, rate: Any, saved: bool, tmp_path: Any) -> None:
+    """One update, at three quarters of what remains to be learned."""
+
+    def change(vf_coef: float) -> tuple[np.ndarray, np.ndarray]:
+        model = make(algorithm, learning_rate=rate, vf_coef=vf_coef, policy_kwargs=SGD)
+        if saved:
+            model.save(tmp_path / "model")
+            model = algorithm.load(tmp_path / "model", env=model.get_env(), device="cpu")
+            model.set_random_seed(0)
+        before = flat_weights(model)
+        model.learn(16, lambda *_: model.num_timesteps < 5)
+        assert model._n_updates == 1
+        assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(0.02 if rate == 0.02 else 0.015)
+        actor, critic = (network.weights for network in model.policy.networks)
+        return (flat_weights(model) - before)[actor], (flat_weights(model) - before)[critic]
+
+    (actor, critic), (same_actor, faster_critic) = change(1.0), change(3.0)
+    assert np.abs(actor).max() > 1e-4
+    assert np.abs(critic).max() > 1e-4
+    np.testing.assert_array_equal(same_actor, actor)
+    np.testing.assert_allclose(faster_critic, 3 * critic, rtol=1e-3, atol=1e-6)
+
+
+@each_algorithm
+def test_critics_learning_rate_can_be_changed_between_trainings(algorithm: Any) -> None:
+    model = make(algorithm, learning_rate=0.02)
+    for vf_coef in (1.0, 3.0, 0.5):
+        model.vf_coef = vf_coef
+        model.learn(8, reset_num_timesteps=False)
+        assert [group["lr"] for group in model.policy.optimizer.param_groups] == pytest.approx([0.02, 0.02 * vf_coef])
+
+
+@each_algorithm
+def test_an_optimizer_that_does_not_know_the_critic_is_refused_where_it_matters(algorithm: Any) -> None:
+    model = make(algorithm, learning_rate=0.02)
+    policy = model.policy
+    policy.optimizer = th.optim.SGD(policy.parameters(), lr=1.0)
+    model.learn(8)
+    assert model._n_updates == 2
+    model.vf_coef = 2.0
+    with pytest.raises(ValueError, match=r"^vf_coef=2.0: must be 1 as long as no group of policy.optimizer has"):
+        model.learn(8)
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "critic": True}]
+    for name, parameter in policy.named_parameters():
+        groups[name.startswith("v")]["params"].append(parameter)
+    policy.optimizer = th.optim.SGD(groups, lr=1.0)
+    model.learn(8)
+    assert [group["lr"] for group in policy.optimizer.param_groups] == [0.02, 0.04]
+
+
+@pytest.mark.parametrize("vf_coef", [1e38, 1e100])
+def test_a_critic_that_learns_too_fast_is_refused_and_changes_nothing(vf_coef: float) -> None:
+    model = make(NRL, learning_rate=1.0, vf_coef=vf_coef, policy_kwargs=SGD)
+    before = flat_weights(model)
+    with pytest.raises(FloatingPointError, match="Update 1 was refused"):
+        model.learn(8)
+    np.testing.assert_array_equal(flat_weights(model), before)
+
+
+@each_algorithm
+@pytest.mark.parametrize("of_critic", [False, True], ids=["actor", "critic"])
+def test_a_whole_network_can_be_frozen(algorithm: Any, of_critic: bool) -> None:
+    model = make(algorithm, learning_rate=0.05)
+    for name, parameter in model.policy.named_parameters():
+        parameter.requires_grad_(name.startswith("v") != of_critic)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(16)
+    changed = {name for name, value in model.policy.state_dict().items() if not value.equal(before[name])}
+    assert changed == {name for name in before if name.startswith("v") != of_critic}
+
+
+# Exploration
+
+
+class Still(Numbered):
+    """Always the same observation, episodes of three steps, and actions that are never clipped."""
+
+    action_space = spaces.Box(-100, 100, (2,), np.float32)
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-1, 1, (4,)), np.ones(4, np.float32), np.ones(4, np.float32))
+
+
+def make_explorer(correlation: Any = 0.8, hooked: bool = False, **settings: Any) -> Any:
+    """Two environments and a policy that does not change, with a standard deviation of its own for each component."""
+    kwargs = {**SMALL, "action_correlation": correlation}
+    settings = {**CRITIC, "learning_rate": 0.0, "policy_kwargs": kwargs, **settings}
+    model = NRL("MlpPolicy", DummyVecEnv([Still] * 2), **settings)
+    model.policy.log_std_net.weight.data.copy_(th.tensor([[0.5], [-1.0]]))
+    if hooked:
+        model.policy.action_net.register_forward_hook(lambda *_: None)
+    return model
+
+
+def explore(model: Any, n_steps: int, **learn: Any) -> tuple[np.ndarray, np.ndarray]:
+    """How many standard deviations the actions of a training are from their means, shape (T, E, A), and log π."""
+    actions, log_probs = [], []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        assert local["actions"].dtype == np.float32
+        actions.append(local["actions"].astype(float))
+        log_probs.append(local["log_probs"])
+        return True
+
+    model.learn(2 * n_steps, watch, **learn)
+    gaussian = model.policy.get_distribution(th.ones(1, 4)).distribution
+    mean, std = (values.detach().double().numpy() for values in (gaussian.mean, gaussian.stddev))
+    return (np.array(actions) - mean) / std, np.array(log_probs)
+
+
+def drawn(n_steps: int) -> np.ndarray:
+    """What NumPy's generator gives after this seed, shape (T, E, A)."""
+    set_random_seed(5)
+    return np.array([np.random.standard_normal((2, 2)) for _ in range(n_steps)])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8, np.float64(0.8)], ids=str)
+@pytest.mark.parametrize("hooked", [False, True])
+def test_deviations_follow_from_those_of_the_step_before(correlation: float, hooked: bool) -> None:
+    """z ← c z + √(1 - c²) ε through episodes and trainings; the density of an action is that of the action alone."""
+    model = make_explorer(correlation=correlation, hooked=hooked)
+    new = drawn(15)
+    set_random_seed(5)
+    parts = [explore(model, 10), explore(model, 5, reset_num_timesteps=False)]
+    assert isinstance(model.network, NumpyNetwork) is not hooked
+    z, log_probs = (np.concatenate(part) for part in zip(*parts, strict=True))
+    expected = new.copy()
+    for step in range(1, 15):
+        expected[step] = correlation * expected[step - 1] + (1 - correlation**2) ** 0.5 * new[step]
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+    densities = -0.5 * expected**2 - 0.5 * np.log(2 * np.pi) - [0.5, -1.0]
+    np.testing.assert_allclose(log_probs, densities.sum(2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("restart", ["learn", "set_env", "load"])
+def test_deviations_start_anew_where_the_environments_do(restart: str, tmp_path: Any) -> None:
+    model = make_explorer()
+    explore(model, 7)
+    if restart == "set_env":
+        model.set_env(DummyVecEnv([Still] * 2))
+    elif restart == "load":
+        model.save(tmp_path / "model")
+        model = NRL.load(tmp_path / "model", env=DummyVecEnv([Still] * 2), device="cpu")
+        assert model.policy.action_correlation == 0.8
+    new = drawn(2)
+    set_random_seed(5)
+    z, _ = explore(model, 2, reset_num_timesteps=restart == "learn")
+    np.testing.assert_allclose(z, [new[0], 0.8 * new[0] + 0.6 * new[1]], rtol=1e-4, atol=1e-5)
+
+
+def test_deviations_have_unit_variance_and_components_of_their_own() -> None:
+    model = make_explorer(correlation=0.6)
+    z = np.array([model._deviate().ravel() for _ in range(20_000)])
+    # They tell as much of a variance as 20,000 (1 - 0.36) / (1 + 0.36) = 9,400 independent ones: its error is 0.015.
+    assert z.var(axis=0) == pytest.approx(np.ones(4), abs=0.06)
+    for lag in (1, 2, 5):
+        correlations = np.corrcoef(z[lag:].T, z[:-lag].T)[:4, 4:]
+        np.testing.assert_allclose(correlations, 0.6**lag * np.eye(4), atol=0.06)
+
+
+@pytest.mark.parametrize("clean_passes", [None, 3])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_networks_agree_on_actions_so_many_standard_deviations_from_their_means(
+    clean_passes: int | None, noisy: bool
+) -> None:
+    policy = make_explorer(clean_passes=clean_passes, noise_std=0.3).policy
+    generator = np.random.default_rng(0)
+    obs, z = (generator.normal(size=(9, n)).astype(np.float32) for n in (4, 2))
+    noise = policy.sample_noise(9) if noisy else None
+    seen = []
+    for network in (NumpyNetwork(policy), TorchNetwork(policy)):
+        th.manual_seed(0)
+        seen.append(network.act(obs, None if noise is None else network.array(noise), z))
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_are_not_correlated_and_do_not_disturb_a_training() -> None:
+    kept = make_explorer(correlation=0.99)
+    explore(kept, 4)
+    before = kept._deviations.copy()
+    gaussian = kept.policy.get_distribution(th.ones(1, 4)).distribution
+    mean, std = gaussian.mean.detach().numpy()[0], gaussian.stddev.detach().numpy()[0]
+    np.testing.assert_allclose(kept.predict(np.ones(4, np.float32), deterministic=True)[0], mean, rtol=1e-5)
+    z = np.array([(kept.predict(np.ones(4, np.float32))[0] - mean) / std for _ in range(1000)])
+    assert z.std(axis=0) == pytest.approx([1, 1], abs=0.1)
+    assert abs(np.corrcoef(z[1:, 0], z[:-1, 0])[0, 1]) < 0.15
+    np.testing.assert_array_equal(kept._deviations, before)
+
+
+def test_a_saved_policy_keeps_its_correlation(tmp_path: Any) -> None:
+    make_explorer().policy.save(tmp_path / "policy")
+    assert NoisyPolicy.load(tmp_path / "policy").action_correlation == 0.8
 
 
 # What a user sees
@@ -534,6 +783,10 @@ def test_gamma_changed_between_trainings_takes_effect(algorithm: Any) -> None:
         (
             {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0, "ent_coef": 0.1},
             "ent_coef=0.1: must be 0 with reward_prediction",
+        ),
+        (
+            {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0, "vf_coef": 2.0},
+            "vf_coef=2.0: must be 1 with reward_prediction",
         ),
     ],
 )

@@ -21,19 +21,23 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL
-from tests.envs import Algorithm, ScriptedEnv
+from tests.envs import AVERAGE, Algorithm, ScriptedEnv, arguments, each_rule
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 
 
-def make(algorithm: Algorithm, env: Any = None, policy: Any = "MlpPolicy", **settings: Any) -> Any:
+def make(
+    algorithm: Algorithm, env: Any = None, policy: Any = "MlpPolicy", rule: str = "default", **settings: Any
+) -> Any:
     defaults: dict[str, Any] = {
         "learning_rate": 0.05,
+        "n_steps": 16,
         "seed": 0,
         "device": "cpu",
         "policy_kwargs": {"net_arch": [8], "head_gain": 1.0},
     }
-    return algorithm(policy, ScriptedEnv([5]) if env is None else env, **{**defaults, **settings})
+    given = arguments(algorithm, rule, **{**defaults, **settings})
+    return algorithm(policy, ScriptedEnv([5]) if env is None else env, **given)
 
 
 def weights(model: BaseAlgorithm) -> np.ndarray:
@@ -44,6 +48,7 @@ def weights(model: BaseAlgorithm) -> np.ndarray:
 
 ALL = (NRL, RMHL, BPTT)
 NOISY = (NRL, RMHL)
+CRITIC = (NRL, BPTT)
 
 BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     (ALL, "learning_rate", [-1e-3, math.nan, math.inf, lambda progress: -progress]),
@@ -60,6 +65,10 @@ BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     ((NRL,), "n_noise_samples", [0, -1, 1.5, True]),
     ((NRL,), "antithetic", [None, 1, "yes"]),
     ((NRL,), "clean_passes", [0, 1, -2, 2.5, True]),
+    (CRITIC, "reward_prediction", ["", "Critic", None]),
+    (CRITIC, "gamma", [0, -0.5, 1.01, math.nan]),
+    (CRITIC, "ent_coef", [-0.1, math.nan, math.inf]),
+    (CRITIC, "vf_coef", [0, -1.0, math.nan, math.inf, None]),
 ]
 
 GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
@@ -78,28 +87,42 @@ GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     ((NRL,), "antithetic", [True]),
     ((NRL,), "clean_passes", [None, 2]),
 ]
+GOOD_WITH_A_CRITIC: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
+    (CRITIC, "gamma", [1, 1.0, 1e-6]),
+    (CRITIC, "ent_coef", [0, 10]),
+    (CRITIC, "vf_coef", [1, 1e-6, 10]),
+    *(
+        (tuple(algorithm for algorithm in algorithms if algorithm is not RMHL), argument, values)
+        for algorithms, argument, values in GOOD_ARGUMENTS
+        if argument != "reward_timing"
+    ),
+]
 
 
-def rows(table: list[tuple[tuple[Algorithm, ...], str, list[Any]]]) -> list[Any]:
+def rows(rule: str, table: list[tuple[tuple[Algorithm, ...], str, list[Any]]]) -> list[Any]:
     return [
-        pytest.param(algorithm, argument, value, id=f"{algorithm.__name__}-{argument}-{value!r:.12}")
+        pytest.param(rule, algorithm, argument, value, id=f"{rule}-{algorithm.__name__}-{argument}-{value!r:.12}")
         for algorithms, argument, values in table
         for algorithm in algorithms
         for value in values
     ]
 
 
-@pytest.mark.parametrize(("algorithm", "argument", "value"), rows(BAD_ARGUMENTS))
-def test_argument_out_of_range_is_refused_by_name(algorithm: Algorithm, argument: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("rule", "algorithm", "argument", "value"), [*rows("average", BAD_ARGUMENTS), *rows("default", BAD_ARGUMENTS)]
+)
+def test_argument_out_of_range_is_refused_by_name(rule: str, algorithm: Algorithm, argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}\b"):
-        make(algorithm, **{argument: value})
+        make(algorithm, rule=rule, **{argument: value})
 
 
-@pytest.mark.parametrize(("algorithm", "argument", "value"), rows(GOOD_ARGUMENTS))
+@pytest.mark.parametrize(
+    ("rule", "algorithm", "argument", "value"), [*rows("average", GOOD_ARGUMENTS), *rows("default", GOOD_WITH_A_CRITIC)]
+)
 def test_argument_at_the_edge_of_its_range_learns_finite_weights(
-    algorithm: Algorithm, argument: str, value: Any
+    rule: str, algorithm: Algorithm, argument: str, value: Any
 ) -> None:
-    model = make(algorithm, **{argument: value})
+    model = make(algorithm, rule=rule, **{argument: value})
     before = weights(model)
     model.learn(25)
     assert np.isfinite(weights(model)).all()
@@ -109,12 +132,12 @@ def test_argument_at_the_edge_of_its_range_learns_finite_weights(
 @each_algorithm
 def test_trace_decay_needs_traces_that_last(algorithm: Algorithm) -> None:
     with pytest.raises(ValueError, match=r"trace_decay.*reward_timing=.step"):
-        make(algorithm, reward_timing="step", trace_decay=0.9)
+        make(algorithm, rule="average", reward_timing="step", trace_decay=0.9)
 
 
-@each_algorithm
-def test_load_checks_arguments_too(algorithm: Algorithm, tmp_path: Path) -> None:
-    make(algorithm).save(tmp_path / "model")
+@each_rule
+def test_load_checks_arguments_too(algorithm: Algorithm, rule: str, tmp_path: Path) -> None:
+    make(algorithm, rule=rule).save(tmp_path / "model")
     with pytest.raises(ValueError, match="reward_smoothing=7"):
         algorithm.load(tmp_path / "model", device="cpu", reward_smoothing=7)
 
@@ -135,12 +158,16 @@ def test_load_checks_arguments_too(algorithm: Algorithm, tmp_path: Path) -> None
         ("head_gain", math.inf),
         ("log_std_init", math.nan),
         ("log_std_init", math.inf),
+        ("action_correlation", -0.1),
+        ("action_correlation", 1),
+        ("action_correlation", math.nan),
+        ("action_correlation", None),
     ],
     ids=lambda value: re.sub(r"\W+", "_", str(value)),
 )
 def test_policy_argument_out_of_range_is_refused_by_name(algorithm: Algorithm, argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}\b"):
-        make(algorithm, "Pendulum-v1", policy_kwargs={argument: value})
+        make(algorithm, "Pendulum-v1", rule="average", policy_kwargs={argument: value})
 
 
 @each_algorithm
@@ -233,23 +260,27 @@ def extractor_kwargs(layer: Callable[[], nn.Module], frozen: bool) -> dict[str, 
     }
 
 
-@each_algorithm
+@each_rule
 @each_unreachable_layer
 def test_layer_that_would_never_learn_is_refused_by_name(
-    algorithm: Algorithm, layer: Callable[[], nn.Module], named: str
+    algorithm: Algorithm, rule: str, layer: Callable[[], nn.Module], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
-        make(algorithm, policy_kwargs=extractor_kwargs(layer, frozen=False))
+        make(algorithm, rule=rule, policy_kwargs=extractor_kwargs(layer, frozen=False))
 
 
-@each_algorithm
+@each_rule
 @each_unreachable_layer
 @pytest.mark.parametrize("optimizer_class", [th.optim.SGD, th.optim.AdamW])
 def test_frozen_layer_is_accepted_and_stays(
-    algorithm: Algorithm, layer: Callable[[], nn.Module], named: str, optimizer_class: type[th.optim.Optimizer]
+    algorithm: Algorithm,
+    rule: str,
+    layer: Callable[[], nn.Module],
+    named: str,
+    optimizer_class: type[th.optim.Optimizer],
 ) -> None:
     kwargs = {**extractor_kwargs(layer, frozen=True), "optimizer_class": optimizer_class}
-    model = make(algorithm, policy_kwargs={**kwargs, "optimizer_kwargs": {"weight_decay": 0.1}})
+    model = make(algorithm, rule=rule, policy_kwargs={**kwargs, "optimizer_kwargs": {"weight_decay": 0.1}})
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.learn(30)
     changed = {name for name, value in model.policy.state_dict().items() if not th.equal(value, before[name])}
@@ -260,7 +291,10 @@ def test_frozen_layer_is_accepted_and_stays(
 
 FAULTY_ENV = 1
 OVERFLOW = "ignore:(overflow|invalid value) encountered:RuntimeWarning"
-REWARD_TIMINGS = ("episode", "step", "nonzero")
+REWARD_TIMES: dict[str, dict[str, Any]] = {
+    **{timing: {"rule": "average", "reward_timing": timing} for timing in ("episode", "step", "nonzero")},
+    "critic": {"n_steps": 4},
+}
 Obs = np.ndarray | dict[str, np.ndarray]
 
 
@@ -317,25 +351,31 @@ def naming(*parts: str) -> str:
     return "(?i)" + "".join(rf"(?=.*{re.escape(part)}(?!\w))" for part in parts)
 
 
-@each_algorithm
-@pytest.mark.parametrize("reward_timing", REWARD_TIMINGS)
+@pytest.mark.parametrize(
+    ("algorithm", "times"),
+    [(algorithm, times) for algorithm in ALL for times in REWARD_TIMES if algorithm is not RMHL or times != "critic"],
+)
 @pytest.mark.parametrize(
     ("fault", "value"),
     [("reward", math.nan), ("reward", -math.inf), ("observation", math.nan), ("observation", math.inf)],
 )
 @pytest.mark.parametrize("at", [13, 15], ids=["amid-an-episode", "at-its-end"])
 def test_fault_is_named_and_changes_no_weight(
-    algorithm: Algorithm, reward_timing: str, fault: str, value: float, at: int
+    algorithm: Algorithm, times: str, fault: str, value: float, at: int
 ) -> None:
     envs = faulty_envs(fault, at, value)
-    model = make(algorithm, envs, reward_timing=reward_timing)
+    model = make(algorithm, envs, **REWARD_TIMES[times])
     initial = weights(model)
     before: list[np.ndarray] = []
-    averages: list[np.ndarray] = []
+    predictions: list[np.ndarray] = []
+
+    def prediction() -> np.ndarray:
+        predictor = model.reward_predictor
+        return np.array(predictor.mean_square if model.policy.critic else predictor.average)
 
     def look() -> None:
         before.append(weights(model))
-        averages.append(model.reward_predictor.average.copy())
+        predictions.append(prediction())
 
     envs.envs[FAULTY_ENV].before_fault = look  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=naming(fault, f"environment {FAULTY_ENV}", str(value))):
@@ -343,15 +383,16 @@ def test_fault_is_named_and_changes_no_weight(
     assert len(before) == 1
     assert not np.array_equal(before[0], initial)
     assert np.array_equal(weights(model), before[0])
-    assert np.array_equal(model.reward_predictor.average, averages[0], equal_nan=True)
+    assert np.array_equal(prediction(), predictions[0], equal_nan=True)
 
 
-@each_algorithm
+@each_rule
 @pytest.mark.parametrize("at", [0, 7], ids=["reset", "step"])
 @pytest.mark.parametrize("dictionary", [False, True], ids=["box", "dict"])
-def test_fault_of_an_observation_says_where(algorithm: Algorithm, at: int, dictionary: bool) -> None:
+def test_fault_of_an_observation_says_where(algorithm: Algorithm, rule: str, at: int, dictionary: bool) -> None:
     envs = faulty_envs("observation", at, math.nan, dictionary)
-    model = make(algorithm, envs, "MultiInputPolicy" if dictionary else "MlpPolicy", reward_timing="step")
+    policy = "MultiInputPolicy" if dictionary else "MlpPolicy"
+    model = make(algorithm, envs, policy, rule, reward_timing="step", n_steps=4)
     initial = weights(model)
     where = ("b", "[2]") if dictionary else ("[2]",)
     with pytest.raises(
@@ -362,10 +403,10 @@ def test_fault_of_an_observation_says_where(algorithm: Algorithm, at: int, dicti
     assert np.isfinite(weights(model)).all()
 
 
-@each_algorithm
+@each_rule
 @pytest.mark.parametrize("fault", ["observation", "reward"])
-def test_learning_goes_on_with_sound_environments(algorithm: Algorithm, fault: str) -> None:
-    model = make(algorithm, faulty_envs(fault, 8, math.nan))
+def test_learning_goes_on_with_sound_environments(algorithm: Algorithm, rule: str, fault: str) -> None:
+    model = make(algorithm, faulty_envs(fault, 8, math.nan), rule=rule)
     with pytest.raises(ValueError, match=naming(f"environment {FAULTY_ENV}")):
         model.learn(100)
     before, num_timesteps = weights(model), model.num_timesteps
@@ -376,11 +417,12 @@ def test_learning_goes_on_with_sound_environments(algorithm: Algorithm, fault: s
     assert not np.array_equal(weights(model), before)
 
 
-@each_algorithm
+@each_rule
 @pytest.mark.filterwarnings("error")
-def test_large_but_finite_observation_is_no_fault(algorithm: Algorithm) -> None:
-    model = make(algorithm, faulty_envs("observation", 0, 1e30))
-    assert model.learn(3).num_timesteps == 3
+def test_large_but_finite_observation_is_no_fault(algorithm: Algorithm, rule: str) -> None:
+    model = make(algorithm, faulty_envs("observation", 0, 1e30), rule=rule)
+    # A critic learns from whatever a training leaves, but not if it was stopped.
+    assert model.learn(6, callback=lambda *_: False).num_timesteps == 3
 
 
 # Divergence
@@ -398,7 +440,7 @@ class Watch(BaseCallback):
 
 
 @pytest.mark.filterwarnings(OVERFLOW)
-@each_algorithm
+@each_rule
 @pytest.mark.parametrize("learning_rate", [1e20, 3e38, 1e100])
 @pytest.mark.parametrize(
     "make_env",
@@ -411,10 +453,11 @@ class Watch(BaseCallback):
     ids=["discrete", "multi-discrete", "multi-binary", "box"],
 )
 def test_divergence_names_the_learning_rate_and_keeps_the_weights(
-    algorithm: Algorithm, learning_rate: float, make_env: Callable[[], Any]
+    algorithm: Algorithm, rule: str, learning_rate: float, make_env: Callable[[], Any]
 ) -> None:
-    kwargs = {"net_arch": [8] * 4, "head_gain": 1.0}
-    model = make(algorithm, make_env(), learning_rate=learning_rate, reward_timing="step", policy_kwargs=kwargs)
+    kwargs = {**AVERAGE["policy_kwargs"], "net_arch": [8] * 4}  # which diverges as soon as its learning rate is large
+    settings = {"learning_rate": learning_rate, "max_grad_norm": None, "reward_timing": "step"}
+    model = make(algorithm, make_env(), rule=rule, policy_kwargs=kwargs, **settings)
     watch = Watch()
     with pytest.raises(FloatingPointError, match="learning_rate"):
         model.learn(1000, callback=watch)
@@ -423,8 +466,8 @@ def test_divergence_names_the_learning_rate_and_keeps_the_weights(
 
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {},
-    "momentum": {"optimizer_kwargs": {"momentum": 0.9}},
+    "sgd": {"optimizer_class": th.optim.SGD},
+    "momentum": {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
     "adam": {"optimizer_class": th.optim.Adam},
 }
 
@@ -438,12 +481,14 @@ def moments(model: BaseAlgorithm) -> np.ndarray:
 
 
 @pytest.mark.filterwarnings(OVERFLOW)
-@each_algorithm
+@each_rule
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_goes_on_with_a_lower_learning_rate(algorithm: Algorithm, optimizer: str, tmp_path: Path) -> None:
+def test_training_goes_on_with_a_lower_learning_rate(
+    algorithm: Algorithm, rule: str, optimizer: str, tmp_path: Path
+) -> None:
     env = DummyVecEnv([lambda: ScriptedEnv([5], payment=1e3)])
     kwargs = {"net_arch": [8], "head_gain": 1.0, **OPTIMIZERS[optimizer]}
-    model = make(algorithm, env, learning_rate=1e-5, scale_rpe=False, policy_kwargs=kwargs).learn(30)
+    model = make(algorithm, env, rule=rule, learning_rate=1e-5, scale_rpe=False, policy_kwargs=kwargs).learn(30)
     before, moments_before = weights(model), moments(model)
 
     model.lr_schedule = lambda _: 3e38

@@ -17,7 +17,7 @@ from sb3_nrl.perturbation import NodePerturbation
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
-from tests.envs import ScriptedEnv
+from tests.envs import ScriptedEnv, arguments
 
 VECTOR = spaces.Box(-1, 1, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (2, 9, 9), np.uint8)
@@ -64,18 +64,14 @@ def make(
     action_space: spaces.Space = ACTION_SPACES[0],
     policy: str = "MlpPolicy",
     net_arch: tuple[int, ...] = (12,),
-    **arguments: Any,
+    policy_kwargs: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> RewardModulatedAlgorithm:
     """An algorithm with a policy that is not close to uniform, so that every layer has a gradient."""
     env = ScriptedEnv([5])
     env.observation_space, env.action_space = observation_space, action_space
-    policy_kwargs = {
-        "net_arch": list(net_arch),
-        "head_gain": 1.0,
-        "use_bias": True,
-        **arguments.pop("policy_kwargs", {}),
-    }
-    return algorithm(policy, env, seed=0, policy_kwargs=policy_kwargs, **arguments)
+    kwargs = {"net_arch": list(net_arch), "use_bias": True, **(policy_kwargs or {})}
+    return algorithm(policy, env, seed=0, **arguments(algorithm, "average", policy_kwargs=kwargs, **settings))
 
 
 def some_steps(model: RewardModulatedAlgorithm, n_rows: int) -> PendingSteps:
@@ -101,7 +97,7 @@ def exact(model: RewardModulatedAlgorithm, steps: PendingSteps, weights: th.Tens
     obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
     log_probs = model.policy.get_distribution(obs).log_prob(th.as_tensor(steps.actions))
     total = (log_probs if weights is None else weights * log_probs).sum()
-    return list(th.autograd.grad(total, list(model.policy.parameters())))
+    return list(th.autograd.grad(total, model.policy.perturbation.parameters))
 
 
 @th.no_grad()
@@ -141,15 +137,15 @@ NETWORKS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("arguments", NETWORKS, ids=str)
-def test_mean_nrl_update_is_the_exact_gradient(arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+def test_mean_nrl_update_is_the_exact_gradient(settings: dict[str, Any]) -> None:
     """
     With n nodes and M samples the estimate's variance is about n / M of the squared gradient: its cosine is then about
     1 / sqrt(1 + n / M), here 0.998, and its length 0.2 % too large.
     """
-    n_samples = 250 * make(NRL, **arguments).policy.perturbation.n_nodes
+    n_samples = 250 * make(NRL, **settings).policy.perturbation.n_nodes
     rule = {"noise_std": 1e-3, "noise_normalization": "unbiased", "n_noise_samples": n_samples, "antithetic": False}
-    model = make(NRL, **{**rule, **arguments})
+    model = make(NRL, **{**rule, **settings})
     steps = some_steps(model, n_rows=4)
     estimated = [trace[0] for trace in estimate(model, steps)]
     gradient = exact(model, steps)
@@ -178,12 +174,12 @@ def test_normalizations_of_the_paper_keep_each_layers_direction(noise_normalizat
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "settings",
     [case for case in NETWORKS if not {"noise_distribution", "clean_passes"} & set(case)],
     ids=str,
 )
-def test_bptt_trace_is_the_exact_gradient_of_each_environment(arguments: dict[str, Any]) -> None:
-    model = make(BPTT, **arguments)
+def test_bptt_trace_is_the_exact_gradient_of_each_environment(settings: dict[str, Any]) -> None:
+    model = make(BPTT, **settings)
     steps = some_steps(model, n_rows=3 * 4)
     traces = estimate(model, steps, n_envs=3)
     for env in range(3):

@@ -17,13 +17,15 @@ from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.networks import make_network
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
-from tests.envs import Algorithm, ScriptedEnv
+from tests.envs import Algorithm, ScriptedEnv, arguments, each_rule
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 
 
-def make(algorithm: Algorithm, **arguments: Any) -> NRL | RMHL | BPTT:
-    return algorithm(arguments.pop("policy", "MlpPolicy"), ScriptedEnv([5, 3]), seed=0, **arguments)
+def make(
+    algorithm: Algorithm, rule: str = "default", policy: str | type[NoisyPolicy] = "MlpPolicy", **settings: Any
+) -> NRL | RMHL | BPTT:
+    return algorithm(policy, ScriptedEnv([5, 3]), seed=0, **arguments(algorithm, rule, **settings))
 
 
 def snapshot(model: RewardModulatedAlgorithm) -> dict[str, th.Tensor]:
@@ -87,14 +89,14 @@ def test_networks_whose_credit_would_be_wrong_are_refused(
         make(algorithm, policy_kwargs={"features_extractor_class": extractor})
 
 
-@each_algorithm
-def test_layers_frozen_later_stay_as_they_are(algorithm: Algorithm) -> None:
-    model = make(algorithm, learning_rate=0.05)
+@each_rule
+def test_layers_frozen_later_stay_as_they_are(algorithm: Algorithm, rule: str) -> None:
+    model = make(algorithm, rule, learning_rate=0.05)
     model.learn(20)
     model.policy.hidden_net[0].weight.requires_grad_(False)
     before = snapshot(model)
     model.learn(30)
-    assert changed(model, before) == {"action_net.weight"}
+    assert changed(model, before) == set(before) - {"hidden_net.0.weight"}
 
 
 class AddsTooLate(NoisyPolicy):
@@ -113,36 +115,42 @@ class AddsToTheOptimizer(AddsTooLate):
         self.optimizer.add_param_group({"params": list(self.skip.parameters())})
 
 
-@each_algorithm
-def test_a_subclass_can_add_layers_if_the_optimizer_knows_them(algorithm: Algorithm) -> None:
+@each_rule
+def test_a_subclass_can_add_layers_if_the_optimizer_knows_them(algorithm: Algorithm, rule: str) -> None:
     with pytest.raises(ValueError, match=r"'skip\.weight' would never learn: it is not in policy\.optimizer"):
-        make(algorithm, policy=AddsTooLate).learn(20)
-    model = make(algorithm, policy=AddsToTheOptimizer, learning_rate=0.05)
+        make(algorithm, rule, AddsTooLate).learn(20)
+    model = make(algorithm, rule, AddsToTheOptimizer, learning_rate=0.05)
     before = snapshot(model)
     model.learn(40)
     assert changed(model, before) == set(before)
 
 
+OF_BOTH_RULES = {
+    "noise_std": 0.5,
+    "noise_distribution": "rademacher",
+    "clean_passes": 2,
+    "trace_decay": 0.5,
+    "reward_smoothing": 0.5,
+    "scale_rpe": False,
+    "n_steps": 2,
+    "noise_normalization": "layer",
+    "n_noise_samples": 1,
+    "antithetic": False,
+    "max_grad_norm": 1e-3,
+}
+
+
 @pytest.mark.parametrize(
-    ("argument", "value"),
+    ("rule", "argument", "value"),
     [
-        ("noise_std", 0.5),
-        ("noise_distribution", "rademacher"),
-        ("clean_passes", 2),
-        ("trace_decay", 0.5),
-        ("reward_timing", "nonzero"),
-        ("reward_smoothing", 0.1),
-        ("scale_rpe", False),
-        ("n_steps", 2),
-        ("noise_normalization", "layer"),
-        ("n_noise_samples", 1),
-        ("antithetic", False),
-        ("max_grad_norm", 1e-3),
+        *(("average", *pair) for pair in {**OF_BOTH_RULES, "reward_timing": "nonzero"}.items()),
+        *(("default", *pair) for pair in {**OF_BOTH_RULES, "gamma": 0.5, "ent_coef": 0.1, "vf_coef": 3.0}.items()),
     ],
 )
-def test_arguments_changed_between_trainings_take_effect(argument: str, value: Any) -> None:
+def test_arguments_changed_between_trainings_take_effect(rule: str, argument: str, value: Any) -> None:
     """A model that is given the argument later ends where one that had it from the start does."""
-    had, given, never = (make(NRL, learning_rate=0.05, **({argument: value} if i == 0 else {})) for i in range(3))
+    settings: dict[str, Any] = {"learning_rate": 0.05, "n_steps": 8}
+    had, given, never = (make(NRL, rule, **{**settings, **({argument: value} if i == 0 else {})}) for i in range(3))
     setattr(given, argument, value)
     for model in (had, given, never):
         model.set_random_seed(1)
@@ -183,7 +191,7 @@ def test_the_mean_of_noisy_passes_is_right_where_the_policy_is_certain(
 def test_a_frozen_standard_deviation_gets_no_noise_when_acting() -> None:
     env = ScriptedEnv([5])
     env.action_space = spaces.Box(-1, 1, (2,), np.float32)
-    policy = NRL("MlpPolicy", env, noise_std=0.5, seed=0).policy
+    policy = NRL("MlpPolicy", env, noise_std=0.5, seed=0, **arguments(NRL, "average")).policy
     policy.log_std_net.weight.requires_grad_(False)
     policy.find_layers()
     obs, noise = np.ones((3, 4), np.float32), policy.sample_noise(3)
@@ -205,10 +213,10 @@ def test_a_network_may_be_undefined_at_zero() -> None:
     assert changed(model, before) == set(before)
 
 
-@each_algorithm
-def test_hooks_see_every_pass(algorithm: Algorithm) -> None:
+@each_rule
+def test_hooks_see_every_pass(algorithm: Algorithm, rule: str) -> None:
     """Also hooks that are added when training has started."""
-    model = make(algorithm)
+    model = make(algorithm, rule, n_steps=8)
     n_rows = []
 
     def start_watching(local: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -300,12 +308,14 @@ CHANGES = [
     end_with_two_activations,
     override_on_the_instance,
 ]
-LARGE_HEAD = {"head_gain": 5.0, "net_arch": [5]}
+LARGE_HEAD = {"head_gain": 5.0, "net_arch": [5], "activation_fn": nn.LeakyReLU}
+with_either_rule = pytest.mark.parametrize("rule", ["default", "average"])
 
 
+@with_either_rule
 @pytest.mark.parametrize("change", CHANGES)
-def test_training_follows_a_changed_policy(change: Any) -> None:
-    model = make(NRL, policy_kwargs=LARGE_HEAD)
+def test_training_follows_a_changed_policy(change: Any, rule: str) -> None:
+    model = make(NRL, rule, policy_kwargs=LARGE_HEAD)
     model.learn(10)
     assert agrees(model)
     change(model)
@@ -314,9 +324,10 @@ def test_training_follows_a_changed_policy(change: Any) -> None:
     assert agrees(model)
 
 
+@with_either_rule
 @pytest.mark.parametrize("change", [replace_weight, replace_activation, change_slope])
-def test_training_follows_what_a_callback_changes(change: Any) -> None:
-    model = make(NRL, policy_kwargs=LARGE_HEAD, learning_rate=0.0)
+def test_training_follows_what_a_callback_changes(change: Any, rule: str) -> None:
+    model = make(NRL, rule, policy_kwargs=LARGE_HEAD, learning_rate=0.0)
 
     def change_once(*_: Any) -> bool:
         if model.num_timesteps == 8:
@@ -355,10 +366,10 @@ def test_a_callback_can_change_the_noise(argument: str, value: Any) -> None:
     assert getattr(model.policy, argument) == value
 
 
-@each_algorithm
+@each_rule
 @pytest.mark.parametrize("activation_fn", [nn.LeakyReLU, nn.ReLU, nn.Tanh])
-def test_a_model_can_be_pickled(algorithm: Algorithm, activation_fn: type[nn.Module]) -> None:
-    model = make(algorithm, policy_kwargs={"activation_fn": activation_fn})
+def test_a_model_can_be_pickled(algorithm: Algorithm, rule: str, activation_fn: type[nn.Module]) -> None:
+    model = make(algorithm, rule, policy_kwargs={"activation_fn": activation_fn})
     model.learn(10)
     copy = pickle.loads(pickle.dumps(model))
     assert agrees(copy)
@@ -367,7 +378,8 @@ def test_a_model_can_be_pickled(algorithm: Algorithm, activation_fn: type[nn.Mod
 
 @pytest.mark.parametrize("clean_passes", [None, 2])
 def test_numbers_may_be_numpys(clean_passes: int | None) -> None:
-    model = make(NRL, clean_passes=clean_passes, trace_decay=np.float64(0.9), noise_std=np.float32(0.01))
+    numbers: dict[str, Any] = {"trace_decay": np.float64(0.9), "noise_std": np.float32(0.01), "vf_coef": np.float64(2)}
+    model = make(NRL, clean_passes=clean_passes, **numbers)
     before = snapshot(model)
     model.learn(20)
     assert changed(model, before) == set(before)
@@ -383,10 +395,12 @@ class Rebinds(th.optim.SGD):
                 parameter.add_(parameter.grad, alpha=-group["lr"])
 
 
+@with_either_rule
 @pytest.mark.parametrize("factor", [1.0, np.inf])
-def test_optimizers_may_rebind_weights(factor: float) -> None:
-    model = make(NRL, policy_kwargs={"optimizer_class": Rebinds})
-    model.policy.optimizer.param_groups[0]["factor"] = factor
+def test_optimizers_may_rebind_weights(factor: float, rule: str) -> None:
+    model = make(NRL, rule, policy_kwargs={"optimizer_class": Rebinds})
+    for group in model.policy.optimizer.param_groups:
+        group["factor"] = factor
     before = snapshot(model)
     if factor == 1:
         model.learn(20)

@@ -11,12 +11,16 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl import BPTT, NRL, PAPER, RMHL
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from tests import reference
-from tests.envs import Algorithm, ClockEnv, ScriptedEnv
+from tests.envs import Algorithm, ClockEnv, ScriptedEnv, arguments
 
 LENGTHS = ([3, 5, 4, 9], [7, 2, 6], [11, 1, 8])
+
+
+def make(algorithm: Algorithm, env: gymnasium.Env | VecEnv, **settings: Any) -> Any:
+    return algorithm("MlpPolicy", env, **arguments(algorithm, "average", **settings))
 
 
 class Recorder(BaseCallback):
@@ -63,22 +67,22 @@ NRL_CASES: list[Any] = [
 @pytest.mark.parametrize(("timing", "decay"), [("episode", 1.0), ("episode", 0.8), ("nonzero", 0.8), ("step", 1.0)])
 @pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 128), (1, 4), (3, 128), (3, 4)])
 @pytest.mark.parametrize(
-    ("algorithm", "arguments"),
+    ("algorithm", "settings"),
     [*((NRL, case) for case in NRL_CASES), (RMHL, {}), (BPTT, {})],
     ids=lambda value: value.__name__ if isinstance(value, type) else ",".join(map(str, value.values())),
 )
 def test_learning_equals_step_by_step_learning(
     algorithm: Algorithm,
-    arguments: dict[str, Any],
+    settings: dict[str, Any],
     n_envs: int,
     n_steps: int,
     timing: str,
     decay: float,
 ) -> None:
     if algorithm is not BPTT:
-        arguments = {"noise_std": 0.1, **arguments}
-    model = algorithm(
-        "MlpPolicy",
+        settings = {"noise_std": 0.1, **settings}
+    model = make(
+        algorithm,
         scripted(n_envs),
         learning_rate=0.02,
         n_steps=n_steps,
@@ -87,11 +91,11 @@ def test_learning_equals_step_by_step_learning(
         scale_rpe=True,
         trace_decay=decay,
         seed=3,
-        policy_kwargs={"net_arch": [6, 5], "head_gain": 1.0},
-        **arguments,
+        policy_kwargs={"net_arch": [6, 5]},
+        **settings,
     )
     before = [weight.detach().clone() for weight in model.policy.parameters()]
-    drawn = record_noise(model, arguments.get("n_noise_samples", 1))
+    drawn = record_noise(model, settings.get("n_noise_samples", 1))
     recorder = Recorder()
     model.learn(45 * n_envs, recorder)
 
@@ -100,10 +104,10 @@ def test_learning_equals_step_by_step_learning(
     if algorithm is BPTT:
         n_folded = 45
         drawn = [np.zeros((n_envs, 1, 1))] * 45
-    if arguments.get("antithetic"):
+    if settings.get("antithetic"):
         drawn = [np.concatenate((noise, -noise), axis=1) for noise in drawn]
     addends: dict[type, Any] = {
-        NRL: reference.nrl_trace(arguments.get("noise_normalization", ""), arguments.get("antithetic", False)),
+        NRL: reference.nrl_trace(settings.get("noise_normalization", ""), settings.get("antithetic", False)),
         RMHL: reference.rmhl_trace,
         BPTT: reference.bptt_trace,
     }
@@ -119,6 +123,38 @@ def test_learning_equals_step_by_step_learning(
     assert moved > 1e-3
 
 
+def test_papers_arguments_are_equations_13_to_17() -> None:
+    """Two episodes in NumPy: ξ is added to each layer, ρ = log π̃ - log π, e = Σ ρ ξ / ‖ξ‖² ⊗ x̃, W ← W + η δ e."""
+    model = NRL("MlpPolicy", ScriptedEnv([6, 9]), seed=1, device="cpu", **PAPER["NRL"])
+    hidden, head = before = [weight.detach().numpy().astype(float) for weight in model.policy.parameters()]
+    noise, recorder = record_noise(model, 1), Recorder()
+    model.learn(6 + 9, recorder)
+    after = [weight.detach().numpy() for weight in model.policy.parameters()]
+
+    def forward(x: np.ndarray, xi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the head received, and log π of all actions."""
+        h = hidden @ x + xi[:64]
+        y = np.where(h > 0, h, 0.1 * h)
+        logits = head @ y + xi[64:]
+        return y, logits - np.log(np.exp(logits).sum())
+
+    traces = [np.zeros_like(weight) for weight in before]
+    for step, xi_ESN in zip(recorder.steps[6:], noise[6:], strict=True):
+        x, action, xi = step["obs"][0].astype(float), step["actions"][0], xi_ESN[0, 0].astype(float)
+        y, noisy = forward(x, xi)
+        rho = noisy[action] - forward(x, np.zeros_like(xi))[1][action]
+        for trace, part, received in zip(traces, (xi[:64], xi[64:]), (x, y), strict=True):
+            trace += rho * np.outer(part, received) / (xi @ xi)
+    first, second = (sum(step["rewards"][0] for step in part) for part in (recorder.steps[:6], recorder.steps[6:]))
+    delta = (second - first) / second  # the running average is the first return
+    assert delta != 0
+    assert model.reward_predictor.average[0] == pytest.approx(first + 0.66 * (second - first))
+    for start, end, trace in zip(before, after, traces, strict=True):
+        change = 5e-2 * delta * trace
+        assert np.linalg.norm(change) > 1e-4
+        assert np.linalg.norm(end - start - change) < 0.01 * np.linalg.norm(change)
+
+
 @pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 def test_only_steps_since_the_last_reward_are_credited(algorithm: Algorithm) -> None:
     """With one input per time step and no hidden layer, a synapse column moves if and only if its step is credited."""
@@ -132,8 +168,8 @@ def test_only_steps_since_the_last_reward_are_credited(algorithm: Algorithm) -> 
         def _on_rollout_start(self) -> None:
             columns.append(model.policy.action_net.weight.detach().clone())
 
-    model = algorithm(
-        "MlpPolicy",
+    model = make(
+        algorithm,
         ClockEnv([rewards]),
         reward_timing="nonzero",
         scale_rpe=False,
@@ -148,8 +184,8 @@ def test_only_steps_since_the_last_reward_are_credited(algorithm: Algorithm) -> 
 
 def test_decay_weights_credit_by_age() -> None:
     decay = 0.7
-    model = BPTT(
-        "MlpPolicy",
+    model = make(
+        BPTT,
         ClockEnv([[0, 0, 0, 0, 1], [0, 0, 0, 0, 2]]),
         trace_decay=decay,
         scale_rpe=False,
@@ -170,7 +206,7 @@ def test_nothing_leaks_between_environments(algorithm: Algorithm) -> None:
         lambda: ClockEnv([[0, 0, 1]], n_inputs=7),
         lambda: ClockEnv([[0, 0, 0, 1], [0, 0, 0, 3]], n_inputs=7, offset=3),
     ]
-    model = algorithm("MlpPolicy", DummyVecEnv(environments), scale_rpe=False, seed=0, policy_kwargs={"net_arch": []})
+    model = make(algorithm, DummyVecEnv(environments), scale_rpe=False, seed=0, policy_kwargs={"net_arch": []})
     before = model.policy.action_net.weight.detach().clone()
     model.learn(2 * 24)
     moved = (model.policy.action_net.weight.detach() - before).abs().sum(0)
@@ -188,7 +224,7 @@ def test_memory_does_not_grow_with_the_episode(algorithm: Algorithm) -> None:
             return True
 
     env = gymnasium.wrappers.TimeLimit(ScriptedEnv([10**9]), 300)
-    model = algorithm("MlpPolicy", env, n_steps=32, seed=0)
+    model = make(algorithm, env, n_steps=32, seed=0)
     waiting = Waiting()
     model.learn(301, waiting)
     assert waiting.most == 31

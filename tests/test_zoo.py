@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import sb3_nrl.zoo
+import tests.envs
 from sb3_nrl import NRL, RMHL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.cli import main
@@ -666,21 +667,26 @@ def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path, trial: int) -> No
 @pytest.mark.parametrize(
     ("algo", "fixed"),
     [
-        *((algo, {"reward_timing": timing}) for algo in ALGORITHMS for timing in ("episode", "step")),
-        *((algo, {"reward_timing": "step", "reward_prediction": "critic"}) for algo in ("nrl", "bptt")),
+        *(
+            (algo, tests.envs.arguments(ALGORITHMS[algo], "average", reward_timing=timing))
+            for algo in ALGORITHMS
+            for timing in ("episode", "step")
+        ),
+        *((algo, {}) for algo in ("nrl", "bptt")),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else value.get("reward_timing", "critic"),
 )
-def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, str]) -> None:
+def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, Any]) -> None:
     sb3_nrl.zoo.register()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for name, value in fixed.items():
-        study.set_user_attr(name, value)
+    for name in fixed.keys() - {"policy_kwargs"}:
+        study.set_user_attr(name, fixed[name])
     make: Callable[..., Any] = ALGORITHMS[algo]
     seen = set()
     for _ in range(20):
         sampled = rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER[algo](study.ask(), 2, 1, {})
-        model = make("MlpPolicy", "CartPole-v1", device="cpu", **fixed, **sampled)
+        model = make("MlpPolicy", "CartPole-v1", device="cpu", **{**fixed, **sampled})
+        assert ("gamma" in sampled) == model.policy.critic
         seen.add(tuple(model.policy.net_arch))
         for name in sampled.keys() - {"learning_rate", "policy_kwargs"}:
             assert getattr(model, name) == sampled[name]
