@@ -22,13 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gymnasium
 import numpy as np
-import torch as th
 from records import ROOT, versions, write
 from stable_baselines3.common.monitor import Monitor
-from torch import nn
 
 import sb3_nrl
 import sb3_nrl.envs
+from sb3_nrl import PAPER
 
 N_TRIALS = 50
 VERSIONS = versions()  # of the code that is loaded, whatever becomes of the checkout during a training
@@ -43,34 +42,29 @@ TASKS: dict[str, tuple[dict[str, Any], int]] = {
 }
 """The arguments of each task, and the number of trials."""
 
-PAPER: dict[str, Any] = {
-    "reward_timing": "step",
-    "scale_rpe": False,
-    "policy_kwargs": {"net_arch": [128], "head_gain": 1.0},
-}
-EQUATION_13 = {"noise_normalization": "layer", "n_noise_samples": 1, "antithetic": False}
+NETWORK = {**PAPER["NRL"]["policy_kwargs"], "net_arch": [128]}
+IMMEDIATE: dict[str, Any] = {"reward_timing": "step", "scale_rpe": False, "policy_kwargs": NETWORK}
 CRITIC: dict[str, Any] = {
-    "reward_prediction": "critic",
-    "reward_timing": "step",
-    "reward_smoothing": 0.01,
     "gamma": 0.9,
     "trace_decay": 0.85,
-    "n_steps": 32,
     "learning_rate": 3e-3,
-    "max_grad_norm": 0.5,
-    "n_noise_samples": 4,
-    "policy_kwargs": {
-        "net_arch": [128],
-        "activation_fn": nn.Tanh,
-        "use_bias": True,
-        "optimizer_class": th.optim.Adam,
-    },
+    "policy_kwargs": {"net_arch": [128]},
 }
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "BPTT": ("BPTT", {"learning_rate": 1e-2, **PAPER}),
-    "NRL": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **EQUATION_13, **PAPER}),
-    "RMHL": ("RMHL", {"learning_rate": 1e-1, "noise_std": 1e-1, **PAPER}),
-    "NRL-unbiased": ("NRL", {"learning_rate": 1e-2, "noise_std": 1e-3, **PAPER}),
+    "BPTT": ("BPTT", {**PAPER["BPTT"], "learning_rate": 1e-2, **IMMEDIATE}),
+    "NRL": ("NRL", {**PAPER["NRL"], "learning_rate": 1e-2, "noise_normalization": "layer", **IMMEDIATE}),
+    "RMHL": ("RMHL", {**PAPER["RMHL"], "learning_rate": 1e-1, **IMMEDIATE}),
+    "NRL-unbiased": (
+        "NRL",
+        {
+            **PAPER["NRL"],
+            "learning_rate": 1e-2,
+            "noise_normalization": "unbiased",
+            "n_noise_samples": 8,
+            "antithetic": True,
+            **IMMEDIATE,
+        },
+    ),
     "NRL-critic": ("NRL", CRITIC),
 }
 

@@ -24,21 +24,16 @@ from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_nrl
+from sb3_nrl import PAPER
 
 EPISODES = {"CartPole-v1": 10_000, "Acrobot-v1": 3_000}
-PAPER_RULE = {"noise_normalization": "network", "n_noise_samples": 1, "antithetic": False}  # Eq. 13
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("CartPole-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3, **PAPER_RULE},
-    ("CartPole-v1", "BPTT"): {"learning_rate": 5e-3},
-    ("CartPole-v1", "RMHL"): {"learning_rate": 1e-2, "noise_std": 1e-1},
-    ("Acrobot-v1", "NRL"): {"learning_rate": 5e-2, "noise_std": 1e-3, **PAPER_RULE},
-    ("Acrobot-v1", "BPTT"): {"learning_rate": 5e-3},
-    ("Acrobot-v1", "RMHL"): {"learning_rate": 5e-2, "noise_std": 1e-3},
-}
-SHARED: dict[str, Any] = {
-    "scale_rpe": True,
-    "reward_smoothing": 0.66,
-    "policy_kwargs": {"net_arch": [64], "head_gain": 0.01},
+    ("CartPole-v1", "NRL"): PAPER["NRL"],
+    ("CartPole-v1", "BPTT"): PAPER["BPTT"],
+    ("CartPole-v1", "RMHL"): PAPER["RMHL"],
+    ("Acrobot-v1", "NRL"): PAPER["NRL"],
+    ("Acrobot-v1", "BPTT"): PAPER["BPTT"],
+    ("Acrobot-v1", "RMHL"): {**PAPER["RMHL"], "learning_rate": 5e-2, "noise_std": 1e-3},
 }
 COLORS = {"NRL": "tab:blue", "BPTT": "black", "RMHL": "tab:orange"}
 STYLES = {"NRL": "-", "BPTT": "--", "RMHL": ":"}
@@ -47,7 +42,9 @@ STYLES = {"NRL": "-", "BPTT": "--", "RMHL": ":"}
 def train(task: str, algorithm: str, seed: int, n_episodes: int) -> tuple[list[float], float]:
     """The return of each episode, and the seconds that training took."""
     env = Monitor(gymnasium.make(task))
-    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, seed=seed, **SETTINGS[task, algorithm], **SHARED)
+    arguments = SETTINGS[task, algorithm]
+    policy_kwargs = {**arguments["policy_kwargs"], "head_gain": 0.01}
+    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, seed=seed, **{**arguments, "policy_kwargs": policy_kwargs})
     start = time.perf_counter()
     model.learn(n_episodes * 500, StopTrainingOnMaxEpisodes(n_episodes))
     return env.get_episode_rewards(), time.perf_counter() - start

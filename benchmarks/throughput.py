@@ -35,15 +35,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn.functional import leaky_relu
 
-from sb3_nrl import BPTT, NRL, RMHL
-
-PAPER_RULE = {
-    "learning_rate": 5e-2,
-    "noise_std": 1e-3,
-    "noise_normalization": "network",
-    "n_noise_samples": 1,
-    "antithetic": False,
-}
+from sb3_nrl import BPTT, NRL, PAPER, RMHL
 
 
 class CueEnv(gymnasium.Env):
@@ -200,10 +192,11 @@ class Case:
                 rate = plain_loop(env, self.n_steps)
         else:
             algorithms: dict[str, tuple[Any, dict[str, Any]]] = {
-                "NRL": (NRL, PAPER_RULE),
-                "NRL, 8 pairs": (NRL, {}),
-                "RMHL": (RMHL, {}),
-                "BPTT": (BPTT, {}),
+                "NRL": (NRL, PAPER["NRL"]),
+                "NRL, 8 pairs": (NRL, {**PAPER["NRL"], "n_noise_samples": 8, "antithetic": True}),
+                "NRL, critic": (NRL, {}),
+                "RMHL": (RMHL, PAPER["RMHL"]),
+                "BPTT": (BPTT, PAPER["BPTT"]),
                 "A2C": (A2C, {}),
                 "PPO": (PPO, {"n_steps": 2048 // self.n_envs}),
             }

@@ -33,7 +33,9 @@ def main() -> None:
     every = max(arguments.timesteps // 5 // env.num_envs, 1)
     checkpoint = CheckpointCallback(every, str(arguments.out), name_prefix="nrl")
     model.learn(arguments.timesteps, checkpoint, log_interval=10, reset_num_timesteps=not checkpoints)
-    print(f"{model.num_timesteps} steps so far; average return r̄ per environment: {model.reward_predictor.average}")
+    print(
+        f"{model.num_timesteps} steps so far; rewards that the critic predicts: {model.reward_predictor.prediction:.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -30,12 +30,10 @@ class NRL(RewardModulatedAlgorithm):
     ρ ξ / ‖ξ‖² ⊗ x̃ since the last reward (Eq. 17), x̃ being the synapse's input in the noisy pass, and the reward
     prediction error δ turns it into a weight change, W ← W + η δ e (Eq. 16).
 
-    The defaults average many pairs of noisy passes, for an estimate good enough to learn with the learning rates of
-    gradient descent. The paper's own rule (Eq. 13) is one noisy pass, with a larger learning rate and smaller noise:
-    ``learning_rate=5e-2, noise_std=1e-3, noise_normalization="network", n_noise_samples=1, antithetic=False``.
-
-    With ``reward_prediction="critic"`` it needs far fewer steps of the environment, for CartPole about as many as PPO:
-    see ``zoo_configs/nrl.yml`` for settings.
+    By default a critic predicts the rewards, and every step has a temporal-difference error; each step is credited by
+    pairs of noisy passes, an estimate good enough for Adam with the learning rates of gradient descent. With these
+    defaults CartPole takes about as many steps as PPO needs. The paper's own rule, a single noisy pass with plain SGD
+    and a running average of the rewards (Eq. 13 to 17), is ``NRL(policy, env, **PAPER["NRL"])``.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`

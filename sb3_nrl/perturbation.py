@@ -39,7 +39,7 @@ class NodePerturbation:
     :param forward: The pass to perturb; a function of one argument, batch first, that calls the module's layers
     :param example: An argument for ``forward`` with a batch of three, to find out which layers are called, and with
         what shapes
-    :raises ValueError: If a trainable parameter would never learn, because it belongs to another type of layer or to a
+    :raises ValueError: If no layer learns; if a trainable parameter would never learn, because it belongs to another type of layer or to a
         layer that ``forward`` does not call; or if a layer's credit would be wrong, because ``forward`` mixes the rows
         of a batch or overwrites what the layer received
     """
@@ -56,6 +56,8 @@ class NodePerturbation:
         self.n_nodes = 0
         self._names = {layer: name for name, layer in module.named_modules()}
         self._find_sites(example)
+        if self.n_nodes == 0:
+            raise ValueError("Nothing is left to learn: no Linear or Conv2d layer of the policy has requires_grad.")
 
         called = [parameter for site in self.sites for parameter in site.layer.parameters(recurse=False)]
         self.parameters = list(dict.fromkeys(parameter for parameter in called if parameter.requires_grad))

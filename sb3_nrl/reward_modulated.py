@@ -320,7 +320,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             noise = self.network.sample_noise(self.n_envs) if self._acts_with_noise else None
             obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
             actions, log_probs = self.network.act(obs, noise, self._deviate())
-            clipped_actions = actions if bounds is None else np.clip(actions, *bounds)
+            clipped_actions = (
+                actions if bounds is None else np.clip(actions.reshape(-1, *self.action_space.shape), *bounds)  # type: ignore[misc]
+            )
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs

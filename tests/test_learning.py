@@ -6,7 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_nrl import BPTT, NRL, RMHL
-from tests.envs import Algorithm, DelayedChoiceEnv
+from tests.envs import Algorithm, DelayedChoiceEnv, arguments
 
 
 @pytest.mark.parametrize("algorithm", [NRL, BPTT])
@@ -25,7 +25,8 @@ def test_balances_the_pole(algorithm: Algorithm) -> None:
 def test_finds_the_action_that_pays_later(algorithm: Algorithm, delay: int, n_steps: int) -> None:
     """Without credit that reaches ``delay`` steps back, half of the choices are right."""
     env = make_vec_env(lambda: DelayedChoiceEnv(delay), seed=0)
-    model = algorithm("MlpPolicy", env, learning_rate=0.1, scale_rpe=False, reward_smoothing=0.1, seed=0)
+    settings = {"learning_rate": 0.1, "scale_rpe": False, "reward_smoothing": 0.1}
+    model = algorithm("MlpPolicy", env, seed=0, **arguments(algorithm, "average", **settings))
     model.learn(n_steps)
     returns, _ = evaluate_policy(model, env, n_eval_episodes=50, return_episode_rewards=True)
     assert np.mean(returns) > 0.9
