@@ -8,10 +8,10 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench check lint type format clean
+.PHONY: help demo test bench learning-bench check lint type format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/.installed  ## train NRL on a small task, in .venv
 	$(bin)/python examples/demo.py
@@ -21,6 +21,9 @@ test: .venv/.installed  ## run the whole test-suite (WORKERS=2, PYTEST_ARGS=)
 
 bench: .venv/.installed  ## measure steps per second: results/throughput.csv, docs/throughput.png
 	$(bin)/python benchmarks/throughput.py
+
+learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): results/learning.csv, a table, a figure
+	$(bin)/python benchmarks/learning.py
 
 check: lint type  ## all static checks
 

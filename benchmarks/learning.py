@@ -6,7 +6,7 @@ trains what is not there yet through ``sb3-nrl train``, A2C and PPO as the RL Zo
 run in ``results/learning/``, and makes tables, ``results/learning.csv`` and, printed, a shorter one, and a figure,
 ``results/learning.png``: steps and seconds until the mean return of 100 episodes passed the bar, the least such mean
 after that, and the mean return of 100 evaluation episodes of the trained policy. A2C and PPO stop at the bar; NRL goes
-on, to show that it stays above.
+on, to show that it stays above. With ``defaults`` NRL has the constructor's defaults and one environment.
 """
 
 import argparse
@@ -37,7 +37,9 @@ import sb3_nrl.zoo
 
 HERE = pathlib.Path(__file__).parent
 BASELINES = ("a2c", "ppo")
-ALGORITHMS = ("nrl", "rmhl", *BASELINES)
+DEFAULTS = "defaults"
+"""NRL with the constructor's defaults, on the tasks of ``defaults.yml``."""
+ALGORITHMS = ("nrl", DEFAULTS, "rmhl", *BASELINES)
 N_EPISODES = 100
 N_ROWS = 200
 """Of a learning curve that is kept."""
@@ -73,7 +75,13 @@ GOALS = {
 }
 
 
-STYLES = {"nrl": ("#0072b2", "-"), "rmhl": ("#d55e00", ":"), "a2c": ("#009e73", "-."), "ppo": ("#000000", "--")}
+STYLES = {
+    "nrl": ("#0072b2", "-"),
+    "defaults": ("#56b4e9", "-"),
+    "rmhl": ("#d55e00", ":"),
+    "a2c": ("#009e73", "-."),
+    "ppo": ("#000000", "--"),
+}
 
 
 class Run(NamedTuple):
@@ -145,22 +153,23 @@ def train(task: str, algorithm: str, seed: int, changes: Iterable[str] = ()) -> 
     :return: What the run was and what became of it, then its learning curve
     """
     options = []
-    if algorithm in BASELINES:
+    algo = "nrl" if algorithm == DEFAULTS else algorithm
+    if algorithm in (DEFAULTS, *BASELINES):
         changes = [*changes, f"callback:{{'learning.StopAtBar': {{'bar': {GOALS[task].bar}}}}}"]
-        if task == PERCEPTUAL:  # which the zoo has no config for
-            options = ["--conf-file", str(HERE / f"{algorithm}.yml")]
+    if algorithm == DEFAULTS or (algorithm in BASELINES and task == PERCEPTUAL):  # which the zoo has no config for
+        options = ["--conf-file", str(HERE / f"{algorithm}.yml")]
     if changes:
         options += ["--hyperparams", *changes]
-    command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algorithm, "--env", task, "--seed", str(seed)]
+    command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [*command, *options, "-f", folder, "--eval-freq", "-1", "--verbose", "0"],
             check=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.getenv("PYTHONPATH")])])},
         )
-        (run,) = (pathlib.Path(folder) / algorithm).glob("**/*_1")
+        (run,) = (pathlib.Path(folder) / algo).glob("*_1")
         curve = learning_curve(run)
-        learned = judge(curve, GOALS[task].bar, evaluate(run, task, algorithm, seed))
+        learned = judge(curve, GOALS[task].bar, evaluate(run, task, algo, seed))
     return [(task, algorithm, seed, *learned, versions()), *thin(curve)]
 
 
@@ -238,7 +247,7 @@ def tabulate(learned: dict[Run, Learned]) -> str:
         cells = [
             task if algorithm == ALGORITHMS[0] else "",
             f"{GOALS[task].bar:.3g}" if algorithm == ALGORITHMS[0] else "",
-            algorithm.upper(),
+            STYLES[algorithm][0],
             f"{len(passed)} of {len(runs)}",
             f"{_number(median(steps))} ({_number(steps[-1])})",
             _number(seconds),
@@ -261,7 +270,7 @@ def draw(curves: dict[Run, Curve]) -> Figure:
     for (row, name), (column, task) in itertools.product(enumerate(("steps", "seconds")), enumerate(tasks)):
         axes = panels[row, column]
         axes.axhline(GOALS[task].bar, color="0.6", linewidth=0.8)
-        for algorithm, (color, line) in STYLES.items():
+        for algorithm, (label, color, line) in STYLES.items():
             own = [curve for run, curve in curves.items() if run[:2] == (task, algorithm)]
             if not own:
                 continue
@@ -271,7 +280,7 @@ def draw(curves: dict[Run, Curve]) -> Figure:
             means = np.array([np.interp(grid, getattr(c, name), c.means, left=np.nan) for c in own])
             begun = ~np.isnan(means).any(axis=0)
             low, middle, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
-            axes.plot(grid[begun], middle, line, color=color, label=algorithm.upper())
+            axes.plot(grid[begun], middle, line, color=color, label=label)
             axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel(name)
         axes.set_title(task.split("/")[-1], fontsize="medium")
@@ -292,6 +301,8 @@ def main() -> None:
     arguments = parser.parse_args()
     sb3_nrl.zoo.register()
     for seed, task, algorithm in itertools.product(arguments.seeds, arguments.tasks, arguments.algorithms):
+        if algorithm == DEFAULTS and task not in ("CartPole-v1", "Acrobot-v1"):
+            continue
         path = arguments.out / f"{task.replace('/', '-')}_{algorithm}_{seed}.csv"
         if not path.exists():
             write(path, train(task, algorithm, seed))

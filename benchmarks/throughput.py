@@ -5,9 +5,10 @@
 measures everything in turn, several rounds, on one thread; prints medians, and ratios within a round; writes
 ``results/throughput.csv`` and ``docs/throughput.png``. Every training includes all that ``learn`` does. "Bare policy"
 chooses actions and never learns: what a loop in Python can reach at all. "NRL" is the paper's rule, one noisy pass per
-step; "NRL, 8 pairs" has the constructor's defaults. PPO has its defaults, but collects 2,048 steps from all
-environments together. How much of the time is the environment's own depends on the length of its episodes, since each
-ends with an update: CartPole's are short at first, so NRL is also measured over a long training.
+step; "NRL, 8 pairs" averages eight pairs of them; "NRL, critic" has the constructor's defaults. PPO
+has its defaults, but collects 2,048 steps from all environments together. How much of the time is the environment's own
+depends on the length of its episodes, since each ends with an update: CartPole's are short at first, so NRL is also
+measured over a long training.
 """
 
 import argparse
@@ -214,6 +215,7 @@ PACE = {
     "bare policy": 12_000,
     "NRL": 10_000,
     "NRL, 8 pairs": 8_000,
+    "NRL, critic": 6_000,
     "RMHL": 8_000,
     "BPTT": 10_000,
     "A2C": 800,
@@ -238,7 +240,7 @@ def cases(seconds: float) -> list[Case]:
     ]
     chosen += [Case("NRL", "CartPole-v1", n_envs, LONG, "long training") for n_envs in N_ENVS]
     for width, name in product(WIDTHS, ("NRL", "A2C")):
-        policy_kwargs = {"net_arch": [width]}
+        policy_kwargs = {**(PAPER["NRL"]["policy_kwargs"] if name == "NRL" else {}), "net_arch": [width]}
         chosen.append(
             Case(name, "CartPole-v1", 8, n_steps(name, 8), f"width {width}", {"policy_kwargs": policy_kwargs})
         )
