@@ -13,11 +13,17 @@ import gymnasium
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_nrl import NRL
+from sb3_nrl import NRL, PAPER
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.envs import plot_trial
 
 TASK: dict[str, Any] = {"dt": 20, "timing": {"fixation": 300, "reach": 2000}}
+SETTINGS: dict[str, Any] = {
+    **PAPER["BPTT"],  # rewards that are compared with their running average, and plain SGD
+    "learning_rate": 0.02,
+    "reward_timing": "step",
+    "scale_rpe": False,
+}
 
 
 def main() -> None:
@@ -28,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     env = make_vec_env("neurogym/Reaching1D-v0", 8, seed=0, env_kwargs=TASK)
-    model = NRL("MlpPolicy", env, learning_rate=0.02, reward_timing="step", scale_rpe=False, seed=0, verbose=1)
+    model = NRL("MlpPolicy", env, seed=0, verbose=1, **SETTINGS)
     before, _ = evaluate_policy(model, env, n_eval_episodes=80)
     model.learn(arguments.timesteps, PerformanceCallback(), log_interval=2000)
     after, _ = evaluate_policy(model, env, n_eval_episodes=80)

@@ -39,9 +39,9 @@ class NodePerturbation:
     :param forward: The pass to perturb; a function of one argument, batch first, that calls the module's layers
     :param example: An argument for ``forward`` with a batch of three, to find out which layers are called, and with
         what shapes
-    :raises ValueError: If no layer learns; if a trainable parameter would never learn, because it belongs to another type of layer or to a
-        layer that ``forward`` does not call; or if a layer's credit would be wrong, because ``forward`` mixes the rows
-        of a batch or overwrites what the layer received
+    :raises ValueError: If no layer learns; if a trainable parameter would never learn, because it belongs to another
+        type of layer or to a layer that ``forward`` does not call; or if a layer's credit would be wrong, because
+        ``forward`` mixes the rows of a batch or overwrites what the layer received
     """
 
     def __init__(self, module: nn.Module, forward: Callable[[Any], th.Tensor], example: Any) -> None:
