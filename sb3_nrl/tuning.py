@@ -43,6 +43,7 @@ def _suggest(trial: optuna.Trial, prediction: str = "critic") -> dict[str, Any]:
         suggested["gamma"] = trial.suggest_categorical("gamma", [0.9, 0.95, 0.98, 0.99, 0.995])
         suggested["trace_decay"] = trial.suggest_float("trace_decay", 0.8, 0.99)
         suggested["n_steps"] = trial.suggest_categorical("n_steps", [4, 8, 16, 32])
+        suggested["vf_coef"] = trial.suggest_categorical("vf_coef", [1.0, 3.0, 10.0])
         suggested["ent_coef"] = trial.suggest_categorical("ent_coef", [0.0, 0.001, 0.01, 0.1])
         return suggested
     suggested["reward_smoothing"] = trial.suggest_float("reward_smoothing", 0.02, 1.0, log=True)
