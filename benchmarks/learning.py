@@ -33,6 +33,7 @@ from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
+import sb3_nrl.envs
 import sb3_nrl.zoo
 
 HERE = pathlib.Path(__file__).parent
