@@ -1,4 +1,4 @@
-"""What ``make demo`` runs: NRL learns to balance a pole, in about two minutes.
+"""What ``make demo`` runs: NRL learns to balance a pole, in about a minute.
 
 python examples/demo.py
 """
@@ -18,7 +18,7 @@ from sb3_nrl import NRL
 def main() -> None:
     """Evaluate, train, evaluate again, and draw the learning curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=700_000, help="environment steps to train for")
+    parser.add_argument("--timesteps", type=int, default=120_000, help="environment steps to train for")
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/demo"), help="where pictures and logs go"
     )
