@@ -35,7 +35,7 @@ from sb3_nrl.reproduce.figures import ALGORITHM_STYLES, CHANGE_STYLES, NOISE_STY
 from sb3_nrl.reproduce.findings import findings
 from sb3_nrl.reproduce.measurements import N_PASSES, Alignment, CleanPassError, UntrainedPolicies
 from sb3_nrl.reproduce.plan import plan
-from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
+from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, LABELS, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
 from sb3_nrl.reproduce.runs import (
     Columns,
     Result,
@@ -197,6 +197,25 @@ def test_no_two_runs_share_a_file() -> None:
     assert len({run.name for run in runs}) == len(runs) > 150
     for run in runs:
         assert run.expected_seconds > 0
+
+
+def test_untrained_policies_belong_to_what_is_trained_of_acrobot() -> None:
+    def depths(figure: str, **narrowed: Any) -> list[int]:
+        arguments: dict[str, Any] = {"tasks": TASKS, "algorithms": ALGORITHMS, "seeds": (3,), **narrowed}
+        return [run.n_hidden for run in plan(figure, **arguments) if isinstance(run, UntrainedPolicies)]
+
+    assert {figure: depths(figure) for figure in CELLS} == {
+        "fig1": [1],
+        "fig2": [2, 3],
+        "fig3": [],
+        "fig4": [],
+        "noise": [],
+    }
+    assert (
+        depths("fig2", tasks=["CartPole"]) == depths("fig2", algorithms=["RMHL"]) == depths("fig2", measure=False) == []
+    )
+    (short,) = (run for run in plan("fig1", TASKS, ALGORITHMS, (3,), quick=True) if isinstance(run, UntrainedPolicies))
+    assert short.n_policies * short.n_episodes <= 10 < UntrainedPolicies(1).n_policies
 
 
 # A run and its file
@@ -1210,6 +1229,20 @@ def test_narrowed_command_leaves_what_is_made_of_everything(
     assert made_by("--algos", "BPTT", "NRL") == {"fig3_NRL-BPTT.png"}
     assert made_by("--tasks", "CartPole", "--seeds", "2") == {"fig3_CartPole_seeds-2.png"}
     assert "from" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_order_of_the_table_is_not_that_of_the_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_nrl.reproduce.command.FIGURES", ("fig3",))
+    monkeypatch.setattr(Training, "measure", lambda run: training(run.cell, run.seed, 20.0)[1].columns)
+    first, *others = CELLS["fig3"]
+    for cell in others:
+        for run, result in trainings(cell, [20.0] * 5).items():
+            write(run, result, tmp_path)
+    main(["reproduce", "table", "--out", str(tmp_path), "--workers", "1"])
+    lines = csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text()))
+    cells = [(line["hidden_layers"], line["algorithm"]) for line in lines]
+    assert cells == [(str(cell.n_hidden), LABELS[cell.algorithm]) for cell in (first, *others)]
 
 
 def test_home_is_found_in_a_folder_that_the_shell_leaves_alone(

@@ -22,7 +22,7 @@ class Task(NamedTuple):
     :param env: Registered name of the environment
     :param env_kwargs: Its keyword arguments
     :param n_episodes: Length of a training
-    :param n_quick: Length of a training with ``--quick``
+    :param n_quick: Length of a training with ``--quick``, for about two seconds
     :param n_steps: Most steps of an episode
     :param width: Width of the hidden layers
     :param worst: The least return that an episode can have

@@ -159,7 +159,7 @@ def describe(summaries: Summaries, results: Results) -> Iterator[str]:
             yield (
                 f"  {LABELS[summary.cell.algorithm]:5} {summary.mean:7.1f}, interquartile mean {summary.iqm:.1f} "
                 f"[{summary.low:.1f}, {summary.high:.1f}], {summary.tally} seeds learned{_beside_reference(summary)}; "
-                f"{goal:.0f} passed after {count(summary.speed)} episodes{_beside_reference_speed(summary)}"
+                f"{goal:.0f} after {count(summary.speed)} episodes{_beside_reference_speed(summary)}"
             )
         yield f"  {row.claims}"
     yield from _notes(summaries, results)
