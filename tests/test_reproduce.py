@@ -334,7 +334,9 @@ def test_corrupt_file_is_noticed_and_done_again(damage: Any, tmp_path: pathlib.P
     write(run, run.do(), tmp_path)
     path = path_of(run, tmp_path)
     whole = path.read_text()
+    assert read(run, tmp_path) is not None
     path.write_text(damage(whole))
+    assert path.read_text() != whole
     with pytest.raises(Unusable, match="corrupt"):
         read(run, tmp_path)
 
