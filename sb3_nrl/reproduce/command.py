@@ -14,7 +14,7 @@ from rich.console import Console
 from sb3_nrl.reproduce.plan import FIGURES, plan
 from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, SEEDS, TASKS
 from sb3_nrl.reproduce.runs import Run, Training, thin, write, write_whole
-from sb3_nrl.reproduce.schedule import Results, carry_out, find, say
+from sb3_nrl.reproduce.schedule import Failures, Results, carry_out, find, say
 
 try:
     from sb3_nrl.reproduce.figures import draw
@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
     raise ImportError(f"Figures and tables need more ({error}): pip install 'sb3-nrl[reproduce]'") from error
 
 QUICK_SEEDS = SEEDS[:2]
+LARGEST_SEED = 2**32 - 1
+"""NumPy's."""
 
 MARKERS = ("<!-- reproduction -->\n", "<!-- end of reproduction -->")
 """What the published table is between, in the README."""
@@ -40,8 +42,8 @@ Train what a figure of the paper needs, draw it, and compare the result with the
 time, the same command goes on: every finished run has a file of its own, only runs in progress start anew.
 
 figures:
-  fig1   Reaching, Acrobot and CartPole with NRL, BP and RMHL
-  fig2   Acrobot with two and three hidden layers
+  fig1   Reaching, Acrobot and CartPole with NRL, BP and RMHL, and untrained policies
+  fig2   Acrobot with two and three hidden layers, and untrained policies
   fig3   CartPole with two and three hidden layers
   fig4   noisy passes only: how close their mean is to a clean one, and Acrobot
   noise  four distributions of the noise: updates beside the exact gradient, and Acrobot
@@ -64,14 +66,13 @@ def main(arguments: list[str]) -> None:
     parser = _make_parser()
     chosen = parser.parse_args(arguments)
     _check(parser, chosen)
-    seeds = chosen.seeds or (QUICK_SEEDS if chosen.quick else SEEDS)
     figures = FIGURES if chosen.target in ("table", "all") else (chosen.target,)
+    seeds = chosen.seeds or _default_seeds(chosen)
     runs_of = {
         figure: plan(figure, chosen.tasks, chosen.algos, seeds, chosen.quick, measure=chosen.target != "table")
         for figure in figures
     }
-    # Everything from the first seed, then from the second, and so on; what two figures share is done once.
-    runs = sorted(dict.fromkeys(run for of_figure in runs_of.values() for run in of_figure), key=lambda run: run.seed)
+    runs = list(dict.fromkeys(run for of_figure in runs_of.values() for run in of_figure))
     if not runs:
         parser.error(f"{chosen.target} has none of these tasks and algorithms")
 
@@ -81,22 +82,44 @@ def main(arguments: list[str]) -> None:
     failures = {} if chosen.draw_only else _work(runs, results, folder, chosen, console)
     if not results:
         parser.error(f"there is no finished run in {folder}")
+    results = {run: results[run] for run in runs if run in results}
     if len(results) < len(runs):
         say(console, f"What follows is from {len(results)} of {len(runs)} runs.")
     summaries = summarize(results.items())
     if chosen.quick:
         say(console, "These trainings are too short to be compared with the paper's.")
     else:
-        for line in describe(summaries):
+        for line in describe(summaries, results):
             say(console, line)
     made = _make(chosen.target, runs_of, results, summaries)
     for name, content in made.items():
-        write_whole(folder / name, content)
-        say(console, f"See {folder / name}")
-    if chosen.publish and len(results) == len(runs):
+        path = (folder / name).with_stem("_".join([pathlib.Path(name).stem, *_narrowed(chosen)]))
+        write_whole(path, content)
+        say(console, f"See {path}")
+    if chosen.publish:
+        if len(results) < len(runs):
+            sys.exit(
+                f"{parser.prog}: nothing is published before all runs are there, {len(results)} of {len(runs)} are"
+            )
         _publish(made, results, console)
     if failures:
         sys.exit(1)
+
+
+def _default_seeds(chosen: argparse.Namespace) -> tuple[int, ...]:
+    return QUICK_SEEDS if chosen.quick else SEEDS
+
+
+def _narrowed(chosen: argparse.Namespace) -> list[str]:
+    """What the command was narrowed to, for names of files that are not to replace those of all."""
+    parts = [
+        "-".join(name for name in everything if name in wanted)
+        for wanted, everything in ((chosen.tasks, TASKS), (chosen.algos, ALGORITHMS))
+        if set(wanted) != set(everything)
+    ]
+    if chosen.seeds and set(chosen.seeds) != set(_default_seeds(chosen)):
+        parts.append("-".join(map(str, ("seeds", *sorted(chosen.seeds)))))
+    return parts
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -130,7 +153,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--out",
-        type=pathlib.Path,
+        type=lambda text: pathlib.Path(text).expanduser(),
         default=pathlib.Path("runs/reproduce"),
         metavar="FOLDER",
         help="where results are kept, and looked for (default: %(default)s)",
@@ -138,10 +161,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="runs at once, by default as many as there are cores")
     add("--ray-address", metavar="ADDRESS", help="do the runs on this Ray cluster, which has sb3_nrl installed")
     add("--draw-only", action="store_true", help="train nothing, show what is there")
+    add("--verbose", type=int, default=1, metavar="N", help="2 for the traceback of a mistake, too")
     add(
         "--publish",
         action="store_true",
-        help="in a clone of the repository: bring thinned results, table and figures to results/, docs/ and the README",
+        help="with all, in a clone of the repository: bring what is made to results/, docs/ and the README",
     )
     return parser
 
@@ -153,16 +177,16 @@ def _any_case(names: Iterable[str]) -> Callable[[str], str]:
 
 def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """Refuse what cannot be done, in a line."""
-    if chosen.seeds and (min(chosen.seeds) < 0 or len(set(chosen.seeds)) < len(chosen.seeds)):
-        parser.error("--seeds are to be different whole numbers, none below 0")
+    seeds = chosen.seeds or []
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        parser.error(f"--seeds are to be different whole numbers from 0 to {LARGEST_SEED}")
     if chosen.workers is not None and chosen.workers < 1:
         parser.error("--workers has to be at least 1")
     if chosen.workers and chosen.ray_address:
         parser.error("--workers is for this machine, not for the cluster that --ray-address names")
     if chosen.publish:
-        full = len(chosen.tasks) == len(TASKS) and len(chosen.algos) == len(ALGORITHMS)
-        if chosen.quick or chosen.seeds or not full:
-            parser.error("--publish is for full results: it goes without --quick, --seeds, --tasks and --algos")
+        if chosen.target != "all" or chosen.quick or _narrowed(chosen):
+            parser.error("--publish is for full results: it goes with all, without --quick, --seeds, --tasks, --algos")
         readme = pathlib.Path("README.md")
         if not (readme.is_file() and all(marker in readme.read_text() for marker in MARKERS)):
             parser.error("--publish has to be started in a clone of the repository")
@@ -170,7 +194,7 @@ def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
 
 def _work(
     runs: list[Run], results: Results, folder: pathlib.Path, chosen: argparse.Namespace, console: Console
-) -> Mapping[Run, Exception]:
+) -> Failures:
     if any(isinstance(run, Training) and run.cell.task == "Reaching" for run in runs if run not in results):
         importlib.import_module("sb3_nrl.envs")  # says here, rather than in each run, what it needs
     try:
@@ -195,7 +219,7 @@ def _make(target: str, runs_of: Mapping[str, list[Run]], results: Results, summa
                 draw(figure, cells, results).savefig(picture, format="png", dpi=150)
                 made[f"{figure}.png"] = picture.getvalue()
     if target in ("table", "all"):
-        made |= {"table.csv": table(summaries).encode(), "table.md": markdown(summaries).encode()}
+        made |= {"table.csv": table(summaries).encode(), "table.md": markdown(summaries, results).encode()}
     return made
 
 
@@ -206,11 +230,10 @@ def _publish(made: Mapping[str, bytes], results: Results, console: Console) -> N
     for name, content in made.items():
         if name.endswith(".png"):
             write_whole(pathlib.Path("docs") / name, content)
-    if "table.md" in made:
-        write_whole(pathlib.Path("results/reproduction.csv"), made["table.csv"])
-        readme = pathlib.Path("README.md")
-        before, start, rest = readme.read_text().partition(MARKERS[0])
-        _, end, after = rest.partition(MARKERS[1])
-        page = f"{PUBLISHED}\n\n{made['table.md'].decode()}"
-        write_whole(readme, f"{before}{start}\n{page}\n{end}{after}".encode())
+    write_whole(pathlib.Path("results/reproduction.csv"), made["table.csv"])
+    readme = pathlib.Path("README.md")
+    before, start, rest = readme.read_text().partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    page = f"{PUBLISHED}\n\n{made['table.md'].decode()}"
+    write_whole(readme, f"{before}{start}\n{page}\n{end}{after}".encode())
     say(console, "Published in results/, docs/ and the README.")

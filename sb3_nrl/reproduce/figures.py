@@ -141,10 +141,11 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
                 markersize=4,
                 elinewidth=0.8,
             )
-        axes.set(xscale="log", ylim=(0, 1), ylabel="cosine to the exact gradient")
+        axes.set(xscale="log", ylabel="cosine to the exact gradient")
+        axes.set_ylim(min(axes.get_ylim()[0], 0), 1)
         axes.grid(alpha=0.3)
-    samples.set(title=f"A  CartPole, σ = {SMALL_NOISE:g}", xlabel="noise samples per step")
-    sizes.set(title=f"B  CartPole, {MANY_SAMPLES:,} noise samples per step", xlabel="σ")
+    samples.set(title=f"A  CartPole, as published, σ = {SMALL_NOISE:g}", xlabel="noise samples per step")
+    sizes.set(title=f"B  CartPole, as published, {MANY_SAMPLES:,} noise samples per step", xlabel="σ")
     for n_hidden in sorted({n_hidden for n_hidden, _ in measured}):
         sizes.plot([], [], MARKERS[n_hidden], color="0.4", label=DEPTHS[n_hidden])
     if measured:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from itertools import product
 
-from sb3_nrl.reproduce.measurements import Alignment, CleanPassError
+from sb3_nrl.reproduce.measurements import Alignment, CleanPassError, UntrainedPolicies
 from sb3_nrl.reproduce.protocol import CELLS, TASKS
 from sb3_nrl.reproduce.runs import Run, Training
 
@@ -35,6 +35,9 @@ def plan(
         if cell.task in tasks and cell.algorithm in algorithms
         for seed in seeds
     ]
+    depths = sorted({cell.n_hidden for cell in CELLS[figure] if cell.task == "Acrobot"})
+    if measure and figure in ("fig1", "fig2") and "Acrobot" in tasks and "NRL" in algorithms:
+        runs += [UntrainedPolicies(*((n_hidden, 2, 5) if quick else (n_hidden,))) for n_hidden in depths]
     if measure and figure == "fig4" and "Acrobot" in tasks and "NRL" in algorithms:
         runs += [CleanPassError(seed) for seed in seeds]
     if measure and figure == "noise" and "CartPole" in tasks and "NRL" in algorithms:

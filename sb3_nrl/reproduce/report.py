@@ -2,13 +2,16 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_nrl.reproduce.protocol import LABELS, N_LAST, RECOMMENDED, REFERENCE, TASKS, Cell
+from sb3_nrl.reproduce.findings import count, findings
+from sb3_nrl.reproduce.protocol import LABELS, N_LAST, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
 from sb3_nrl.reproduce.runs import Columns, block_size, blocks
+from sb3_nrl.reproduce.schedule import Results
 from sb3_nrl.reproduce.summary import LEARNED, Summaries, Summary, baseline_of
 
 COMPARABLE = 0.95
@@ -17,17 +20,25 @@ COMPARABLE = 0.95
 SAME = 0.05
 """The part of a task's range by which a result and the reference may differ."""
 
+SAME_SPEED = 1.5
+"""The factor by which their numbers of episodes may differ."""
+
 LEGEND = f"""Mean return of the last {N_LAST} episodes (seeds that learned, that is, came half-way from the worst to the
-best possible return), and below it the interquartile mean with its 95 % confidence interval. NRL reaches BP if it ends
-with {COMPARABLE:.0%} of BP's return, counted from the worst one, and learned from every seed; it beats RMHL if their
-intervals are apart. The reference is an independent simulation of the same protocol, in bold where the two differ by
-more than {SAME:.0%} of the range of returns."""
+best possible return), and below it the interquartile mean with its 95 % confidence interval. NRL reaches BP if both
+learned from all of {len(SEEDS)} seeds and it ends with {COMPARABLE:.0%} of BP's return, counted from the worst one; it
+beats RMHL if their intervals are apart. Episodes are those until the mean of the last {N_LAST} passes
+{", ".join(f"{task.goal:.0f} in {name}" for name, task in TASKS.items())}: the median of the seeds. The reference is an
+independent simulation of the same protocol, in bold where the two differ by more than {SAME:.0%} of the range of
+returns, or by a factor of {SAME_SPEED} in episodes."""
 
 COLUMNS = (
     *("task", "hidden_layers", "setting", "change", "algorithm"),
-    *("mean", "iqm", "ci_low", "ci_high", "learned", "seeds", "finals"),
-    *("reference", "agrees", "made_with"),
+    *("mean", "iqm", "ci_low", "ci_high", "learned", "seeds", "finals", "reference", "agrees"),
+    *("goal", "episodes_to_goal", "reference_episodes", "episodes_agree", "made_with"),
 )
+
+
+_YES = {None: "", True: "yes", False: "no"}
 
 
 class Row(NamedTuple):
@@ -52,13 +63,22 @@ class Row(NamedTuple):
 
     @property
     def ratio(self) -> float | None:
-        """NRL's score as a part of BP's, both counted from the worst return."""
-        return self.nrl.score / self.bp.score if self.nrl and self.bp and self.bp.score > 0 else None
+        """NRL's score as a part of BP's, both counted from the worst return; None if BP itself failed."""
+        return self.nrl.score / self.bp.score if self.nrl and self.bp and all(self.bp.learned) else None
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether NRL ends below BP, or did not learn from every seed."""
+        return self.nrl is not None and (
+            not all(self.nrl.learned) or (self.ratio is not None and self.ratio < COMPARABLE)
+        )
 
     @property
     def reaches_bp(self) -> bool | None:
-        """Whether NRL ends where BP does, and from every seed: the paper's first claim."""
-        return None if self.ratio is None or not self.nrl else self.ratio >= COMPARABLE and all(self.nrl.learned)
+        """Whether NRL ends where BP does, and from every seed: the paper's first claim. None if too little is there."""
+        if self.ratio is None or min(len(summary.finals) for summary in (self.nrl, self.bp) if summary) < len(SEEDS):
+            return None
+        return not self.falls_short
 
     @property
     def beats_rmhl(self) -> bool | None:
@@ -69,8 +89,14 @@ class Row(NamedTuple):
     def claims(self) -> str:
         """How the paper's claims fare."""
         parts = []
-        if self.ratio is not None:
-            parts.append(f"{'reaches' if self.reaches_bp else 'does not reach'} BP ({self.ratio:.0%})")
+        if self.nrl and self.bp:
+            if self.ratio is None:
+                also = "" if all(self.nrl.learned) else "too "
+                parts.append(f"cannot be compared with BP, which failed {also}({self.bp.tally})")
+            elif self.reaches_bp is None:
+                parts.append(f"ends at {self.ratio:.0%} of BP")
+            else:
+                parts.append(f"{'reaches' if self.reaches_bp else 'does not reach'} BP ({self.ratio:.0%})")
         if self.beats_rmhl is not None:
             parts.append(f"{'beats' if self.beats_rmhl else 'does not beat'} RMHL")
         return f"NRL {', '.join(parts)}" if parts else "nothing to compare with"
@@ -98,6 +124,14 @@ def agrees(summary: Summary) -> bool | None:
     return abs(summary.mean - REFERENCE[summary.cell].mean) <= SAME * (task.best - task.worst)
 
 
+def agrees_in_speed(summary: Summary) -> bool | None:
+    """Whether it took about as many episodes as the reference did, None if there is none."""
+    reference = REFERENCE.get(summary.cell)
+    if reference is None or reference.speed is None:
+        return None
+    return 1 / SAME_SPEED <= summary.speed / reference.speed <= SAME_SPEED
+
+
 def diagnose(columns: Columns, task: str) -> str:
     """
     Tell what became of a training that did not learn.
@@ -116,17 +150,41 @@ def diagnose(columns: Columns, task: str) -> str:
     return f"it never came above {returns[best]:.0f}"
 
 
-def describe(summaries: Summaries) -> Iterator[str]:
+def describe(summaries: Summaries, results: Results) -> Iterator[str]:
     """The comparison in lines of plain text."""
     for row in rows(summaries):
         yield row.title
         for summary in row.summaries:
+            goal = TASKS[summary.cell.task].goal
             yield (
                 f"  {LABELS[summary.cell.algorithm]:5} {summary.mean:7.1f}, interquartile mean {summary.iqm:.1f} "
-                f"[{summary.low:.1f}, {summary.high:.1f}], {summary.tally} seeds learned{_beside_reference(summary)}"
+                f"[{summary.low:.1f}, {summary.high:.1f}], {summary.tally} seeds learned{_beside_reference(summary)}; "
+                f"{goal:.0f} after {count(summary.speed)} episodes{_beside_reference_speed(summary)}"
             )
         yield f"  {row.claims}"
+    yield from _notes(summaries, results)
+
+
+def _beside_reference(summary: Summary) -> str:
+    same = agrees(summary)
+    return "" if same is None else f"; the reference, {REFERENCE[summary.cell]}, {_agrees(same)}"
+
+
+def _beside_reference_speed(summary: Summary) -> str:
+    same = agrees_in_speed(summary)
+    return "" if same is None else f"; the reference, {REFERENCE[summary.cell].speed:,}, {_agrees(same)}"
+
+
+def _agrees(same: bool) -> str:
+    return "agrees" if same else "differs"
+
+
+def _notes(summaries: Summaries, results: Results) -> Iterator[str]:
+    """What a reader of the comparison has to know besides, in sentences."""
     yield from failures(summaries)
+    yield from unrepaired(summaries)
+    yield from findings(summaries, results)
+    yield provenance(results)
 
 
 def failures(summaries: Summaries) -> Iterator[str]:
@@ -139,31 +197,53 @@ def failures(summaries: Summaries) -> Iterator[str]:
                     yield f"{_title(cell)}: {LABELS[cell.algorithm]} did not learn from seed {seed}: {reason}."
 
 
-def _beside_reference(summary: Summary) -> str:
-    same = agrees(summary)
-    return "" if same is None else f"; the reference, {REFERENCE[summary.cell]}, {'agrees' if same else 'differs'}"
+def unrepaired(summaries: Summaries) -> Iterator[str]:
+    """Where NRL as published falls short, and nothing is recommended."""
+    for row in rows(summaries):
+        cell = row.nrl and row.nrl.cell
+        if cell and cell.setting == "paper" and row.falls_short and (cell.task, cell.n_hidden) not in RECOMMENDED:
+            yield (
+                f"{row.title}: NRL ends below {COMPARABLE:.0%} of BP or did not learn from every seed, and there is no "
+                "recommended setting yet."
+            )
 
 
-def markdown(summaries: Summaries) -> str:
+def provenance(results: Results) -> str:
+    """Which versions and commits made the results."""
+    (first, _), *others = made_with = Counter(result.made_with for result in results.values()).most_common()
+    if not others:
+        return f"All runs were made with {first}."
+    return f"Runs were made with different versions: {'; '.join(f'{n} with {name}' for name, n in made_with)}."
+
+
+def markdown(summaries: Summaries, results: Results) -> str:
     """The comparison as a table for the README, with what it needs to be understood."""
     lines = [
-        "| task, hidden layers | NRL | BP | RMHL | the paper's claims | reference: NRL, BP, RMHL |",
-        "|---|---|---|---|---|---|",
+        "| task, hidden layers | NRL | BP | RMHL | the paper's claims | reference: NRL, BP, RMHL "
+        "| episodes: NRL, BP, RMHL | reference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows(summaries):
         cells = ["–" if summary is None else _in_table(summary) for summary in (row.nrl, row.bp, row.rmhl)]
-        references = (
-            f"**{REFERENCE[summary.cell]}**" if agrees(summary) is False else str(REFERENCE[summary.cell])
-            for summary in row.summaries
-            if summary.cell in REFERENCE
-        )
-        line = " | ".join([row.title, *cells, row.claims, "; ".join(references) or "–"])
-        lines.append(f"| {line} |".replace("-", "−"))
+        references, speeds = [], []
+        for summary in row.summaries:
+            if (reference := REFERENCE.get(summary.cell)) is not None:
+                references.append(_bold(reference, agrees(summary)))
+                if reference.speed is not None:
+                    speeds.append(_bold(f"{reference.speed:,}", agrees_in_speed(summary)))
+        cells += [row.claims, "; ".join(references) or "–"]
+        cells += ["; ".join(count(summary.speed) for summary in row.summaries), "; ".join(speeds) or "–"]
+        lines.append(f"| {' | '.join([row.title, *cells])} |".replace("-", "−"))
+    recommended = dict.fromkeys((cell.task, cell.n_hidden) for cell in summaries if cell.setting == "recommended")
     notes = [
-        *(f"Recommended for {task}, {n}: {_listed(changes)}." for (task, n), changes in RECOMMENDED.items()),
-        *failures(summaries),
+        *(f"Recommended for {task}, {n}: {_listed(RECOMMENDED[task, n])}." for task, n in recommended),
+        *_notes(summaries, results),
     ]
     return "\n".join([*lines, "", LEGEND, "", *(f"- {note}" for note in notes)])
+
+
+def _bold(reference: object, agrees: bool | None) -> str:
+    return f"**{reference}**" if agrees is False else str(reference)
 
 
 def _in_table(summary: Summary) -> str:
@@ -188,8 +268,9 @@ def table(summaries: Summaries) -> str:
                 *(f"{value:.2f}" for value in (summary.mean, summary.iqm, summary.low, summary.high)),
                 *(int(summary.learned.sum()), len(summary.finals)),
                 " ".join(f"{value:.2f}" for value in summary.finals),
-                REFERENCE.get(cell, ""),
-                {None: "", True: "yes", False: "no"}[agrees(summary)],
+                *(REFERENCE.get(cell, ""), _YES[agrees(summary)]),
+                *(f"{TASKS[cell.task].goal:.0f}", f"{summary.speed:.0f}"),
+                *(getattr(REFERENCE.get(cell), "speed", None) or "", _YES[agrees_in_speed(summary)]),
                 "; ".join(summary.made_with),
             )
         )

@@ -61,7 +61,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result, in terms of JSON."""
+        """Everything that decides the result; in the file, what JSON does not know is there by its ``repr``."""
 
     @property
     @abstractmethod
@@ -109,12 +109,16 @@ class Training(Run):
     @property
     def expected_seconds(self) -> float:
         task = TASKS[self.cell.task]
-        share = self.n_episodes / task.n_episodes
-        return 60 * task.minutes[self.cell.algorithm] * share * (2 if "passes" in self.cell.change else 1)
+        if self.n_episodes == task.n_quick:
+            return 2.0
+        minutes = task.minutes[self.cell.algorithm] * self.n_episodes / task.n_episodes
+        return 60 * minutes * (1.6 if "passes" in self.cell.change else 1)
 
     def measure(self) -> Columns:
         _, env = train(self.settings, TASKS[self.cell.task].n_steps)
         returns, lengths = env.get_episode_rewards(), env.get_episode_lengths()
+        if len(returns) < self.n_episodes:
+            raise RuntimeError(f"The training ended after {len(returns)} of {self.n_episodes} episodes")
         return {
             "episode": np.arange(1, len(returns) + 1),
             "return": np.array(returns),
@@ -188,7 +192,8 @@ def path_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
 
 def write(run: Run, result: Result, folder: pathlib.Path) -> None:
     """
-    Write a run's file, whole or not at all: a line of JSON about it, behind a ``#``, and a table.
+    Write a run's file, whole or not at all: behind ``#`` a digest of what follows, and a line of JSON about the run;
+    then a table.
 
     :param run: The run
     :param result: Its result
@@ -199,14 +204,9 @@ def write(run: Run, result: Result, folder: pathlib.Path) -> None:
     writer.writerow(result.columns)
     for row in zip(*result.columns.values(), strict=True):
         writer.writerow([f"{value:.10g}" for value in row])
-    text = table.getvalue()
-    about = {
-        "settings": run.settings,
-        "made_with": result.made_with,
-        "seconds": round(result.seconds, 3),
-        "sha256": _digest(text),
-    }
-    write_whole(path_of(run, folder), f"# {json.dumps(about)}\n{text}".encode())
+    about = {"settings": run.settings, "made_with": result.made_with, "seconds": round(result.seconds, 3)}
+    text = f"# {_to_json(about)}\n{table.getvalue()}"
+    write_whole(path_of(run, folder), f"# sha256 {_digest(text)}\n{text}".encode())
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -217,7 +217,8 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
         unfinished.write_bytes(content)
         unfinished.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # those of killed processes too
+            leftover.unlink(missing_ok=True)
 
 
 def read(run: Run, folder: pathlib.Path) -> Result | None:
@@ -233,21 +234,21 @@ def read(run: Run, folder: pathlib.Path) -> Result | None:
         text = path_of(run, folder).read_text(errors="replace")
     except FileNotFoundError:
         return None
-    header, _, table = text.partition("\n")
-    try:
-        about = json.loads(header.removeprefix("# "))
-        settings, made_with, seconds = about["settings"], about["made_with"], about["seconds"]
-        intact = about["sha256"] == _digest(table)
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
+    digest, _, text = text.partition("\n")
+    if digest != f"# sha256 {_digest(text)}":
         raise Unusable("is corrupt")
-    wanted = json.loads(json.dumps(run.settings))
-    if settings != wanted:
-        raise Unusable(f"was made with other settings ({_differences(settings, wanted)})")
+    header, _, table = text.partition("\n")
+    about = json.loads(header.removeprefix("# "))
+    wanted = json.loads(_to_json(run.settings))
+    if about["settings"] != wanted:
+        raise Unusable(f"was made with other settings ({_differences(about['settings'], wanted)})")
     names, *rows = csv.reader(io.StringIO(table))
     columns = dict(zip(names, np.array(rows, dtype=float).T, strict=True))
-    return Result(columns, seconds, made_with)
+    return Result(columns, about["seconds"], about["made_with"])
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, default=repr)
 
 
 def _digest(text: str) -> str:

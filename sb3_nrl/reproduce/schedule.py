@@ -4,18 +4,20 @@ import importlib.util
 import logging
 import os
 import pathlib
+import random
 import secrets
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from sb3_nrl.reproduce.runs import Result, Run, Unusable, path_of, read, write
+from sb3_nrl.reproduce.runs import Result, Run, Unusable, path_of, read, write, write_whole
 
 MAX_RETRIES = 3
 """How often a run is done again whose process died."""
@@ -23,9 +25,27 @@ MAX_RETRIES = 3
 _OBJECT_STORE_BYTES = 10**8
 """Results are small; by default Ray takes a third of the memory."""
 
+
+class Failure(NamedTuple):
+    """
+    What went wrong with a run.
+
+    :param error: The error, in a line
+    :param traceback: Where it came from, in lines
+    """
+
+    error: str
+    traceback: str
+
+    @classmethod
+    def by(cls, error: Exception) -> "Failure":
+        """What there is to keep of an error, which itself might not be sent from one process to another."""
+        return cls(" ".join(f"{type(error).__name__}: {error}".split()), "".join(traceback.format_exception(error)))
+
+
 Results = dict[Run, Result]
-Failures = dict[Run, Exception]
-Completions = Iterator[tuple[Run, Result | Exception]]
+Failures = dict[Run, Failure]
+Completions = Iterator[tuple[Run, Result | Failure]]
 
 
 class Workers(NamedTuple):
@@ -33,11 +53,12 @@ class Workers(NamedTuple):
     Who does the runs.
 
     :param number: How many runs are done at once
-    :param do: Does them, and gives back each as it is finished, with its result or with what went wrong
+    :param do: Does them, and gives back each as it is finished, with its result or with what went wrong; what somebody
+        else has finished in the folder meanwhile is not done again
     """
 
     number: int
-    do: Callable[[Sequence[Run]], Completions]
+    do: Callable[[Sequence[Run], pathlib.Path], Completions]
 
 
 def find(runs: Sequence[Run], folder: pathlib.Path, console: Console) -> Results:
@@ -54,7 +75,7 @@ def find(runs: Sequence[Run], folder: pathlib.Path, console: Console) -> Results
         try:
             result = read(run, folder)
         except Unusable as reason:
-            say(console, f"{path_of(run, folder)} {reason}: to be done again")
+            say(console, f"{path_of(run, folder)} {reason}, so it does not count")
         else:
             if result is not None:
                 results[run] = result
@@ -67,6 +88,9 @@ def carry_out(
     """
     Do what is missing, keep each result as soon as it is there, and show how far it got.
 
+    All runs from the first seed come before those from the second, and so on. Among them chance decides, so that two
+    commands on one folder share the work rather than do the same at the same time.
+
     :param runs: All runs
     :param results: The results of those that are finished; those of the others are added
     :param folder: Folder of results
@@ -75,7 +99,8 @@ def carry_out(
     :param console: Where to show it
     :return: Runs that failed, and why
     """
-    todo = [run for run in runs if run not in results]
+    missing = [run for run in runs if run not in results]
+    todo = sorted(missing, key=lambda run: (run.seed, random.random()))
     failures: Failures = {}
     if not todo:
         return failures
@@ -83,13 +108,16 @@ def carry_out(
         clock = Clock(todo, results, staff.number)
         with Progress(BarColumn(30), _ClockColumn(clock), console=console) as progress:
             bar = progress.add_task("", total=len(runs), completed=len(results))
-            for run, outcome in staff.do(todo):
+            for run, outcome in staff.do(todo, folder.resolve()):
                 clock.tick(run)
-                if isinstance(outcome, Exception):
+                where = path_of(run, folder).with_suffix(".traceback")
+                if isinstance(outcome, Failure):
                     failures[run] = outcome
-                    say(console, f"{run.name} failed: {' '.join(str(outcome).split())}")
+                    write_whole(where, outcome.traceback.encode())
+                    say(console, f"{run.name} failed: {outcome.error} (see {where})")
                 else:
                     write(run, outcome, folder)
+                    where.unlink(missing_ok=True)
                     results[run] = outcome
                     say(console, f"{run.name}: {run.summary(outcome.columns)}, {_duration(outcome.seconds)}")
                 if not console.is_terminal:
@@ -158,18 +186,21 @@ def _make_workers(workers: int, address: str | None, console: Console) -> Abstra
 
 @contextmanager
 def _one_after_the_other() -> Iterator[Workers]:
-    def do(runs: Sequence[Run]) -> Completions:
+    def do(runs: Sequence[Run], folder: pathlib.Path) -> Completions:
         for run in runs:
-            yield run, _attempt(run)
+            yield run, _attempt(run, folder)
 
     yield Workers(1, do)
 
 
-def _attempt(run: Run) -> Result | Exception:
+def _attempt(run: Run, folder: pathlib.Path) -> Result | Failure:
     try:
+        with suppress(Unusable):
+            if found := read(run, folder):
+                return found
         return run.do()
     except Exception as error:
-        return error
+        return Failure.by(error)
 
 
 @contextmanager
@@ -194,14 +225,14 @@ def _with_ray(workers: int, address: str | None) -> Iterator[Workers]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     attempt = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_attempt)
 
-    def do(runs: Sequence[Run]) -> Completions:
-        running = {attempt.remote(run): run for run in runs}
+    def do(runs: Sequence[Run], folder: pathlib.Path) -> Completions:
+        running = {attempt.remote(run, folder): run for run in runs}
         while running:
             (reference,), _ = ray.wait(list(running), num_returns=1)
             try:
                 outcome = ray.get(reference)
             except ray.exceptions.RayError as error:
-                outcome = error
+                outcome = Failure.by(error)
             yield running.pop(reference), outcome
 
     try:

@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from rliable import library, metrics
 
-from sb3_nrl.reproduce.protocol import TASKS, Cell
-from sb3_nrl.reproduce.runs import Columns, Result, Run, Training, final_return
+from sb3_nrl.reproduce.protocol import N_LAST, TASKS, Cell
+from sb3_nrl.reproduce.runs import Columns, Result, Run, Training, block_size, blocks, final_return
 
 LEARNED = 0.5
 """The score, from the worst return (0) to the best one (1), from which on a training counts as one that learned."""
@@ -53,6 +53,12 @@ class Summary(NamedTuple):
         """Where the mean lies between the worst (0) and the best return (1)."""
         return TASKS[self.cell.task].score(self.mean)
 
+    @property
+    def speed(self) -> float:
+        """After how many episodes half of the seeds had passed the task's goal, infinite if they never did."""
+        goal = TASKS[self.cell.task].goal
+        return float(np.median([episodes_until(goal, columns) for columns in self.curves.values()]))
+
 
 Summaries: TypeAlias = Mapping[Cell, Summary]
 
@@ -82,6 +88,22 @@ def baseline_of(cell: Cell, summaries: Summaries) -> Summary | None:
     settings = (cell.setting, "paper")
     found = (summaries.get(Cell(cell.task, "BPTT", cell.n_hidden, setting)) for setting in settings)
     return next(filter(None, found), None)
+
+
+def episodes_until(goal: float, columns: Columns) -> float:
+    """
+    Tell how fast a training was.
+
+    :param goal: A return
+    :param columns: Of the training; if they are thinned, the answer is the same
+    :return: After how many episodes the mean return of the last 50 was above the goal, infinite if it never was
+    """
+    size = block_size(int(columns["episode"][-1]))
+    rows = blocks(columns, size)
+    n_rows = min(N_LAST // size, len(rows["return"]))
+    means = np.convolve(rows["return"], np.full(n_rows, 1 / n_rows), "valid")
+    passed = rows["episode"][n_rows - 1 :][means > goal]
+    return float(passed[0]) if len(passed) else np.inf
 
 
 def interquartile_mean(finals: np.ndarray) -> tuple[float, float, float]:
