@@ -77,12 +77,13 @@ GOALS = {
 
 
 STYLES = {
-    "nrl": ("#0072b2", "-"),
-    "defaults": ("#56b4e9", "-"),
-    "rmhl": ("#d55e00", ":"),
-    "a2c": ("#009e73", "-."),
-    "ppo": ("#000000", "--"),
+    "nrl": ("NRL", "#0072b2", "-"),
+    "defaults": ("NRL, defaults", "#56b4e9", "-"),
+    "rmhl": ("RMHL", "#d55e00", ":"),
+    "a2c": ("A2C", "#009e73", "-."),
+    "ppo": ("PPO", "#000000", "--"),
 }
+"""Name, colour and line of each algorithm."""
 
 
 class Run(NamedTuple):
