@@ -997,17 +997,16 @@ def test_cosines_are_said_to_be_positive(least: float, verdict: str) -> None:
 @pytest.mark.usefixtures("few_resamples")
 def test_untrained_policies_are_told_of() -> None:
     columns = {
-        "head_gain": np.repeat([1.0, 0.01], 3),
-        "policy": np.tile(np.arange(3), 2),
-        "reached": np.array([0, 5, 0, 1, 2, 0]),
-        "correlation": np.array([-0.2, 0.3, -0.1, 0.0, 0.02, 0.01]),
+        "head_gain": np.repeat([1.0, 0.01], 4),
+        "policy": np.tile(np.arange(4), 2),
+        "reached": np.array([0, 5, 1, 0, 1, 2, 0, 0]),
+        "correlation": np.array([-0.2, 0.3, -0.1, -0.01, -0.03, 0.02, 0.01, 0.0]),
     }
-    results: dict[Run, Result] = {UntrainedPolicies(2, 3, 7): Result(columns, 1.0, "")}
+    results: dict[Run, Result] = {UntrainedPolicies(2, 4, 7): Result(columns, 1.0, "")}
     line = told({}, results, "Acrobot, 2")
-    assert "1 of 3 ever reached the goal in 7 episodes" in line
-    assert "+0.30 to +0.30 for those that did, -0.20 to -0.10 for those that did not" in line
-    assert "with a small head 2 of 3 ever" in line
-    assert "+0.00 to +0.02 for those that did, +0.01 to +0.01 for those that did not" in line
+    assert "of 4 untrained policies 2 ever reached the goal in 7 episodes, with a small head 2." in line
+    assert "The torque of 2 goes against" in line and "(a correlation below -0.03, the" in line
+    assert "they reached it in 1 of 14 episodes, those with a small head in 3 of 28" in line
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -130,19 +130,18 @@ def _cosines(results: Results) -> Iterator[Finding]:
 def _untrained(results: Results) -> Iterator[str]:
     for run, (columns, *_) in results.items():
         if isinstance(run, UntrainedPolicies):
-            parts = []
-            for head_gain in HEAD_GAINS:
-                rows = columns["head_gain"] == head_gain
-                reached, correlation = columns["reached"][rows], columns["correlation"][rows]
-                n_reached, n_policies = int((reached > 0).sum()), len(reached)
-                part = f"{n_reached} of {n_policies} ever reached the goal in {run.n_episodes} episodes"
-                ranges = [
-                    f"{correlation[which].min():+.2f} to {correlation[which].max():+.2f} for those that {what}"
-                    for which, what in ((reached > 0, "did"), (reached == 0, "did not"))
-                    if which.any()
-                ]
-                parts.append(f"{part} (torque and velocity of the second link correlate by {', '.join(ranges)})")
+            (reached, correlation), (reached_small, correlation_small) = (
+                (columns["reached"][rows], columns["correlation"][rows])
+                for rows in (columns["head_gain"] == head_gain for head_gain in HEAD_GAINS)
+            )
+            limit = correlation_small.min()
+            braking = correlation < limit
             yield (
-                f"Acrobot, {run.n_hidden}: of untrained policies {parts[0]}; with a small head {parts[1]}. A torque "
-                "against the velocity brakes: such a policy sees a return of -500 alone, and learns nothing."
+                f"Acrobot, {run.n_hidden}: of {run.n_policies} untrained policies {(reached > 0).sum()} ever reached "
+                f"the goal in {run.n_episodes} episodes, with a small head {(reached_small > 0).sum()}. The torque of "
+                f"{braking.sum()} goes against the velocity of the second link (a correlation below {limit:.2f}, the "
+                f"least with a small head) and brakes the swing: they reached it in {reached[braking].sum():.0f} of "
+                f"{braking.sum() * run.n_episodes} episodes, those with a small head in {reached_small.sum():.0f} of "
+                f"{run.n_policies * run.n_episodes}. While every return is {TASKS['Acrobot'].worst:.0f}, nothing is "
+                "learned."
             )
