@@ -77,8 +77,8 @@ class NoisyPolicy(BasePolicy):
         the actor's: ``dict(pi=[...], vf=[...])``
     :param activation_fn: Makes the activation function after each hidden layer, tanh by default
     :param use_bias: Whether hidden layers and heads have biases
-    :param head_gain: Factor on the initial weights of the heads. Large values start in a policy that prefers some
-        actions by chance, and in some tasks never sees another return, and so never learns
+    :param head_gain: Factor on the initial weights of the heads. Large values start in a policy that favours some
+        actions in some states; if that happens to work against the task, it may never see another return, nor learn
     :param log_std_init: Initial log standard deviation of the actions in a ``Box`` space, in the units of the actions
     :param action_correlation: Correlation, in [0, 1), of the random parts of successive actions in a ``Box`` space, of
         a training: with more, exploration is in one direction for longer. log π(a|s) stays that of a single action
