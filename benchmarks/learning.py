@@ -19,7 +19,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist, median
 from typing import NamedTuple
 
@@ -37,9 +37,10 @@ import sb3_nrl.envs
 import sb3_nrl.zoo
 
 HERE = pathlib.Path(__file__).parent
+CONFIGS = HERE / "defaults.yml"
 BASELINES = ("a2c", "ppo")
 DEFAULTS = "defaults"
-"""NRL with the constructor's defaults, on the tasks of ``defaults.yml``."""
+"""NRL with the constructor's defaults and one environment."""
 ALGORITHMS = ("nrl", DEFAULTS, "rmhl", *BASELINES)
 N_EPISODES = 100
 N_ROWS = 200
@@ -58,6 +59,11 @@ class Goal(NamedTuple):
     bar: float
     median: int | None
     most: int | None
+
+    @property
+    def text(self) -> str:
+        """The steps, in the table."""
+        return "A2C's (twice that)" if self.median is None else f"{self.median:,} ({self.most:,})"
 
 
 PERCEPTUAL = "neurogym/PerceptualDecisionMaking-v0"
@@ -144,24 +150,21 @@ class Curve(NamedTuple):
     means: np.ndarray
 
 
-def train(task: str, algorithm: str, seed: int, changes: Iterable[str] = ()) -> list[Sequence[object]]:
+def train(task: str, algorithm: str, seed: int) -> list[Sequence[object]]:
     """
     Train as a user would.
 
     :param task: A key of ``GOALS``
-    :param algorithm: One that ``sb3-nrl`` knows
+    :param algorithm: One of ``ALGORITHMS``
     :param seed: Seed
-    :param changes: What to set otherwise than the config does, as ``--hyperparams`` takes it
     :return: What the run was and what became of it, then its learning curve
     """
     options = []
     algo = "nrl" if algorithm == DEFAULTS else algorithm
-    if algorithm in (DEFAULTS, *BASELINES):
-        changes = [*changes, f"callback:{{'learning.StopAtBar': {{'bar': {GOALS[task].bar}}}}}"]
     if algorithm == DEFAULTS or (algorithm in BASELINES and task == PERCEPTUAL):  # which the zoo has no config for
-        options = ["--conf-file", str(HERE / f"{algorithm}.yml")]
-    if changes:
-        options += ["--hyperparams", *changes]
+        options = ["--conf-file", str(CONFIGS)]
+    if algorithm in (DEFAULTS, *BASELINES):
+        options += ["--hyperparams", f"callback:{{'learning.StopAtBar': {{'bar': {GOALS[task].bar}}}}}"]
     command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
@@ -234,10 +237,10 @@ def read(folder: pathlib.Path) -> tuple[dict[Run, Learned], dict[Run, Curve]]:
 
 
 def tabulate(learned: dict[Run, Learned]) -> str:
-    """One row for each task and algorithm, in Markdown; beside NRL's, the goals that it misses."""
+    """One row for each task and algorithm, in Markdown; in NRL's, what is to be reached."""
     table = [
-        "| | bar | | seeds that passed | steps until then: median (most) | seconds | lowest mean after | evaluation |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | bar | | passed | steps until then: median (most) | goal | seconds | lowest mean after | evaluation |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, algorithm in itertools.product(GOALS, ALGORITHMS):
         runs = [became for run, became in learned.items() if run[:2] == (task, algorithm)]
@@ -252,6 +255,7 @@ def tabulate(learned: dict[Run, Learned]) -> str:
             STYLES[algorithm][0],
             f"{len(passed)} of {len(runs)}",
             f"{_number(median(steps))} ({_number(steps[-1])})",
+            GOALS[task].text if algorithm == ALGORITHMS[0] else "",
             _number(seconds),
             f"{min(run.lowest for run in passed if run.lowest is not None):.3g}" if passed else "–",
             f"{np.mean([run.evaluation for run in runs]):.3g} ({min(run.evaluation for run in runs):.3g})",
@@ -289,7 +293,11 @@ def draw(curves: dict[Run, Curve]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[:, 0]:
         axes.set_ylabel("mean return of 100 episodes")
-    panels[0, 0].legend(frameon=False)
+    shown = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
+    labels = [label for label, _, _ in STYLES.values() if label in shown]
+    figure.legend(
+        [shown[label] for label in labels], labels, loc="outside lower center", ncols=len(labels), frameon=False
+    )
     return figure
 
 

@@ -31,9 +31,9 @@ class NRL(RewardModulatedAlgorithm):
     prediction error δ turns it into a weight change, W ← W + η δ e (Eq. 16).
 
     By default a critic predicts the rewards, and every step has a temporal-difference error; each step is credited by
-    pairs of noisy passes, an estimate good enough for Adam with the learning rates of gradient descent. With these
-    defaults CartPole takes about as many steps as PPO needs. The paper's own rule, a single noisy pass with plain SGD
-    and a running average of the rewards (Eq. 13 to 17), is ``NRL(policy, env, **PAPER["NRL"])``.
+    pairs of noisy passes, an estimate good enough for Adam with the learning rates of gradient descent. The paper's own
+    rule, a single noisy pass with plain SGD and a running average of the rewards (Eq. 13 to 17), is
+    ``NRL(policy, env, **PAPER["NRL"])``.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`

@@ -62,8 +62,9 @@ class NodePerturbation:
         called = [parameter for site in self.sites for parameter in site.layer.parameters(recurse=False)]
         self.parameters = list(dict.fromkeys(parameter for parameter in called if parameter.requires_grad))
         """Those that learn, in the order in which their layers are called."""
+        reached = set(self.parameters)
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad and parameter not in set(self.parameters):
+            if parameter.requires_grad and parameter not in reached:
                 owner = name.rpartition(".")[0]
                 raise ValueError(
                     f"The parameter '{name}' would never learn: node perturbation reaches the weights and biases of "

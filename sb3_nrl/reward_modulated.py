@@ -333,7 +333,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self._update_info_buffer(infos, dones)
 
             if self._has_critic:
-                rewards = rewards + self._cut_off(dones, infos) - self.ent_coef * log_probs
+                coming = self._cut_off(dones, infos) if dones.any() else 0.0
+                rewards = rewards + coming - self.ent_coef * log_probs
             rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
             rewarded = self.reward_predictor.observe(rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
