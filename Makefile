@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench learning-bench check lint type format clean
+.PHONY: help demo test bench learning-bench ablation check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +24,9 @@ bench: .venv/.installed  ## measure steps per second: results/throughput.csv, do
 
 learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): results/learning.csv, a table, a figure
 	$(bin)/python benchmarks/learning.py
+
+ablation: .venv/.installed  ## train NRL with one thing changed at a time (hours): docs/ablation.md
+	$(bin)/python benchmarks/ablation.py
 
 check: lint type  ## all static checks
 

@@ -138,7 +138,7 @@ class Learned(NamedTuple):
 
 class Curve(NamedTuple):
     """
-    The mean return of the last 100 episodes, at the ends of episodes.
+    The mean return of the last 100 episodes, or of all if there were fewer, at the ends of episodes.
 
     :param steps: Steps of all environments until then
     :param seconds: Time until then
@@ -150,32 +150,55 @@ class Curve(NamedTuple):
     means: np.ndarray
 
 
-def train(task: str, algorithm: str, seed: int) -> list[Sequence[object]]:
+def measure(task: str, algorithm: str, seed: int) -> list[Sequence[object]]:
     """
-    Train as a user would.
+    Train, and evaluate what was trained.
 
     :param task: A key of ``GOALS``
     :param algorithm: One of ``ALGORITHMS``
     :param seed: Seed
     :return: What the run was and what became of it, then its learning curve
     """
-    options = []
     algo = "nrl" if algorithm == DEFAULTS else algorithm
-    if algorithm == DEFAULTS or (algorithm in BASELINES and task == PERCEPTUAL):  # which the zoo has no config for
-        options = ["--conf-file", str(CONFIGS)]
-    if algorithm in (DEFAULTS, *BASELINES):
-        options += ["--hyperparams", f"callback:{{'learning.StopAtBar': {{'bar': {GOALS[task].bar}}}}}"]
-    command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
+    # which the zoo has no config for
+    config = CONFIGS if algorithm == DEFAULTS or (algorithm in BASELINES and task == PERCEPTUAL) else None
+    changes = [stop_at_bar(task)] if algorithm in (DEFAULTS, *BASELINES) else []
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [*command, *options, "-f", folder, "--eval-freq", "-1", "--verbose", "0"],
-            check=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.getenv("PYTHONPATH")])])},
-        )
-        (run,) = (pathlib.Path(folder) / algo).glob("*_1")
+        run = train(task, algo, seed, pathlib.Path(folder), changes, config)
         curve = learning_curve(run)
         learned = judge(curve, GOALS[task].bar, evaluate(run, task, algo, seed))
     return [(task, algorithm, seed, *learned, versions()), *thin(curve)]
+
+
+def train(
+    task: str, algo: str, seed: int, folder: pathlib.Path, changes: Sequence[str], config: pathlib.Path | None = None
+) -> pathlib.Path:
+    """
+    Train as a user would.
+
+    :param task: Registered name of the environment
+    :param algo: One that ``sb3-nrl`` knows
+    :param seed: Seed
+    :param folder: Where the run is to be
+    :param changes: What to set otherwise than the config does, as ``--hyperparams`` takes it
+    :param config: The config, by default the shipped one
+    :return: Folder of the run
+    """
+    command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
+    options = [*(["--conf-file", str(config)] if config else []), *(["--hyperparams", *changes] if changes else [])]
+    subprocess.run(
+        [*command, *options, "-f", str(folder), "--eval-freq", "-1", "--verbose", "0"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.getenv("PYTHONPATH")])])},
+    )
+    (run,) = (folder / algo).glob("*_1")
+    return run
+
+
+def stop_at_bar(task: str) -> str:
+    """What ends a training when it has passed the bar, as ``--hyperparams`` takes it."""
+    return f"callback:{{'learning.StopAtBar': {{'bar': {GOALS[task].bar}}}}}"
 
 
 def learning_curve(run: pathlib.Path) -> Curve:
@@ -191,13 +214,14 @@ def learning_curve(run: pathlib.Path) -> Curve:
             steps += int(length)
             rows.append((starts[-1] + seconds, steps * len(logs), reward))
     seconds, steps, returns = np.array(sorted(rows)).T
-    means = np.convolve(returns, np.full(N_EPISODES, 1 / N_EPISODES), "valid")
-    return Curve(steps[N_EPISODES - 1 :].astype(int), seconds[N_EPISODES - 1 :] - min(starts), means)
+    sums = np.concatenate([np.zeros(N_EPISODES), np.cumsum(returns)])
+    means = (sums[N_EPISODES:] - sums[:-N_EPISODES]) / np.minimum(np.arange(1, len(returns) + 1), N_EPISODES)
+    return Curve(steps.astype(int), seconds - min(starts), means)
 
 
 def judge(curve: Curve, bar: float, evaluation: float) -> Learned:
     """What became of a run."""
-    passed = np.flatnonzero(curve.means >= bar)
+    passed = N_EPISODES - 1 + np.flatnonzero(curve.means[N_EPISODES - 1 :] >= bar)
     last = (float(curve.means[-1]), int(curve.steps[-1]), evaluation)
     if len(passed) == 0:
         return Learned(None, None, None, *last)
@@ -315,7 +339,7 @@ def main() -> None:
             continue
         path = arguments.out / f"{task.replace('/', '-')}_{algorithm}_{seed}.csv"
         if not path.exists():
-            write(path, train(task, algorithm, seed))
+            write(path, measure(task, algorithm, seed))
             print(path.name, flush=True)
     learned, curves = read(arguments.out)
     write(
