@@ -67,7 +67,7 @@ def main() -> None:
         "use_bias": True,
         "optimizer_class": th.optim.Adam,
     }
-    model = NRL("CnnPolicy", env, learning_rate=3e-3, scale_rpe=False, seed=0, policy_kwargs=policy_kwargs)
+    model = NRL("CnnPolicy", env, learning_rate=3e-3, seed=0, policy_kwargs=policy_kwargs)
     print(model.policy)
     before, _ = evaluate_policy(model, env, n_eval_episodes=300)
     model.learn(arguments.timesteps)

@@ -30,21 +30,23 @@ class BPTT(RewardModulatedAlgorithm):
         ``"critic"``: a network beside the policy's, V, with δ = r + γ V(s') - V(s) at every step; it learns as the
         policy does, by the same δ, with V in the place of log π. Weights then change every ``n_steps`` steps of each
         environment, by Σ δ e over these steps, and traces start anew with each episode
-    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"nonzero"``, at every reward other
-        than 0 and at the episode's end; ``"step"``, at every step, and the reward prediction starts anew with each
-        episode, so that episodes of a single step teach nothing. A critic needs ``"step"``
-    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15); of a
-        critic, of the running mean of δ², for which 0.01 is a good choice
+    :param reward_timing: When rewards count: ``"episode"`` (the default), at the episode's end; ``"nonzero"``, at every
+        reward other than 0 and at the episode's end; ``"step"``, at every step, and the running average starts anew
+        with each episode, so that episodes of a single step teach nothing. With a critic always ``"step"``
+    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15), 0.66
+        by default. None with a critic
     :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
-        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there. Of a critic, whether to
-        divide δ by its running root mean square, whatever the rewards are like
-    :param gamma: Discount γ of rewards to come, in (0, 1], for a critic alone
+        Acrobot's; the default with a running average. Switch it off where rewards come close to 0, since δ / \|r\| is
+        huge there. None with a critic
+    :param gamma: Discount γ of rewards to come, in [0, 1], for a critic, 0.99 by default; a running average has none, 1
     :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
-        policy from becoming certain too soon
+        policy from becoming certain too soon. The critic predicts these rewards too
     :param vf_coef: The critic's learning rate, as a multiple of the policy's
-    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history. A critic wants a
-        little less than γ
-    :param max_grad_norm: Largest norm of the change δ e over all weights, the critic's apart, None for no bound
+    :param trace_decay: Factor per step on the eligibility trace. With a critic γλ, in [0, γ], by default 0.95 γ; else
+        in (0, 1], where 1, the default, keeps the full history
+    :param max_grad_norm: Largest norm of the change Σ δ e, of the policy and of the critic each, None for no bound. A
+        sum over many steps nearly always has a larger one than the default, so that changes have this length whatever
+        the size of the rewards; that keeps single surprises from spoiling a policy
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
@@ -62,13 +64,13 @@ class BPTT(RewardModulatedAlgorithm):
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 32,
         reward_prediction: str = "critic",
-        reward_timing: str = "step",
-        reward_smoothing: float = 0.01,
-        scale_rpe: bool = True,
-        gamma: float = 0.99,
+        reward_timing: str | None = None,
+        reward_smoothing: float | None = None,
+        scale_rpe: bool | None = None,
+        gamma: float | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 1.0,
-        trace_decay: float = 0.94,
+        trace_decay: float | None = None,
         max_grad_norm: float | None = 0.5,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,

@@ -52,10 +52,15 @@ class GradientAlignmentCallback(BaseCallback):
         plain_fold = type(buffer).fold
 
         def fold(
-            credit: Any, network: TorchNetwork, n_at_once: int, errors_TE: np.ndarray, restarts_TE: np.ndarray
+            credit: Any,
+            network: TorchNetwork,
+            n_at_once: int,
+            trace_decay: float,
+            errors_TE: np.ndarray,
+            restarts_TE: np.ndarray,
         ) -> tuple[Array, float]:
             exact_W = self._follow(model, buffer.waiting(network), errors_TE, restarts_TE)
-            change_W, trace_norm = plain_fold(buffer, credit, network, n_at_once, errors_TE, restarts_TE)
+            change_W, trace_norm = plain_fold(buffer, credit, network, n_at_once, trace_decay, errors_TE, restarts_TE)
             change = th.as_tensor(change_W)
             norms = th.linalg.vector_norm(change) * th.linalg.vector_norm(exact_W)
             if norms > 0 and self._complete_E[errors_TE.any(axis=0)].all():

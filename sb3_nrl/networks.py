@@ -103,7 +103,7 @@ class TorchNetwork:
         :return: Shape (B,)
         """
         tensors = {key: self.array(part) for key, part in obs.items()} if isinstance(obs, dict) else self.array(obs)
-        return self.policy.predict_values(tensors)
+        return self.policy.predict_values(tensors)[:, 0]
 
     @th.no_grad()
     def noisy_pass(self, obs: Any, actions: Array, noise_BN: Array) -> NoisyPass:

@@ -47,25 +47,28 @@ class NRL(RewardModulatedAlgorithm):
         ``"critic"``: a network beside the policy's, V, with δ = r + γ V(s') - V(s) at every step; it learns as the
         policy does, by the same δ, with V in the place of log π. Weights then change every ``n_steps`` steps of each
         environment, by Σ δ e over these steps, and traces start anew with each episode
-    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"nonzero"``, at every reward other
-        than 0 and at the episode's end; ``"step"``, at every step, and the reward prediction starts anew with each
-        episode, so that episodes of a single step teach nothing. A critic needs ``"step"``
-    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15); of a
-        critic, of the running mean of δ², for which 0.01 is a good choice
+    :param reward_timing: When rewards count: ``"episode"`` (the default), at the episode's end; ``"nonzero"``, at every
+        reward other than 0 and at the episode's end; ``"step"``, at every step, and the running average starts anew
+        with each episode, so that episodes of a single step teach nothing. With a critic always ``"step"``
+    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15), 0.66
+        by default. None with a critic
     :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
-        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there. Of a critic, whether to
-        divide δ by its running root mean square, whatever the rewards are like
-    :param gamma: Discount γ of rewards to come, in (0, 1], for a critic alone
+        Acrobot's; the default with a running average. Switch it off where rewards come close to 0, since δ / \|r\| is
+        huge there. None with a critic
+    :param gamma: Discount γ of rewards to come, in [0, 1], for a critic, 0.99 by default; a running average has none, 1
     :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
-        policy from becoming certain too soon
+        policy from becoming certain too soon. The critic predicts these rewards too
     :param vf_coef: The critic's learning rate, as a multiple of the policy's
-    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history. A critic wants a
-        little less than γ
-    :param max_grad_norm: Largest norm of the change δ e over all weights, the critic's apart, None for no bound
+    :param trace_decay: Factor per step on the eligibility trace. With a critic γλ, in [0, γ], by default 0.95 γ; else
+        in (0, 1], where 1, the default, keeps the full history
+    :param max_grad_norm: Largest norm of the change Σ δ e, of the policy and of the critic each, None for no bound. A
+        sum over many steps nearly always has a larger one than the default, so that changes have this length whatever
+        the size of the rewards; that keeps single surprises from spoiling a policy
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise)
-    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes; ``"layer"``: ‖ξ‖² over the
+    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of
+        the policy, or of the critic; ``"layer"``: ‖ξ‖² over the
         layer's nodes, which has no finite variance in layers of one or two nodes; ``"unbiased"``: ‖ξ‖² / n over all n
         nodes, so that the trace estimates the gradient of log π. The estimate's noise grows with n: networks of
         thousands of nodes, as convolutional ones, want a lower learning rate or a ``max_grad_norm``
@@ -92,13 +95,13 @@ class NRL(RewardModulatedAlgorithm):
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 32,
         reward_prediction: str = "critic",
-        reward_timing: str = "step",
-        reward_smoothing: float = 0.01,
-        scale_rpe: bool = True,
-        gamma: float = 0.99,
+        reward_timing: str | None = None,
+        reward_smoothing: float | None = None,
+        scale_rpe: bool | None = None,
+        gamma: float | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 1.0,
-        trace_decay: float = 0.94,
+        trace_decay: float | None = None,
         max_grad_norm: float | None = 0.5,
         noise_std: float = 1e-2,
         noise_distribution: str = "gaussian",
@@ -160,12 +163,12 @@ class NRL(RewardModulatedAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        n_nodes = self.policy.perturbation.n_nodes
+        n_nodes = max(nodes.stop - nodes.start for nodes, _ in self.policy.networks)
         if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES * self._n_samples:
             warnings.warn(
                 f"The network has {n_nodes} nodes. Estimated from {self._n_samples} noisy passes, an update is mostly "
-                f"noise, about {math.sqrt(n_nodes / self._n_samples):.0f} times as long as the gradient: lower "
-                'learning_rate as much, set max_grad_norm, or use noise_normalization="network".',
+                f"noise, about {math.sqrt(n_nodes / self._n_samples):.0f} times as long as the gradient: raise "
+                "n_noise_samples, or lower learning_rate.",
                 stacklevel=3,
             )
 

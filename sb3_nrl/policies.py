@@ -143,6 +143,8 @@ class NoisyPolicy(BasePolicy):
             raise ValueError(f"log_std_init={log_std_init!r}: must be finite")
         correlated = is_number(action_correlation, 0) and action_correlation < 1
         check("action_correlation", action_correlation, correlated or action_correlation == 0, "in [0, 1)")
+        continuous = isinstance(action_space, spaces.Box)
+        check("action_correlation", action_correlation, continuous or action_correlation == 0, "0 but for Box actions")
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain
@@ -217,7 +219,8 @@ class NoisyPolicy(BasePolicy):
         self._found = modules, trainable
         example = _blank(self.observation_space, 3, self.action_net.weight.device)
         self.perturbation = NodePerturbation(self, self._outputs, example)
-        layers_of_critic = {layer for part in self._critic_parts() for layer in part.modules()}
+        learn = {module for module in self.modules() if any(p.requires_grad for p in module.parameters(recurse=False))}
+        layers_of_critic = learn & {layer for part in self._critic_parts() for layer in part.modules()}
         for name, layer in self.named_modules(remove_duplicate=False):
             if layer in layers_of_critic and name.split(".")[0] in ("features_extractor", "hidden_net", "action_net"):
                 raise ValueError(f"'{name}' is a part of the critic too: they must not share layers.")
@@ -273,13 +276,16 @@ class NoisyPolicy(BasePolicy):
         """
         The critic's prediction V(s), by a clean pass or the mean of ``clean_passes`` noisy ones.
 
-        :param obs: Observations
-        :return: Shape (B,)
+        :param obs: Observations, B rows
+        :return: Shape (B, 1)
+        :raises ValueError: If there is no critic
         """
+        if not self.critic:
+            raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
         if self.clean_passes is None:
-            return self._values(obs)[:, 0]
+            return self._values(obs)
         _, values = self._run_noisy_passes(obs, self.clean_passes)
-        return values.mean(0)
+        return values.mean(0)[:, None]
 
     def forward(
         self,

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -19,13 +19,20 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.networks import TorchNetwork, make_network
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
-from sb3_nrl.reward_prediction import REWARD_PREDICTIONS, REWARD_TIMINGS, RunningAverage, TemporalDifference
+from sb3_nrl.reward_prediction import (
+    DEFAULT_LAMBDA,
+    PREDICTION_DEFAULTS,
+    REWARD_TIMINGS,
+    RunningAverage,
+    temporal_differences,
+)
 from sb3_nrl.traces import EligibilityTraceBuffer, PendingSteps
 
 _MAX_NODES_AT_ONCE = 2**20
@@ -58,7 +65,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     rollout_buffer: EligibilityTraceBuffer  # type: ignore[assignment]
     network: TorchNetwork
     reward_predictor: Any
-    """A ``RunningAverage`` or, of a critic, its ``TemporalDifference``."""
+    """A ``RunningAverage``, or None if a critic predicts, which is a part of the policy."""
 
     def __init__(
         self,
@@ -67,13 +74,13 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         learning_rate: float | Schedule,
         n_steps: int,
         reward_prediction: str,
-        reward_timing: str,
-        reward_smoothing: float,
-        scale_rpe: bool,
-        gamma: float,
+        reward_timing: str | None,
+        reward_smoothing: float | None,
+        scale_rpe: bool | None,
+        gamma: float | None,
         ent_coef: float,
         vf_coef: float,
-        trace_decay: float,
+        trace_decay: float | None,
         max_grad_norm: float | None,
         stats_window_size: int,
         tensorboard_log: str | None,
@@ -87,7 +94,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
-            gamma=gamma,
+            gamma=gamma,  # type: ignore[arg-type]
             gae_lambda=1.0,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
@@ -104,10 +111,15 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.reward_prediction = reward_prediction
-        self.reward_timing = reward_timing
-        self.reward_smoothing = reward_smoothing
-        self.scale_rpe = scale_rpe
-        self.trace_decay = trace_decay
+        self.reward_timing: Any = reward_timing
+        self.reward_smoothing: Any = reward_smoothing
+        self.scale_rpe: Any = scale_rpe
+        self.trace_decay: Any = trace_decay
+        for name, value in PREDICTION_DEFAULTS.get(reward_prediction, {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.trace_decay is None and self._has_critic:
+            self.trace_decay = DEFAULT_LAMBDA * self.gamma
         self._deviations: np.ndarray | None = None
 
     @abstractmethod
@@ -135,26 +147,34 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _check_arguments(self) -> None:
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
+        prediction = self.reward_prediction
+        predictions = tuple(PREDICTION_DEFAULTS)
+        check("reward_prediction", prediction, prediction in predictions, f"one of {predictions}")
+        same = "reward_predictor" not in vars(self) or (self.reward_predictor is None) == self._has_critic
+        check("reward_prediction", prediction, same, "what it was when the model was made")
         check("reward_timing", self.reward_timing, self.reward_timing in REWARD_TIMINGS, f"one of {REWARD_TIMINGS}")
-        check("reward_smoothing", self.reward_smoothing, is_number(self.reward_smoothing, 0, 1), "in (0, 1]")
-        check("scale_rpe", self.scale_rpe, isinstance(self.scale_rpe, bool), "True or False")
-        check("trace_decay", self.trace_decay, is_number(self.trace_decay, 0, 1), "in (0, 1]")
-        prediction, critic = self.reward_prediction, self._has_critic
-        check("reward_prediction", prediction, prediction in REWARD_PREDICTIONS, f"one of {REWARD_PREDICTIONS}")
-        check("gamma", self.gamma, is_number(self.gamma, 0, 1), "in (0, 1]")
-        entropy = self.ent_coef
+        gamma, decay, entropy, coefficient = self.gamma, self.trace_decay, self.ent_coef, self.vf_coef
+        check("gamma", gamma, gamma == 0 or is_number(gamma, 0, 1), "in [0, 1]")
         check("ent_coef", entropy, entropy == 0 or is_number(entropy, 0), "finite and not negative")
-        coefficient = self.vf_coef
         check("vf_coef", coefficient, is_number(coefficient, 0), "positive and finite")
-        if critic:
-            step = self.reward_timing == "step"
-            check("reward_timing", self.reward_timing, step, '"step" with reward_prediction="critic"')
+        if self._has_critic:
+            with_critic = ' with reward_prediction="critic"'
+            check("reward_timing", self.reward_timing, self.reward_timing == "step", f'"step"{with_critic}')
+            for name in ("reward_smoothing", "scale_rpe"):
+                check(name, getattr(self, name), getattr(self, name) is None, f"None{with_critic}")
+            fading = decay == 0 or is_number(decay, 0, gamma)
+            check("trace_decay", decay, fading, f"in [0, {gamma}], at most gamma,{with_critic}")
         else:
-            check("gamma", self.gamma, self.gamma == 1, '1 with reward_prediction="average"')
-            check("ent_coef", self.ent_coef, self.ent_coef == 0, '0 with reward_prediction="average"')
-            check("vf_coef", coefficient, coefficient == 1, '1 with reward_prediction="average"')
-            lasting = self.reward_timing != "step" or self.trace_decay == 1
-            check("trace_decay", self.trace_decay, lasting, '1 with reward_timing="step" and a running average')
+            with_average = ' with reward_prediction="average"'
+            smoothing, scale = self.reward_smoothing, self.scale_rpe
+            check("reward_smoothing", smoothing, is_number(smoothing, 0, 1), "in (0, 1]")
+            check("scale_rpe", scale, isinstance(scale, bool), "True or False")
+            check("gamma", gamma, gamma == 1, f"1{with_average}")
+            check("ent_coef", entropy, entropy == 0, f"0{with_average}")
+            check("vf_coef", coefficient, coefficient == 1, f"1{with_average}")
+            check("trace_decay", decay, is_number(decay, 0, 1), "in (0, 1]")
+            lasting = self.reward_timing != "step" or decay == 1
+            check("trace_decay", decay, lasting, '1 with reward_timing="step" and a running average')
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         for rate in (self.lr_schedule(progress) for progress in (1.0, 0.5, 0.0)):
@@ -179,18 +199,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if self.device.type == "cuda":
             # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
             th.backends.cudnn.allow_tf32 = False
-        self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
-        previous: Any = getattr(self, "reward_predictor", None)
-        if previous is not None:
-            self._check_predictor(previous)
-        if self._has_critic:
-            self.reward_predictor = TemporalDifference(
-                self.n_envs, self.gamma, self.reward_smoothing, self.scale_rpe, previous
-            )
-        else:
-            self.reward_predictor = RunningAverage(
-                self.n_envs, self.reward_timing, self.reward_smoothing, self.scale_rpe, previous
-            )
+        self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs)
+        previous = vars(self).get("reward_predictor")
+        self.reward_predictor = None if self._has_critic else RunningAverage(self.n_envs, previous)
         self.policy = self.policy_class(
             self.observation_space,
             self.action_space,
@@ -221,22 +232,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _take_over_changes(self) -> None:
         """Let what was changed since the last training have its effect: arguments, and the policy's layers."""
-        predictor = self.reward_predictor
-        predictor.smoothing, predictor.scale = self.reward_smoothing, self.scale_rpe
-        self._check_predictor(predictor)
-        if isinstance(predictor, TemporalDifference):
-            predictor.gamma = self.gamma
-        else:
-            predictor.timing = self.reward_timing
-        self.rollout_buffer.trace_decay = self.trace_decay
         self._hand_over_noise()
         if self.policy.find_layers():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
             self._forget()
         self._renew_network()
         if self.rollout_buffer.n_steps != self.n_steps:
-            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs, self.trace_decay)
-            self.reward_predictor.restart()
+            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs)
+            self._forget()
         groups = self.policy.optimizer.param_groups
         heeded = self.vf_coef == 1 or any(group.get("critic") for group in groups)
         check("vf_coef", self.vf_coef, heeded, '1 as long as no group of policy.optimizer has "critic": True')
@@ -244,10 +247,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
-
-    def _check_predictor(self, predictor: RunningAverage | TemporalDifference) -> None:
-        same = isinstance(predictor, TemporalDifference) == self._has_critic
-        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
 
     def _hand_over_noise(self) -> bool:
         """Let the policy know about the noise; whether that is news."""
@@ -310,7 +309,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if self._hand_over_noise() or self.network.is_outdated():
             self._renew_network()
         # What a stopped training left: a critic's window is to be filled, a reward time is not to be passed over.
-        going_on, rewarded = True, not self._has_critic and bool(self.reward_predictor.due.any())
+        predictor = self.reward_predictor
+        going_on, rewarded = True, predictor is not None and bool(predictor.due.any())
         while (
             going_on
             and not rewarded
@@ -325,6 +325,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             )
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
+            dones = dones.astype(bool)  # a copy: some environments use theirs again
             self.num_timesteps += env.num_envs
             self._check_finite(new_obs, rewards)
 
@@ -332,11 +333,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
 
-            if self._has_critic:
-                coming = self._cut_off(dones, infos) if dones.any() else 0.0
-                rewards = rewards + coming - self.ent_coef * log_probs
-            rollout_buffer.add(obs, actions, log_probs, None if noise is None else th.as_tensor(noise).cpu().numpy())
-            rewarded = self.reward_predictor.observe(rewards, dones)
+            if predictor is None:
+                rewards = rewards.astype(float) - self.ent_coef * log_probs
+                if dones.any():
+                    rewards += self._bootstrap(dones, infos)
+            else:
+                rewarded = predictor.observe(rewards, dones, self.reward_timing)
+            noise = None if noise is None else th.as_tensor(noise).cpu().numpy()
+            rollout_buffer.add(obs, actions, log_probs, rewards, dones, noise)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:
@@ -355,19 +359,15 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._deviations = new
         return new
 
-    def _cut_off(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+    def _bootstrap(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         """γ V(s) of the last observation of each episode that a time limit ended, else 0, shape (E,)."""
         coming = np.zeros(self.n_envs)
-        for env in np.flatnonzero(dones):
-            if infos[env].get("TimeLimit.truncated", False):
-                last = infos[env]["terminal_observation"]
-                obs = (
-                    {key: np.asarray(part)[None] for key, part in last.items()}
-                    if isinstance(last, dict)
-                    else np.asarray(last)[None]
-                )
-                self._check_finite(obs, np.zeros(1))
-                coming[env] = self.gamma * self.network.values(obs).item()
+        envs = [int(env) for env in np.flatnonzero(dones) if infos[env].get("TimeLimit.truncated", False)]
+        lasts = {env: infos[env]["terminal_observation"] for env in envs if "terminal_observation" in infos[env]}
+        if lasts:
+            obs = _stack(list(lasts.values()))
+            self._check_finite(obs, np.zeros(len(lasts)), list(lasts))
+            coming[list(lasts)] = self.gamma * self._predict_values(obs)
         return coming
 
     @np.errstate(all="ignore")  # what is not finite is refused by name
@@ -378,25 +378,53 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """
         self._update_learning_rate(self.policy.optimizer)
         buffer, predictor = self.rollout_buffer, self.reward_predictor
-        rewarded = predictor.due
-        if buffer.full or rewarded.any():
-            nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
-            n_at_once = max(1, _MAX_NODES_AT_ONCE // nodes_per_step)
-            try:
-                errors_TE, restarts_TE = predictor.errors(buffer.pos, self._values)
-                change_W, trace_norm = buffer.fold(self._credit, self.network, n_at_once, errors_TE, restarts_TE)
-            except BaseException:  # half of an update is no good to go on from
-                self._forget()
-                raise
-            if rewarded.any():
-                update_norm = self._step(change_W)
-                self._n_updates += 1
-                self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-                n_errors = errors_TE.size if self._has_critic else np.count_nonzero(rewarded)
-                self.logger.record_mean("train/rpe", errors_TE.sum() / n_errors)
+        if predictor is not None and not buffer.full and not predictor.due.any():
+            return
+        try:
+            errors_TE, restarts_TE = self._errors()
+            change_W, trace_norm = buffer.fold(
+                self._credit, self.network, self._n_at_once, self.trace_decay, errors_TE, restarts_TE
+            )
+        except BaseException:  # half of an update is no good to go on from
+            self._forget()
+            raise
+        n_errors = errors_TE.size if predictor is None else np.count_nonzero(restarts_TE)
+        if n_errors > 0:
+            update_norm = self._step(change_W)
+            self._n_updates += 1
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            if predictor is not None:
                 self.logger.record("train/reward_prediction", predictor.prediction)
-                self.logger.record_mean("train/trace_norm", trace_norm)
-                self.logger.record_mean("train/update_norm", update_norm)
+            self.logger.record_mean("train/rpe", errors_TE.sum() / n_errors)
+            self.logger.record_mean("train/trace_norm", trace_norm)
+            self.logger.record_mean("train/update_norm", update_norm)
+
+    @property
+    def _n_at_once(self) -> int:
+        """Steps whose passes fit into one batch."""
+        nodes_per_step = self._n_samples * self.n_envs * self.policy.perturbation.n_nodes
+        return max(1, _MAX_NODES_AT_ONCE // nodes_per_step)
+
+    def _errors(self) -> tuple[np.ndarray, np.ndarray]:
+        """δ of the waiting steps, 0 where no reward counts, and after which of them traces start anew; shape (T, E)."""
+        buffer, predictor = self.rollout_buffer, self.reward_predictor
+        if predictor is None:
+            rewards_TE, dones_TE = buffer.outcomes()
+            values_TE = self._values()
+            errors_TE = temporal_differences(rewards_TE, dones_TE, values_TE, self.gamma)
+            seen = values_TE[:-1]
+            self.logger.record("train/reward_prediction", float(seen.mean()))
+            self.logger.record_mean("train/value_loss", float((errors_TE * errors_TE).mean()))
+            self.logger.record("train/explained_variance", explained_variance(seen.ravel(), (seen + errors_TE).ravel()))
+            return errors_TE, dones_TE
+        errors_TE, restarts_TE = np.zeros((buffer.pos, self.n_envs)), np.zeros((buffer.pos, self.n_envs), dtype=bool)
+        errors_TE[-1], restarts_TE[-1] = predictor.errors(self.reward_timing, self.reward_smoothing, self.scale_rpe)
+        return errors_TE, restarts_TE
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        if isinstance(self.action_space, spaces.Box):
+            self.logger.record("train/std", self.policy.log_std_net.weight.detach().exp().mean().item())
+        super().dump_logs(iteration)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
@@ -407,15 +435,19 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     def _forget(self) -> None:
         """Drop the traces, and the steps and rewards that wait."""
         self.rollout_buffer.reset()
-        self.reward_predictor.restart()
+        if self.reward_predictor is not None:
+            self.reward_predictor.restart()
         self._deviations = None
 
     def _values(self) -> np.ndarray:
         """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
-        waiting = self.network.values(self.rollout_buffer.waiting(self.network).observations)
-        last = self.network.values(self._last_obs)
-        values = [th.as_tensor(part).cpu().numpy().reshape(-1, self.n_envs) for part in (waiting, last)]
-        return np.concatenate(values)
+        buffer, n_at_once = self.rollout_buffer, self._n_at_once
+        batches = [buffer.waiting(self.network, slice(t, t + n_at_once)) for t in range(0, buffer.pos, n_at_once)]
+        values = [self._predict_values(batch.observations) for batch in batches]
+        return np.concatenate([*values, self._predict_values(self._last_obs)]).reshape(-1, self.n_envs)
+
+    def _predict_values(self, obs: Any) -> np.ndarray:
+        return th.as_tensor(self.network.values(obs)).cpu().numpy()
 
     def _step(self, change_W: Array) -> float:
         """
@@ -423,8 +455,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
         :param change_W: Σ δ e for all weights, shape (W,)
         :return: Its norm, before clipping
-        :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
-            moments start anew
+        :raises FloatingPointError: If a weight would not be finite; all weights are then as before, the optimizer's
+            moments and the traces start anew
         """
         norms = [math.sqrt(float((part * part).sum())) for part in (change_W[n.weights] for n in self.policy.networks)]
         norm = math.hypot(*norms)
@@ -444,17 +476,21 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if not finite:
             for values, values_before in zip(self.network.weights(), before, strict=True):
                 values[...] = values_before
-            self.policy.optimizer.state.clear()  # moments may hold the refused change
+            self.policy.optimizer.state.clear()  # moments may hold the refused change, and traces what made it
+            self._forget()
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
                 f"last finite weights. Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
             )
         return norm
 
-    def _check_finite(self, obs: Any, rewards: np.ndarray) -> None:
+    def _check_finite(self, obs: Any, rewards: np.ndarray, envs: Sequence[int] | None = None) -> None:
         """
         Refuse what would spoil the weights.
 
+        :param obs: Observations, a row for each environment
+        :param rewards: Rewards, as many
+        :param envs: The environments, by default all
         :raises ValueError: If an observation or a reward is not finite, with the environment and the step
         """
         named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
@@ -463,10 +499,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             if values.dtype.kind == "f" and not math.isfinite(np.vdot(values, values)):
                 if np.isfinite(values).all():
                     continue
-                env, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
+                row, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
+                env = row if envs is None else envs[row]
                 self._last_obs = None  # whoever goes on starts with a reset
                 raise ValueError(
-                    f"Environment {env} gave {values[(env, *place)]} as {name}{place or ''} at step "
+                    f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step "
                     f"{self.num_timesteps}: must be finite"
                 )
 
@@ -500,3 +537,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _stack(observations: list[Any]) -> Any:
+    """A batch of observations, each an array or a dictionary of arrays."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.stack(observations)

@@ -42,13 +42,11 @@ class EligibilityTraceBuffer:
 
     :param n_steps: How many steps of each environment can wait
     :param n_envs: Number of environments
-    :param trace_decay: Factor per step on the traces, in (0, 1]
     """
 
-    def __init__(self, n_steps: int, n_envs: int, trace_decay: float) -> None:
+    def __init__(self, n_steps: int, n_envs: int) -> None:
         self.n_steps = n_steps
         self.n_envs = n_envs
-        self.trace_decay = trace_decay
         self.reset()
 
     @property
@@ -67,6 +65,8 @@ class EligibilityTraceBuffer:
         observations: np.ndarray | dict[str, np.ndarray],
         actions: np.ndarray,
         log_probs: np.ndarray,
+        rewards: np.ndarray,
+        dones: np.ndarray,
         noise: np.ndarray | None = None,
     ) -> None:
         """
@@ -75,9 +75,11 @@ class EligibilityTraceBuffer:
         :param observations: What the policy saw, shape (E, \\*observation shape) or a dictionary of such arrays
         :param actions: What it did, shape (E, \\*action shape)
         :param log_probs: log π(a|s), shape (E,)
+        :param rewards: What came of it, shape (E,)
+        :param dones: Whether the episode ended, booleans of shape (E,)
         :param noise: ξ that the action was chosen with, shape (E, N), if any
         """
-        values = {"actions": actions, "log_probs": log_probs}
+        values = {"actions": actions, "log_probs": log_probs, "rewards": rewards, "dones": dones}
         if noise is not None:
             values["noise"] = noise
         if isinstance(observations, dict):
@@ -95,16 +97,18 @@ class EligibilityTraceBuffer:
         credit: Callable[[PendingSteps], tuple[Array, list[Array]]],
         network: TorchNetwork,
         n_at_once: int,
+        trace_decay: float,
         errors_TE: np.ndarray,
         restarts_TE: np.ndarray,
     ) -> tuple[Array, float]:
         """
-        Let the waiting steps pass through the traces, e ← γ e + post(t) ⊗ pre(t) with γ the trace decay, and sum what
-        the reward prediction errors make of the traces on the way.
+        Let the waiting steps pass through the traces, e ← decay · e + post(t) ⊗ pre(t), and sum what the reward
+        prediction errors make of the traces on the way.
 
         :param credit: Forms the factors of T steps: post of shape (S · T · E, N), and what each layer received
         :param network: Sums their outer products
         :param n_at_once: Most steps T to fold at once
+        :param trace_decay: Factor per step on the traces, in [0, 1]
         :param errors_TE: Reward prediction error δ at each waiting step, 0 where no reward came, shape (T, E)
         :param restarts_TE: After which steps a trace starts anew, booleans of shape (T, E)
         :return: The weight change before the learning rate, Σ_t Σ_i δ_i(t) e_i(t) (Eq. 16), shape (W,); and the norm of
@@ -114,14 +118,14 @@ class EligibilityTraceBuffer:
         for start in range(0, self.pos, n_at_once):
             steps = slice(start, min(start + n_at_once, self.pos))
             errors, restarts = errors_TE[steps], restarts_TE[steps]
-            post_BN, pre = credit(self._steps(steps, network))
+            post_BN, pre = credit(self.waiting(network, steps))
             if errors[:-1].any():
-                coming_TE, coming_E = self._coming(errors, restarts)
+                coming_TE, coming_E = _coming(errors, restarts, trace_decay)
                 change_W = change_W + network.outer(_weighted(post_BN, coming_TE, network), pre, 1)[0]
                 if self.trace_EW is not None:
                     change_W = change_W + network.array(coming_E) @ self.trace_EW
-            if self.trace_decay < 1 or restarts[:-1].any():
-                kept_TE, kept_E = self._kept(restarts)
+            if trace_decay < 1 or restarts[:-1].any():
+                kept_TE, kept_E = _kept(restarts, trace_decay)
                 post_BN = _weighted(post_BN, kept_TE, network)
                 if self.trace_EW is not None:
                     self.trace_EW *= network.array(kept_E[:, None])
@@ -138,35 +142,45 @@ class EligibilityTraceBuffer:
         self.pos = 0
         return change_W, trace_norm
 
-    def _kept(self, restarts_TE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is left at the last step of each step's outer product, and of the traces before them."""
-        kept_TE = np.ones(restarts_TE.shape, np.float32)
-        kept_TE[:-1] = np.cumprod(self.trace_decay * ~restarts_TE[-2::-1], axis=0)[::-1]
-        return kept_TE, kept_TE[0] * np.float32(self.trace_decay)
-
-    def _coming(self, errors_TE: np.ndarray, restarts_TE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The decayed sum of the errors that each step's outer product meets before the last step, and those that the
-        traces before them meet."""
-        coming_TE = np.zeros(errors_TE.shape, np.float32)
-        for step in range(len(coming_TE) - 2, -1, -1):
-            coming_TE[step] = errors_TE[step] + coming_TE[step + 1] * self.trace_decay * ~restarts_TE[step]
-        return coming_TE, coming_TE[0] * np.float32(self.trace_decay)
-
-    def _steps(self, steps: slice, network: TorchNetwork) -> PendingSteps:
-        rows = {name: network.array(row[steps].reshape(-1, *row.shape[2:])) for name, row in self._rows.items()}
-        observations = {
-            name.removeprefix(_OBSERVATIONS): row for name, row in rows.items() if name.startswith(_OBSERVATIONS)
-        }
-        return PendingSteps(observations.get("", observations), rows["actions"], rows["log_probs"], rows.get("noise"))
-
-    def waiting(self, network: TorchNetwork) -> PendingSteps:
+    def waiting(self, network: TorchNetwork, steps: slice = slice(None)) -> PendingSteps:
         """
-        Look at all waiting steps.
+        Look at waiting steps.
 
         :param network: Knows the kind of arrays
+        :param steps: Which of them, by default all
         :return: The steps
         """
-        return self._steps(slice(self.pos), network)
+
+        def rows(name: str) -> Array:
+            values = self._rows[name][: self.pos][steps]
+            return network.array(values.reshape(-1, *values.shape[2:]))
+
+        names = [name for name in self._rows if name.startswith(_OBSERVATIONS)]
+        observations = {name.removeprefix(_OBSERVATIONS): rows(name) for name in names}
+        noise = rows("noise") if "noise" in self._rows else None
+        return PendingSteps(observations.get("", observations), rows("actions"), rows("log_probs"), noise)
+
+    def outcomes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rewards of the waiting steps, and whether episodes ended there; both of shape (T, E)."""
+        return self._rows["rewards"][: self.pos], self._rows["dones"][: self.pos]
+
+
+def _kept(restarts_TE: np.ndarray, trace_decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """What is left at the last step of each step's outer product, and of the traces before them."""
+    kept_TE = np.ones(restarts_TE.shape, np.float32)
+    kept_TE[:-1] = np.cumprod(trace_decay * ~restarts_TE[-2::-1], axis=0)[::-1]
+    return kept_TE, kept_TE[0] * np.float32(trace_decay)
+
+
+def _coming(errors_TE: np.ndarray, restarts_TE: np.ndarray, trace_decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The decayed sum of the errors that each step's outer product meets before the last step, and those that the traces
+    before them meet.
+    """
+    coming_TE = np.zeros(errors_TE.shape, np.float32)
+    for step in range(len(coming_TE) - 2, -1, -1):
+        coming_TE[step] = errors_TE[step] + coming_TE[step + 1] * trace_decay * ~restarts_TE[step]
+    return coming_TE, coming_TE[0] * np.float32(trace_decay)
 
 
 def _weighted(post_BN: Array, weights_TE: np.ndarray, network: TorchNetwork) -> Array:

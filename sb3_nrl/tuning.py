@@ -41,7 +41,7 @@ def _suggest(trial: optuna.Trial, prediction: str = "critic") -> dict[str, Any]:
     config = trial.study.user_attrs
     if config.get("reward_prediction", prediction) == "critic":
         suggested["gamma"] = trial.suggest_categorical("gamma", [0.9, 0.95, 0.98, 0.99, 0.995])
-        suggested["trace_decay"] = trial.suggest_float("trace_decay", 0.8, 0.99)
+        suggested["lambda"] = trial.suggest_float("lambda", 0.8, 1.0)
         suggested["n_steps"] = trial.suggest_categorical("n_steps", [4, 8, 16, 32])
         suggested["vf_coef"] = trial.suggest_categorical("vf_coef", [1.0, 3.0, 10.0])
         suggested["ent_coef"] = trial.suggest_categorical("ent_coef", [0.0, 0.001, 0.01, 0.1])
@@ -80,6 +80,8 @@ def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
     :return: Hyper-parameters, written as in a config of the zoo
     """
     entry = dict(parameters)
+    if "lambda" in entry:
+        entry["trace_decay"] = entry["gamma"] * entry.pop("lambda")
     if entry.pop("lr_schedule") == "linear":
         entry["learning_rate"] = f"lin_{entry['learning_rate']}"
     entry["policy_kwargs"] = f"dict({', '.join(f'{name}={entry.pop(name)}' for name in _POLICY_KWARGS)})"

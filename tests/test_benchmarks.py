@@ -97,7 +97,8 @@ def test_row_changes_what_it_says_and_nothing_else(change: ablation.Change, task
     model = model_of(change, task, tmp_path)
     changed = described(model)
     assert type(model) is ALGORITHMS[change.algo]
-    names = {*change.settings, *(part.split("=")[0] for part in change.policy_kwargs.split(", ") if part)}
+    implied = ("reward_timing", "scale_rpe") if "reward_prediction" in change.settings else ()
+    names = {*change.settings, *implied, *(part.split("=")[0] for part in change.policy_kwargs.split(", ") if part)}
     compared = set(COMPARED) & shipped.keys() & changed.keys()  # BPTT has no noise
     differing = {name for name in compared if shipped[name] != changed[name]}
     assert differing <= names

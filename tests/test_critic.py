@@ -1,5 +1,6 @@
 """The critic: its errors by hand, its traces by brute force, its updates against the exact gradient."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -8,17 +9,18 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 from torch import nn
 
-from sb3_nrl import BPTT, NRL, RMHL, networks
+from sb3_nrl import BPTT, NRL, RMHL, networks, reward_modulated
 from sb3_nrl.networks import NumpyNetwork, TorchNetwork
 from sb3_nrl.perturbation import NodePerturbation
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
-from sb3_nrl.reward_prediction import TemporalDifference
+from sb3_nrl.reward_prediction import temporal_differences
 from sb3_nrl.traces import PendingSteps
 from tests.envs import ClockEnv, ScriptedEnv
 
@@ -72,9 +74,11 @@ def record_folds(model: RewardModulatedAlgorithm) -> list[dict[str, Any]]:
     buffer = model.rollout_buffer
     plain_fold = type(buffer).fold
 
-    def fold(credit: Any, network: Any, n_at_once: int, errors_TE: np.ndarray, ends_TE: np.ndarray) -> Any:
+    def fold(
+        credit: Any, network: Any, n_at_once: int, decay: float, errors_TE: np.ndarray, ends_TE: np.ndarray
+    ) -> Any:
         kept = {"steps": buffer.waiting(network), "errors": errors_TE.copy(), "ends": ends_TE.copy()}
-        change, norm = plain_fold(buffer, credit, network, n_at_once, errors_TE, ends_TE)
+        change, norm = plain_fold(buffer, credit, network, n_at_once, decay, errors_TE, ends_TE)
         folds.append({**kept, "change": np.asarray(change), "norm": norm})
         return change, norm
 
@@ -86,30 +90,11 @@ def record_folds(model: RewardModulatedAlgorithm) -> list[dict[str, Any]]:
 
 
 def test_error_is_the_temporal_difference() -> None:
-    predictor = TemporalDifference(2, gamma=0.5, smoothing=1.0, scale=False)
-    assert not predictor.due.any()
-    steps = [([1, 2], [False, False]), ([3, 4], [True, False]), ([5, 6], [False, False])]
-    assert [predictor.observe(np.array(rewards), np.array(dones)) for rewards, dones in steps] == [False] * 3
-    assert predictor.due.all()
+    rewards = np.array([[1, 2], [3, 4], [5, 6]])
+    ends = np.array([[False, False], [True, False], [False, False]])
     values = np.array([[10, 20], [30, 40], [50, 60], [70, 80]])
-    errors, ends = predictor.errors(3, lambda: values)
+    errors = temporal_differences(rewards, ends, values, gamma=0.5)
     assert errors.tolist() == [[1 + 15 - 10, 2 + 20 - 20], [3 - 30, 4 + 30 - 40], [5 + 35 - 50, 6 + 40 - 60]]
-    assert ends.tolist() == [[False, False], [True, False], [False, False]]
-    assert predictor.prediction == 35
-    assert not predictor.due.any()
-
-
-def test_errors_are_scaled_by_their_running_root_mean_square() -> None:
-    predictor = TemporalDifference(1, gamma=1.0, smoothing=0.4, scale=True)
-    nothing = partial(np.zeros, (2, 1))
-    scaled = []
-    for reward in (2.0, 4.0, 10.0, 6.0):
-        predictor.observe(np.array([reward]), np.array([False]))
-        scaled.append(predictor.errors(1, nothing)[0].item())
-    # Of equal weight until 1 / n falls below 0.4, then smoothed by it.
-    squares = [4, (4 + 16) / 2, 10 + 0.4 * (100 - 10), 46 + 0.4 * (36 - 46)]
-    assert scaled == pytest.approx([2 / 4**0.5, 4 / squares[1] ** 0.5, 10 / squares[2] ** 0.5, 6 / squares[3] ** 0.5])
-    assert TemporalDifference(3, 1.0, 0.4, True, predictor).mean_square == predictor.mean_square
 
 
 @each_algorithm
@@ -124,7 +109,7 @@ def test_time_limits_bootstrap_and_terminations_do_not(algorithm: Any, dictionar
         env = gymnasium.wrappers.TransformObservation(
             env, lambda obs: {"clock": obs}, spaces.Dict(clock=inner.observation_space)
         )
-    model = algorithm(policy, env, scale_rpe=False, policy_kwargs={"use_bias": True}, learning_rate=0.0, **CRITIC)
+    model = algorithm(policy, env, policy_kwargs={"use_bias": True}, learning_rate=0.0, **CRITIC)
     predict_constantly(model, 10.0)
     folds = record_folds(model)
     model.learn(10)
@@ -151,7 +136,6 @@ def test_surprising_actions_are_rewarded(algorithm: Any, entropy: float) -> None
         "MlpPolicy",
         ClockEnv([[1] * 50]),
         ent_coef=entropy,
-        scale_rpe=False,
         learning_rate=0.0,
         policy_kwargs=SMALL,
         **CRITIC,
@@ -169,6 +153,174 @@ def test_surprising_actions_are_rewarded(algorithm: Any, entropy: float) -> None
     assert max(log_probs) < -0.1
 
 
+@each_algorithm
+def test_error_with_a_critic_that_has_not_learned(algorithm: Any) -> None:
+    """By hand from what callbacks see: time limits after 4 steps, terminations, two environments, an entropy reward."""
+    envs: list[Any] = [
+        lambda: gymnasium.wrappers.TimeLimit(ScriptedEnv([9, 3]), 4),
+        lambda: gymnasium.wrappers.TimeLimit(ScriptedEnv([2, 7]), 4),
+    ]
+    settings = {**CRITIC, "n_steps": 5, "ent_coef": 0.3}
+    model = algorithm("MlpPolicy", DummyVecEnv(envs), learning_rate=0.0, policy_kwargs=SMALL, **settings)
+    folds, expected = record_folds(model), []
+
+    def value(obs: Any) -> float:
+        return model.policy.predict_values(th.as_tensor(obs)[None]).item()
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        deltas = []
+        for env, info in enumerate(local["infos"]):
+            assert local["rewards"][env] == info["reward"]
+            coming = 0.0 if local["dones"][env] else value(local["new_obs"][env])
+            if info.get("TimeLimit.truncated"):
+                coming = value(info["terminal_observation"])
+            reward = info["reward"] - 0.3 * local["log_probs"][env]
+            deltas.append(reward + CRITIC["gamma"] * coming - value(local["obs"][env]))
+        expected.append(deltas)
+        return True
+
+    class Tells(VecEnvWrapper):
+        """Of the rewards, also in the infos."""
+
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            obs, rewards, dones, infos = self.venv.step_wait()
+            return obs, rewards, dones, [{**info, "reward": rewards[env]} for env, info in enumerate(infos)]
+
+    model.set_env(Tells(model.get_env()))
+    model.learn(60, watch)
+    errors = np.concatenate([fold["errors"] for fold in folds])
+    assert np.ptp(errors) > 0.5
+    np.testing.assert_allclose(errors, expected, rtol=1e-4, atol=1e-5)
+
+
+@each_algorithm
+def test_surprising_actions_of_a_gaussian_are_rewarded(algorithm: Any) -> None:
+    model = make(algorithm, space=spaces.Box(-9, 9, (1,)), ent_coef=0.5, learning_rate=0.0)
+    predict_constantly(model, 0.0)
+    folds, log_probs = record_folds(model), []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        log_probs.append(local["log_probs"].item())
+        return True
+
+    model.learn(8, watch)
+    errors = np.concatenate([fold["errors"] for fold in folds]).ravel()
+    assert errors == pytest.approx(-0.5 * np.array(log_probs), rel=1e-5)
+
+
+@each_algorithm
+def test_credit_is_for_the_action_that_was_drawn_not_for_the_clipped_one(algorithm: Any) -> None:
+    model = make(algorithm, space=spaces.Box(-0.01, 0.01, (1,)), learning_rate=0.0)
+    folds, drawn = record_folds(model), []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        assert np.abs(local["clipped_actions"]).max() <= 0.01
+        drawn.append(local["actions"])
+        return True
+
+    model.learn(4, watch)
+    credited = folds[0]["steps"].actions
+    assert np.abs(credited).max() > 0.1
+    np.testing.assert_array_equal(credited, np.concatenate(drawn))
+
+
+@each_algorithm
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float32])
+def test_ends_may_be_numbers(algorithm: Any, kind: type) -> None:
+    class Numbers(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            obs, rewards, dones, infos = self.venv.step_wait()
+            return obs, rewards, dones.astype(kind), infos
+
+    plain, numbers = make(algorithm, n_envs=2), make(algorithm, n_envs=2)
+    numbers.set_env(Numbers(numbers.get_env()))
+    for model in (plain, numbers):
+        set_random_seed(0)
+        model.get_env().seed(0)
+        model.learn(60)
+    np.testing.assert_array_equal(plain.policy.parameters_to_vector(), numbers.policy.parameters_to_vector())
+
+
+def test_time_limit_without_a_last_observation_counts_as_an_end() -> None:
+    class Forgets(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            obs, rewards, dones, infos = self.venv.step_wait()
+            for info in infos:
+                info.pop("terminal_observation", None)
+            return obs, rewards, dones, infos
+
+    envs = DummyVecEnv([lambda: gymnasium.wrappers.TimeLimit(ClockEnv([[1] * 5]), 2)])
+    model = BPTT("MlpPolicy", Forgets(envs), learning_rate=0.0, policy_kwargs=SMALL, **CRITIC)
+    predict_constantly(model, 10.0)
+    folds = record_folds(model)
+    model.learn(4)
+    np.testing.assert_allclose(folds[0]["errors"].ravel(), [0, -9, 0, -9], atol=1e-5)
+
+
+def test_refused_update_spoils_no_trace() -> None:
+    """A reward beyond what weights can follow, then ordinary ones."""
+    env = ClockEnv([[1] * 4, [1e38] * 4, [1] * 4, [1] * 4])
+    model = BPTT(
+        "MlpPolicy", env, max_grad_norm=None, policy_kwargs={**SMALL, "optimizer_class": th.optim.SGD}, **CRITIC
+    )
+    model.policy.value_net.weight.data.fill_(1e3)
+    with pytest.raises(FloatingPointError, match="refused"):
+        model.learn(40)
+    assert model.rollout_buffer.trace_EW is None
+    model.policy.value_net.weight.data.zero_()
+    assert np.isfinite(model.learn(4).policy.parameters_to_vector()).all()
+
+
+def test_initial_predictions_scale_with_the_gain_of_the_head() -> None:
+    obs = th.randn(20, 4)
+    small, large = (
+        make(NRL, policy_kwargs={**SMALL, "head_gain": gain}).policy.predict_values(obs) for gain in (0.1, 1.0)
+    )
+    th.testing.assert_close(10 * small, large)
+
+
+@each_algorithm
+def test_values_have_the_shape_of_those_of_actor_critics(algorithm: Any) -> None:
+    assert make(algorithm).policy.predict_values(th.randn(5, 4)).shape == (5, 1)
+    with pytest.raises(ValueError, match="predicts no values"):
+        algorithm("MlpPolicy", ScriptedEnv([5]), reward_prediction="average").policy.predict_values(th.randn(5, 4))
+
+
+def test_values_of_many_steps_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make(NRL, n_envs=3, n_steps=7, learning_rate=0.0)
+    folds_of_whole = record_folds(whole)
+    whole.learn(21)
+    model = make(NRL, n_envs=3, n_steps=7, learning_rate=0.0)
+    folds, sizes = record_folds(model), []
+    monkeypatch.setattr(
+        reward_modulated, "_MAX_NODES_AT_ONCE", 2 * 3 * model._n_samples * model.policy.perturbation.n_nodes
+    )
+    plain_values = NumpyNetwork.values
+
+    def values(network: NumpyNetwork, obs: np.ndarray) -> Any:
+        sizes.append(len(obs))
+        return plain_values(network, obs)
+
+    monkeypatch.setattr(NumpyNetwork, "values", values)
+    model.learn(21)
+    assert sizes == [6, 6, 6, 3, 3]
+    np.testing.assert_allclose(folds[0]["errors"], folds_of_whole[0]["errors"], rtol=1e-5)
+
+
+def test_direction_of_exploration_is_for_continuous_actions() -> None:
+    with pytest.raises(ValueError, match=r"action_correlation=0\.5: must be 0 but for Box actions"):
+        make(NRL, policy_kwargs={"action_correlation": 0.5})
+
+
 def test_each_environment_has_time_limits_of_its_own() -> None:
     envs: list[Any] = [
         lambda: gymnasium.wrappers.TimeLimit(ClockEnv([[1] * 5]), 2),
@@ -176,7 +328,7 @@ def test_each_environment_has_time_limits_of_its_own() -> None:
         lambda: ClockEnv([[1] * 2], n_inputs=5),
     ]
     settings = {**CRITIC, "n_steps": 6}
-    model = BPTT("MlpPolicy", DummyVecEnv(envs), scale_rpe=False, learning_rate=0.0, policy_kwargs=SMALL, **settings)
+    model = BPTT("MlpPolicy", DummyVecEnv(envs), learning_rate=0.0, policy_kwargs=SMALL, **settings)
     predict_constantly(model, 10.0)
     folds = record_folds(model)
     model.learn(18)
@@ -211,23 +363,18 @@ class Numbered(gymnasium.Env):
     ids=["number", "numbers", "list", "dictionary"],
 )
 def test_last_observations_may_be_what_environments_give(policy: str, space: spaces.Space, observation: Any) -> None:
-    model = NRL(policy, Numbered(space, observation, observation), scale_rpe=False, **CRITIC)
+    model = NRL(policy, Numbered(space, observation, observation), **CRITIC)
     model.learn(20)
     assert model._n_updates == 5
 
 
 def test_last_observation_that_is_not_finite_is_refused() -> None:
     space = spaces.Box(-np.inf, np.inf, (2,))
-    model = NRL("MlpPolicy", Numbered(space, np.zeros(2), np.full(2, np.nan)), **CRITIC)
-    with pytest.raises(ValueError, match=r"gave nan as observation\[0\] at step 3"):
+    lasts = (np.zeros(2), np.array([0, np.nan]), np.zeros(2))
+    envs = DummyVecEnv([partial(Numbered, space, np.zeros(2), last) for last in lasts])
+    model = NRL("MlpPolicy", envs, **CRITIC)
+    with pytest.raises(ValueError, match=r"Environment 1 gave nan as observation\[1\] at step 9"):
         model.learn(20)
-
-
-def test_no_error_at_all_is_no_reason_to_divide_by_zero() -> None:
-    model = BPTT("MlpPolicy", ClockEnv([[0] * 4]), **{**CRITIC, "gamma": 1.0}, policy_kwargs=SMALL)
-    predict_constantly(model, 0.0)
-    model.learn(20)
-    assert model.reward_predictor.mean_square == 0
 
 
 # The traces
@@ -253,16 +400,17 @@ def test_change_is_what_the_errors_of_each_step_make_of_its_trace(n_at_once: int
             buffer.add(
                 generator.normal(size=(n_envs, 4)).astype(np.float32),
                 generator.integers(3, size=n_envs),
-                np.zeros(n_envs, np.float32),
+                *np.zeros((2, n_envs), np.float32),
+                np.zeros(n_envs, bool),
             )
         expected = np.zeros(traces.shape[1])
         for step in range(n_steps):
-            post, pre = model._credit(buffer._steps(slice(step, step + 1), network))
+            post, pre = model._credit(buffer.waiting(network, slice(step, step + 1)))
             traces = decay * traces + np.asarray(network.outer(post, pre, n_envs), float)
             norm = np.sqrt((traces**2).sum() / n_envs)
             expected += errors[step] @ traces
             traces[ends[step]] = 0
-        change, trace_norm = buffer.fold(model._credit, network, n_at_once, errors, ends)
+        change, trace_norm = buffer.fold(model._credit, network, n_at_once, decay, errors, ends)
         np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-5)
         assert trace_norm == pytest.approx(norm, rel=1e-4)
 
@@ -272,7 +420,7 @@ def test_exact_updates_are_those_of_double_precision_autograd(n_envs: int) -> No
     """Weights after a training by W ← W + η Σ δ e, with e ← γ_e e + ∇(log π(a|s) + V(s))."""
     rate, gamma, decay = 0.05, CRITIC["gamma"], CRITIC["trace_decay"]
     sgd = {**SMALL, "optimizer_class": th.optim.SGD}
-    model = make(BPTT, n_envs, learning_rate=rate, scale_rpe=False, max_grad_norm=None, policy_kwargs=sgd)
+    model = make(BPTT, n_envs, learning_rate=rate, max_grad_norm=None, policy_kwargs=sgd)
     start = make(BPTT, n_envs).policy.double()
     seen: list[dict[str, np.ndarray]] = []
 
@@ -397,7 +545,7 @@ def test_quick_network_follows_a_changed_critic(change: str) -> None:
     model.learn(0)
     obs = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     with th.no_grad():
-        expected = policy.predict_values(th.as_tensor(obs))
+        expected = policy.predict_values(th.as_tensor(obs))[:, 0]
     np.testing.assert_allclose(model.network.values(obs), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -709,7 +857,6 @@ def test_it_learns_the_discounted_sum_of_rewards_to_come(algorithm: Any) -> None
         "MlpPolicy",
         DummyVecEnv([lambda: ClockEnv([rewards])] * 4),
         learning_rate=0.02,
-        scale_rpe=False,
         policy_kwargs={"net_arch": [], "use_bias": True},
         **CRITIC,
     )
@@ -722,13 +869,11 @@ def test_it_learns_the_discounted_sum_of_rewards_to_come(algorithm: Any) -> None
 
 
 @each_algorithm
-def test_a_loaded_model_goes_on_with_its_errors(algorithm: Any, tmp_path: Any) -> None:
+def test_a_loaded_model_goes_on_with_its_critic(algorithm: Any, tmp_path: Any) -> None:
     model = make(algorithm, n_envs=2)
     model.learn(40)
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=model.get_env())
-    assert loaded.reward_predictor.mean_square == model.reward_predictor.mean_square > 0
-    assert loaded.reward_predictor._n_means == model.reward_predictor._n_means == 5
     with pytest.raises(ValueError, match="reward_prediction='average': must be what it was"):
         others = {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0}
         algorithm.load(tmp_path / "model", env=model.get_env(), **others)
@@ -745,22 +890,40 @@ def test_a_saved_policy_keeps_its_critic(tmp_path: Any) -> None:
 
 
 @each_algorithm
-def test_log_has_the_mean_error_and_prediction(algorithm: Any) -> None:
-    envs = DummyVecEnv([lambda: ClockEnv([[3] * 50])] * 2)
-    settings = {**CRITIC, "gamma": 0.5}
-    model = algorithm("MlpPolicy", envs, scale_rpe=False, learning_rate=0.0, policy_kwargs=SMALL, **settings)
+def test_log_says_how_well_the_critic_predicts(algorithm: Any) -> None:
+    """Rewards are 3 and 5 in turn; V is 2, and γ = 0.5."""
+    envs = DummyVecEnv([lambda: ClockEnv([[3, 5] * 25])] * 2)
+    settings = {**CRITIC, "gamma": 0.5, "trace_decay": 0.5}
+    model = algorithm("MlpPolicy", envs, learning_rate=0.0, policy_kwargs=SMALL, **settings)
     predict_constantly(model, 2.0)
     model.learn(16, log_interval=10**9)
     values = model.logger.name_to_value
-    assert values["train/rpe"] == pytest.approx(3 + 1 - 2)
+    assert values["train/rpe"] == pytest.approx((2 + 4) / 2)
+    assert values["train/value_loss"] == pytest.approx((2**2 + 4**2) / 2)
     assert values["train/reward_prediction"] == pytest.approx(2)
+    assert values["train/explained_variance"] == pytest.approx(0)
+
+
+def test_log_has_the_spread_of_continuous_actions() -> None:
+    model = make(NRL, space=spaces.Box(-1, 1, (1,)), learning_rate=0.0, policy_kwargs={**SMALL, "log_std_init": -1.0})
+    seen: list[dict[str, Any]] = []
+    model.set_logger(configure(format_strings=[]))
+    plain_dump = model.logger.dump
+
+    def dump(step: int = 0) -> None:
+        seen.append(dict(model.logger.name_to_value))
+        plain_dump(step)
+
+    model.logger.dump = dump
+    model.learn(8, log_interval=1)
+    assert [values["train/std"] for values in seen] == pytest.approx([math.exp(-1)] * 2)
 
 
 @each_algorithm
 def test_gamma_changed_between_trainings_takes_effect(algorithm: Any) -> None:
-    model = make(algorithm, scale_rpe=False, learning_rate=0.0)
+    model = make(algorithm, learning_rate=0.0)
     predict_constantly(model, 1.0)
-    model.gamma = 0.25
+    model.gamma = model.trace_decay = 0.25
     folds = record_folds(model)
     model.learn(1)
     assert folds[0]["errors"].item() in (pytest.approx(0.25 - 1), pytest.approx(1 + 0.25 - 1))
@@ -772,7 +935,7 @@ def test_gamma_changed_between_trainings_takes_effect(algorithm: Any) -> None:
     [
         ({"reward_timing": "episode"}, "reward_timing='episode': must be \"step\" with reward_prediction"),
         ({"reward_prediction": "nobody"}, "reward_prediction='nobody': must be one of"),
-        ({"gamma": 0.0}, "gamma=0.0: must be in"),
+        ({"gamma": -0.1}, "gamma=-0.1: must be in"),
         ({"gamma": 1.5}, "gamma=1.5: must be in"),
         ({"reward_prediction": "average", "trace_decay": 1.0}, "gamma=0.9: must be 1 with reward_prediction"),
         ({"policy_kwargs": {"net_arch": {"pi": [4]}}}, "net_arch=.*must be a list .*or dict"),
@@ -793,6 +956,17 @@ def test_gamma_changed_between_trainings_takes_effect(algorithm: Any) -> None:
 def test_mistakes_are_named(algorithm: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(algorithm, **settings)
+
+
+@each_algorithm
+def test_networks_may_share_what_does_not_learn(algorithm: Any) -> None:
+    frozen = nn.Linear(4, 8).requires_grad_(False)
+    extractor = {"features_extractor_class": Shared, "features_extractor_kwargs": {"net": frozen}}
+    model = make(algorithm, policy_kwargs={**SMALL, **extractor})
+    before, weight = model.policy.parameters_to_vector(), frozen.weight.clone()
+    model.learn(40)
+    assert not np.array_equal(model.policy.parameters_to_vector(), before)
+    assert frozen.weight.equal(weight)
 
 
 @each_algorithm
@@ -839,7 +1013,7 @@ def test_an_interrupted_update_leaves_nothing_behind(algorithm: Any, monkeypatch
     with monkeypatch.context() as within, pytest.raises(KeyboardInterrupt):
         within.setattr(algorithm, "_credit", interrupt)
         model.learn(16, reset_num_timesteps=False)
-    assert (model.rollout_buffer.pos, model.reward_predictor.due.any()) == (0, False)
+    assert model.rollout_buffer.pos == 0
     updates = model._n_updates
     model.learn(16, reset_num_timesteps=False)
     assert model._n_updates == updates + 2

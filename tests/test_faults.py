@@ -53,10 +53,10 @@ CRITIC = (NRL, BPTT)
 BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     (ALL, "learning_rate", [-1e-3, math.nan, math.inf, lambda progress: -progress]),
     (ALL, "n_steps", [0, -1, 2.5, True]),
-    (ALL, "reward_timing", ["", "Episode", "never", None]),
+    (ALL, "reward_timing", ["", "Episode", "never"]),
     (ALL, "reward_smoothing", [0, -0.1, 1.01, math.nan]),
-    (ALL, "scale_rpe", [None, 1, "yes"]),
-    (ALL, "trace_decay", [0, -0.5, 1.01, math.nan]),
+    (ALL, "scale_rpe", [1, "yes"]),
+    (ALL, "trace_decay", [-0.5, 1.01, math.nan]),
     (ALL, "max_grad_norm", [0, -1.0, math.nan]),
     (ALL, "stats_window_size", [0, -1]),
     (NOISY, "noise_std", [0, -1e-3, math.nan, math.inf]),
@@ -66,7 +66,7 @@ BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     ((NRL,), "antithetic", [None, 1, "yes"]),
     ((NRL,), "clean_passes", [0, 1, -2, 2.5, True]),
     (CRITIC, "reward_prediction", ["", "Critic", None]),
-    (CRITIC, "gamma", [0, -0.5, 1.01, math.nan]),
+    (CRITIC, "gamma", [-0.5, 1.01, math.nan]),
     (CRITIC, "ent_coef", [-0.1, math.nan, math.inf]),
     (CRITIC, "vf_coef", [0, -1.0, math.nan, math.inf, None]),
 ]
@@ -74,10 +74,6 @@ BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
 GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     (ALL, "learning_rate", [0, 1e-9, lambda progress: 0.1 * progress]),
     (ALL, "n_steps", [1, 3]),
-    (ALL, "reward_timing", ["episode", "step", "nonzero"]),
-    (ALL, "reward_smoothing", [1, 1.0, 1e-6]),
-    (ALL, "scale_rpe", [True, False]),
-    (ALL, "trace_decay", [1, 1.0, 1e-6]),
     (ALL, "max_grad_norm", [None, 1e-4, 10]),
     (ALL, "stats_window_size", [1]),
     (NOISY, "noise_std", [1e-6, 10]),
@@ -87,14 +83,22 @@ GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     ((NRL,), "antithetic", [True]),
     ((NRL,), "clean_passes", [None, 2]),
 ]
+GOOD_WITH_AN_AVERAGE: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
+    (ALL, "reward_timing", ["episode", "step", "nonzero", None]),
+    (ALL, "reward_smoothing", [1, 1.0, 1e-6, None]),
+    (ALL, "scale_rpe", [True, False, None]),
+    (ALL, "trace_decay", [1, 1.0, 1e-6, None]),
+    *GOOD_ARGUMENTS,
+]
 GOOD_WITH_A_CRITIC: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
-    (CRITIC, "gamma", [1, 1.0, 1e-6]),
+    (CRITIC, "reward_timing", ["step", None]),
+    (CRITIC, "gamma", [1, 1.0, 0.95, None]),
+    (CRITIC, "trace_decay", [0, 0.99, 1e-6, None]),
     (CRITIC, "ent_coef", [0, 10]),
     (CRITIC, "vf_coef", [1, 1e-6, 10]),
     *(
         (tuple(algorithm for algorithm in algorithms if algorithm is not RMHL), argument, values)
         for algorithms, argument, values in GOOD_ARGUMENTS
-        if argument != "reward_timing"
     ),
 ]
 
@@ -117,7 +121,8 @@ def test_argument_out_of_range_is_refused_by_name(rule: str, algorithm: Algorith
 
 
 @pytest.mark.parametrize(
-    ("rule", "algorithm", "argument", "value"), [*rows("average", GOOD_ARGUMENTS), *rows("default", GOOD_WITH_A_CRITIC)]
+    ("rule", "algorithm", "argument", "value"),
+    [*rows("average", GOOD_WITH_AN_AVERAGE), *rows("default", GOOD_WITH_A_CRITIC)],
 )
 def test_argument_at_the_edge_of_its_range_learns_finite_weights(
     rule: str, algorithm: Algorithm, argument: str, value: Any
@@ -135,11 +140,41 @@ def test_trace_decay_needs_traces_that_last(algorithm: Algorithm) -> None:
         make(algorithm, rule="average", reward_timing="step", trace_decay=0.9)
 
 
+@pytest.mark.parametrize("algorithm", [NRL, BPTT])
+@pytest.mark.parametrize(
+    ("argument", "value", "wanted"),
+    [
+        ("reward_timing", "episode", '"step"'),
+        ("reward_smoothing", 0.5, "None"),
+        ("scale_rpe", True, "None"),
+        ("gamma", 0.5, "trace_decay=0.9: must be in .0, 0.5., at most gamma"),
+    ],
+)
+def test_argument_that_a_critic_has_no_use_for_is_refused(
+    algorithm: Algorithm, argument: str, value: Any, wanted: str
+) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        make(algorithm, trace_decay=0.9, **{argument: value})
+
+
+@pytest.mark.parametrize("algorithm", [NRL, BPTT])
+def test_running_average_needs_no_other_arguments(algorithm: Algorithm) -> None:
+    model = make(algorithm, reward_prediction="average")
+    assert (model.reward_timing, model.reward_smoothing, model.scale_rpe) == ("episode", 0.66, True)
+    assert (model.gamma, model.trace_decay) == (1, 1)
+
+
+@pytest.mark.parametrize("algorithm", [NRL, BPTT])
+def test_traces_of_a_critic_last_a_little_less_than_its_discount(algorithm: Algorithm) -> None:
+    assert make(algorithm).trace_decay == pytest.approx(0.95 * 0.99)
+    assert make(algorithm, gamma=0.5).trace_decay == pytest.approx(0.95 * 0.5)
+
+
 @each_rule
 def test_load_checks_arguments_too(algorithm: Algorithm, rule: str, tmp_path: Path) -> None:
     make(algorithm, rule=rule).save(tmp_path / "model")
-    with pytest.raises(ValueError, match="reward_smoothing=7"):
-        algorithm.load(tmp_path / "model", device="cpu", reward_smoothing=7)
+    with pytest.raises(ValueError, match="trace_decay=7"):
+        algorithm.load(tmp_path / "model", device="cpu", trace_decay=7)
 
 
 @each_algorithm
@@ -370,8 +405,7 @@ def test_fault_is_named_and_changes_no_weight(
     predictions: list[np.ndarray] = []
 
     def prediction() -> np.ndarray:
-        predictor = model.reward_predictor
-        return np.array(predictor.mean_square if model.policy.critic else predictor.average)
+        return np.array([] if model.reward_predictor is None else model.reward_predictor.average)
 
     def look() -> None:
         before.append(weights(model))
@@ -480,6 +514,34 @@ def moments(model: BaseAlgorithm) -> np.ndarray:
     return th.cat(parts).numpy() if parts else np.zeros(0)
 
 
+class Explodes(th.optim.Adam):
+    """Makes weights infinite, once it is told to."""
+
+    told = False
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        if self.told:
+            self.param_groups[0]["params"][0].data.fill_(math.inf)
+        return loss
+
+
+@each_rule
+def test_moments_that_hold_a_refused_change_are_forgotten(algorithm: Algorithm, rule: str) -> None:
+    env = DummyVecEnv([lambda: ScriptedEnv([5])])
+    model = make(algorithm, env, rule=rule, policy_kwargs={"optimizer_class": Explodes}).learn(30)
+    before, optimizer = weights(model), model.policy.optimizer
+    assert moments(model).any()
+    optimizer.told = True
+    with pytest.raises(FloatingPointError, match=r"Update \d+ was refused"):
+        model.learn(30, reset_num_timesteps=False)
+    assert np.array_equal(weights(model), before)
+    assert len(moments(model)) == 0
+    optimizer.told = False
+    model.learn(30, reset_num_timesteps=False)
+    assert 0 < np.abs(weights(model) - before).max() < 1
+
+
 @pytest.mark.filterwarnings(OVERFLOW)
 @each_rule
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -488,7 +550,7 @@ def test_training_goes_on_with_a_lower_learning_rate(
 ) -> None:
     env = DummyVecEnv([lambda: ScriptedEnv([5], payment=1e3)])
     kwargs = {"net_arch": [8], "head_gain": 1.0, **OPTIMIZERS[optimizer]}
-    model = make(algorithm, env, rule=rule, learning_rate=1e-5, scale_rpe=False, policy_kwargs=kwargs).learn(30)
+    model = make(algorithm, env, rule=rule, learning_rate=1e-5, policy_kwargs=kwargs).learn(30)
     before, moments_before = weights(model), moments(model)
 
     model.lr_schedule = lambda _: 3e38

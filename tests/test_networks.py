@@ -130,34 +130,35 @@ OF_BOTH_RULES = {
     "noise_distribution": "rademacher",
     "clean_passes": 2,
     "trace_decay": 0.5,
-    "reward_smoothing": 0.5,
-    "scale_rpe": False,
     "n_steps": 2,
     "noise_normalization": "layer",
     "n_noise_samples": 1,
     "antithetic": False,
     "max_grad_norm": 1e-3,
 }
+OF_AN_AVERAGE = {"reward_timing": "nonzero", "reward_smoothing": 0.5, "scale_rpe": False}
 
 
 @pytest.mark.parametrize(
     ("rule", "argument", "value"),
     [
-        *(("average", *pair) for pair in {**OF_BOTH_RULES, "reward_timing": "nonzero"}.items()),
-        *(("default", *pair) for pair in {**OF_BOTH_RULES, "gamma": 0.5, "ent_coef": 0.1, "vf_coef": 3.0}.items()),
+        *(("average", *pair) for pair in {**OF_BOTH_RULES, **OF_AN_AVERAGE}.items()),
+        *(("default", *pair) for pair in {**OF_BOTH_RULES, "gamma": 0.6, "ent_coef": 0.1, "vf_coef": 3.0}.items()),
     ],
 )
 def test_arguments_changed_between_trainings_take_effect(rule: str, argument: str, value: Any) -> None:
     """A model that is given the argument later ends where one that had it from the start does."""
-    settings: dict[str, Any] = {"learning_rate": 0.05, "n_steps": 8}
+    sgd = {"optimizer_class": th.optim.SGD}  # Adam makes up for the size of a change
+    settings: dict[str, Any] = {"learning_rate": 0.05, "n_steps": 8, "trace_decay": 0.6, "policy_kwargs": sgd}
     had, given, never = (make(NRL, rule, **{**settings, **({argument: value} if i == 0 else {})}) for i in range(3))
     setattr(given, argument, value)
+    start = never.policy.parameters_to_vector()
     for model in (had, given, never):
         model.set_random_seed(1)
         model.learn(60)
     ends = [model.policy.parameters_to_vector() for model in (had, given, never)]
     np.testing.assert_array_equal(ends[0], ends[1])
-    assert not np.array_equal(ends[0], ends[2])
+    assert np.abs(ends[0] - ends[2]).max() > 1e-3 * np.abs(start - ends[2]).max()
     setattr(given, argument, "nonsense")
     with pytest.raises(ValueError, match=argument):
         given.learn(10)
