@@ -129,6 +129,18 @@ def test_weights_wait_for_n_steps_and_the_last_steps_count_too() -> None:
     assert all(fold["change"].any() for fold in folds)
 
 
+def errors_and_log_probs(model: RewardModulatedAlgorithm) -> tuple[np.ndarray, np.ndarray]:
+    """Of eight steps."""
+    folds, log_probs = record_folds(model), []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        log_probs.append(local["log_probs"].item())
+        return True
+
+    model.learn(8, watch)
+    return np.concatenate([fold["errors"] for fold in folds]).ravel(), np.array(log_probs)
+
+
 @each_algorithm
 @pytest.mark.parametrize("entropy", [0.0, 0.5])
 def test_surprising_actions_are_rewarded(algorithm: Any, entropy: float) -> None:
@@ -141,15 +153,8 @@ def test_surprising_actions_are_rewarded(algorithm: Any, entropy: float) -> None
         **CRITIC,
     )
     predict_constantly(model, 0.0)
-    folds, log_probs = record_folds(model), []
-
-    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
-        log_probs.append(local["log_probs"].item())
-        return True
-
-    model.learn(8, watch)
-    errors = np.concatenate([fold["errors"] for fold in folds]).ravel()
-    assert errors == pytest.approx(1 - entropy * np.array(log_probs), rel=1e-5)
+    errors, log_probs = errors_and_log_probs(model)
+    assert errors == pytest.approx(1 - entropy * log_probs, rel=1e-5)
     assert max(log_probs) < -0.1
 
 
@@ -200,15 +205,8 @@ def test_error_with_a_critic_that_has_not_learned(algorithm: Any) -> None:
 def test_surprising_actions_of_a_gaussian_are_rewarded(algorithm: Any) -> None:
     model = make(algorithm, space=spaces.Box(-9, 9, (1,)), ent_coef=0.5, learning_rate=0.0)
     predict_constantly(model, 0.0)
-    folds, log_probs = record_folds(model), []
-
-    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
-        log_probs.append(local["log_probs"].item())
-        return True
-
-    model.learn(8, watch)
-    errors = np.concatenate([fold["errors"] for fold in folds]).ravel()
-    assert errors == pytest.approx(-0.5 * np.array(log_probs), rel=1e-5)
+    errors, log_probs = errors_and_log_probs(model)
+    assert errors == pytest.approx(-0.5 * log_probs, rel=1e-5)
 
 
 @each_algorithm
