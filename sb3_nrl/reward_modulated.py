@@ -118,7 +118,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         for name, value in PREDICTION_DEFAULTS.get(reward_prediction, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.trace_decay is None and self._has_critic:
+        if self.trace_decay is None and self._has_critic and is_number(self.gamma, -math.inf):
             self.trace_decay = DEFAULT_LAMBDA * self.gamma
         self._deviations: np.ndarray | None = None
 
@@ -442,7 +442,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     def _values(self) -> np.ndarray:
         """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
         buffer, n_at_once = self.rollout_buffer, self._n_at_once
-        batches = [buffer.waiting(self.network, slice(t, t + n_at_once)) for t in range(0, buffer.pos, n_at_once)]
+        batches = (buffer.waiting(self.network, slice(t, t + n_at_once)) for t in range(0, buffer.pos, n_at_once))
         values = [self._predict_values(batch.observations) for batch in batches]
         return np.concatenate([*values, self._predict_values(self._last_obs)]).reshape(-1, self.n_envs)
 

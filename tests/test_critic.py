@@ -1,6 +1,7 @@
 """The critic: its errors by hand, its traces by brute force, its updates against the exact gradient."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL, networks, reward_modulated
@@ -51,6 +52,20 @@ class Shared(BaseFeaturesExtractor):
 class Own(Shared):
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, nn.Linear(4, 8))
+
+
+class Altered(VecEnvWrapper):
+    """Environments whose steps are changed on the way."""
+
+    def __init__(self, venv: VecEnv, change: Callable[..., Any]) -> None:
+        super().__init__(venv)
+        self.change = change
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        return self.change(*self.venv.step_wait())
 
 
 def make(algorithm: type[NRL] | type[BPTT], n_envs: int = 1, space: spaces.Space | None = None, **settings: Any) -> Any:
@@ -184,17 +199,10 @@ def test_error_with_a_critic_that_has_not_learned(algorithm: Any) -> None:
         expected.append(deltas)
         return True
 
-    class Tells(VecEnvWrapper):
-        """Of the rewards, also in the infos."""
+    def tell(obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
+        return obs, rewards, dones, [{**info, "reward": rewards[env]} for env, info in enumerate(infos)]
 
-        def reset(self) -> Any:
-            return self.venv.reset()
-
-        def step_wait(self) -> Any:
-            obs, rewards, dones, infos = self.venv.step_wait()
-            return obs, rewards, dones, [{**info, "reward": rewards[env]} for env, info in enumerate(infos)]
-
-    model.set_env(Tells(model.get_env()))
+    model.set_env(Altered(model.get_env(), tell))
     model.learn(60, watch)
     errors = np.concatenate([fold["errors"] for fold in folds])
     assert np.ptp(errors) > 0.5
@@ -228,16 +236,10 @@ def test_credit_is_for_the_action_that_was_drawn_not_for_the_clipped_one(algorit
 @each_algorithm
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float32])
 def test_ends_may_be_numbers(algorithm: Any, kind: type) -> None:
-    class Numbers(VecEnvWrapper):
-        def reset(self) -> Any:
-            return self.venv.reset()
-
-        def step_wait(self) -> Any:
-            obs, rewards, dones, infos = self.venv.step_wait()
-            return obs, rewards, dones.astype(kind), infos
-
     plain, numbers = make(algorithm, n_envs=2), make(algorithm, n_envs=2)
-    numbers.set_env(Numbers(numbers.get_env()))
+    numbers.set_env(
+        Altered(numbers.get_env(), lambda obs, rewards, dones, infos: (obs, rewards, dones.astype(kind), infos))
+    )
     for model in (plain, numbers):
         set_random_seed(0)
         model.get_env().seed(0)
@@ -246,18 +248,13 @@ def test_ends_may_be_numbers(algorithm: Any, kind: type) -> None:
 
 
 def test_time_limit_without_a_last_observation_counts_as_an_end() -> None:
-    class Forgets(VecEnvWrapper):
-        def reset(self) -> Any:
-            return self.venv.reset()
-
-        def step_wait(self) -> Any:
-            obs, rewards, dones, infos = self.venv.step_wait()
-            for info in infos:
-                info.pop("terminal_observation", None)
-            return obs, rewards, dones, infos
+    def forget(obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return obs, rewards, dones, infos
 
     envs = DummyVecEnv([lambda: gymnasium.wrappers.TimeLimit(ClockEnv([[1] * 5]), 2)])
-    model = BPTT("MlpPolicy", Forgets(envs), learning_rate=0.0, policy_kwargs=SMALL, **CRITIC)
+    model = BPTT("MlpPolicy", Altered(envs, forget), learning_rate=0.0, policy_kwargs=SMALL, **CRITIC)
     predict_constantly(model, 10.0)
     folds = record_folds(model)
     model.learn(4)

@@ -66,10 +66,11 @@ BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     ((NRL,), "antithetic", [None, 1, "yes"]),
     ((NRL,), "clean_passes", [0, 1, -2, 2.5, True]),
     (CRITIC, "reward_prediction", ["", "Critic", None]),
-    (CRITIC, "gamma", [-0.5, 1.01, math.nan]),
+    (CRITIC, "gamma", [-0.5, 1.01, math.nan, "half"]),
     (CRITIC, "ent_coef", [-0.1, math.nan, math.inf]),
     (CRITIC, "vf_coef", [0, -1.0, math.nan, math.inf, None]),
 ]
+BAD_WITH_AN_AVERAGE = [*BAD_ARGUMENTS, (ALL, "trace_decay", [0])]
 
 GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     (ALL, "learning_rate", [0, 1e-9, lambda progress: 0.1 * progress]),
@@ -113,7 +114,7 @@ def rows(rule: str, table: list[tuple[tuple[Algorithm, ...], str, list[Any]]]) -
 
 
 @pytest.mark.parametrize(
-    ("rule", "algorithm", "argument", "value"), [*rows("average", BAD_ARGUMENTS), *rows("default", BAD_ARGUMENTS)]
+    ("rule", "algorithm", "argument", "value"), [*rows("average", BAD_WITH_AN_AVERAGE), *rows("default", BAD_ARGUMENTS)]
 )
 def test_argument_out_of_range_is_refused_by_name(rule: str, algorithm: Algorithm, argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}\b"):
