@@ -1182,8 +1182,7 @@ def test_stopping_says_how_to_go_on(
         ("fig1 --episodes 7", "--episodes"),
         ("fig2 --tasks CartPole", "fig2 has none of these tasks and algorithms"),
         ("fig1 --draw-only", "there is no finished run in"),
-        ("fig1 --publish", "--publish is for full results: it goes with all"),
-        ("table --publish", "--publish is for full results: it goes with all"),
+        ("table --publish", "--publish is for full results: it goes with figures or all"),
         ("all --publish --quick", "--publish is for full results"),
         ("all --publish --seeds 0", "--publish is for full results"),
         ("all --publish --tasks CartPole CartPole CartPole", "--publish is for full results"),
@@ -1282,8 +1281,11 @@ def a_figure_of_full_results(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyP
 RISING = np.linspace(-500, -90, 8_000)
 
 
-def test_publishing_fills_the_readme_and_the_folders_of_the_repository(a_figure_of_full_results: list[Run]) -> None:
-    main(["reproduce", "all", "--out", "full", "--publish"])
+@pytest.mark.parametrize("target", ["all", "fig2"])
+def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
+    target: str, a_figure_of_full_results: list[Run]
+) -> None:
+    main(["reproduce", target, "--out", "full", "--publish"])
     assert pathlib.Path("docs/fig2.png").read_bytes()[:4] == PNG
     thinned = find(a_figure_of_full_results, pathlib.Path("results/reproduction"), quiet())
     assert len(thinned) == len(a_figure_of_full_results)
@@ -1295,13 +1297,13 @@ def test_publishing_fills_the_readme_and_the_folders_of_the_repository(a_figure_
     before, _, rest = page.partition(MARKERS[0])
     table, _, after = rest.partition(MARKERS[1])
     assert (before, after) == ("before\n", "\nafter\n")
-    assert "Made by `sb3-nrl reproduce all --publish`" in table
+    assert "(docs/fig2.png)\n" in table and f"Made by `sb3-nrl reproduce {target} --publish`" in table
     assert "| Acrobot, 3 |" in table and "to be replaced" not in table
     assert "different versions" in table and "with sb3_nrl at 4" in table
     assert pathlib.Path("results/reproduction.csv").read_text().count("\n") == 1 + len(CELLS["fig2"])
 
     pathlib.Path("results/reproduction.csv").unlink()
-    main(["reproduce", "all", "--out", "results/reproduction", "--publish"])
+    main(["reproduce", target, "--out", "results/reproduction", "--publish"])
     assert pathlib.Path("README.md").read_text() == page
 
 

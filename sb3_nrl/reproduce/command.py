@@ -30,11 +30,11 @@ LARGEST_SEED = 2**32 - 1
 MARKERS = ("<!-- reproduction -->\n", "<!-- end of reproduction -->")
 """What the published table is between, in the README."""
 
-PUBLISHED = """![Figure 1, reproduced](docs/fig1.png)
+PUBLISHED = """![{figure}, reproduced](docs/{figure}.png)
 
-Made by `sb3-nrl reproduce all --publish`. The other figures are in `docs/`, the table is `results/reproduction.csv`,
-and the runs are in `results/reproduction/`, thinned to a row for each point of a figure:
-`sb3-nrl reproduce all --out results/reproduction` draws and tabulates them again without training."""
+Made by `sb3-nrl reproduce {target} --publish`. All figures are in `docs/`, the table is `results/reproduction.csv`, and
+the runs are in `results/reproduction/`, thinned to a row for each point of a figure:
+`sb3-nrl reproduce {target} --out results/reproduction` draws and tabulates them again without training."""
 """What stands before it."""
 
 DESCRIPTION = """
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
             sys.exit(
                 f"{parser.prog}: nothing is published before all runs are there, {len(results)} of {len(runs)} are"
             )
-        _publish(made, results, console)
+        _publish(chosen.target, made, results, console)
     if failures:
         sys.exit(1)
 
@@ -165,7 +165,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--publish",
         action="store_true",
-        help="with all, in a clone of the repository: bring what is made to results/, docs/ and the README",
+        help="in a clone of the repository: bring what is made to results/, docs/ and the README",
     )
     return parser
 
@@ -185,8 +185,10 @@ def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     if chosen.workers and chosen.ray_address:
         parser.error("--workers is for this machine, not for the cluster that --ray-address names")
     if chosen.publish:
-        if chosen.target != "all" or chosen.quick or _narrowed(chosen):
-            parser.error("--publish is for full results: it goes with all, without --quick, --seeds, --tasks, --algos")
+        if chosen.target == "table" or chosen.quick or _narrowed(chosen):
+            parser.error(
+                "--publish is for full results: it goes with figures or all, without --quick, --seeds, --tasks, --algos"
+            )
         readme = pathlib.Path("README.md")
         if not (readme.is_file() and all(marker in readme.read_text() for marker in MARKERS)):
             parser.error("--publish has to be started in a clone of the repository")
@@ -210,7 +212,8 @@ def _n_cores() -> int:
 
 def _make(target: str, runs_of: Mapping[str, list[Run]], results: Results, summaries: Summaries) -> dict[str, bytes]:
     """The contents of all files that come of the results, by their names."""
-    made = {}
+    name = _table(target)
+    made = {f"{name}.csv": table(summaries).encode(), f"{name}.md": markdown(summaries, results).encode()}
     if target != "table":
         for figure, runs in runs_of.items():
             if any(run in results for run in runs):
@@ -218,22 +221,26 @@ def _make(target: str, runs_of: Mapping[str, list[Run]], results: Results, summa
                 picture = io.BytesIO()
                 draw(figure, cells, results).savefig(picture, format="png", dpi=150)
                 made[f"{figure}.png"] = picture.getvalue()
-    if target in ("table", "all"):
-        made |= {"table.csv": table(summaries).encode(), "table.md": markdown(summaries, results).encode()}
     return made
 
 
-def _publish(made: Mapping[str, bytes], results: Results, console: Console) -> None:
+def _table(target: str) -> str:
+    """What the table is called."""
+    return "table" if target in ("table", "all") else f"table_{target}"
+
+
+def _publish(target: str, made: Mapping[str, bytes], results: Results, console: Console) -> None:
     """Bring everything to its place in the repository."""
     for run, result in results.items():
         write(run, thin(run, result), pathlib.Path("results/reproduction"))
-    for name, content in made.items():
-        if name.endswith(".png"):
-            write_whole(pathlib.Path("docs") / name, content)
-    write_whole(pathlib.Path("results/reproduction.csv"), made["table.csv"])
+    pictures = [name for name in made if name.endswith(".png")]
+    for name in pictures:
+        write_whole(pathlib.Path("docs") / name, made[name])
+    write_whole(pathlib.Path("results/reproduction.csv"), made[f"{_table(target)}.csv"])
     readme = pathlib.Path("README.md")
     before, start, rest = readme.read_text().partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
-    page = f"{PUBLISHED}\n\n{made['table.md'].decode()}"
-    write_whole(readme, f"{before}{start}\n{page}\n{end}{after}".encode())
+    page = made[f"{_table(target)}.md"].decode()
+    published = PUBLISHED.format(figure=pathlib.Path(pictures[0]).stem, target=target)
+    write_whole(readme, f"{before}{start}\n{published}\n\n{page}\n{end}{after}".encode())
     say(console, "Published in results/, docs/ and the README.")
