@@ -75,6 +75,8 @@ CHANGES = (
     Change("gradient ascent instead of Adam", {"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD"),
     Change("LeakyReLU", {}, "activation_fn=nn.LeakyReLU", tasks=TASKS[:-1]),
     Change("tanh", {}, "activation_fn=nn.Tanh", tasks=(PENDULUM,)),
+    Change("hidden layers of 32 nodes", {}, "net_arch=[32, 32]", tasks=TASKS[:-1]),
+    Change("hidden layers of 64 nodes", {}, "net_arch=[64, 64]", tasks=(PENDULUM,)),
     Change("no biases", {}, "use_bias=False"),
     Change("a head as large as the other layers", {}, "head_gain=1.0"),
     Change("a critic with the actor's learning rate", {"vf_coef": 1.0}, tasks=(CARTPOLE, MOUNTAIN_CAR, PENDULUM)),
