@@ -79,7 +79,7 @@ def described(model: BaseAlgorithm) -> dict[str, Any]:
         "learning_rate": model.lr_schedule(1),
         "optimizer_class": type(policy.optimizer),
         "activation_fn": type(policy.hidden_net[1]),
-        **{name: getattr(policy, name) for name in ("use_bias", "head_gain", "action_correlation")},
+        **{name: getattr(policy, name) for name in ("net_arch", "use_bias", "head_gain", "action_correlation")},
         "normalize": model.get_vec_normalize_env() is not None,
     }
 
@@ -87,7 +87,7 @@ def described(model: BaseAlgorithm) -> dict[str, Any]:
 COMPARED = (
     *("n_envs", "normalize", "gamma", "trace_decay", "n_steps", "learning_rate", "vf_coef", "ent_coef"),
     *("max_grad_norm", "scale_rpe", "reward_prediction", "reward_timing", "n_noise_samples", "antithetic"),
-    *("optimizer_class", "activation_fn", "use_bias", "head_gain", "action_correlation"),
+    *("optimizer_class", "activation_fn", "net_arch", "use_bias", "head_gain", "action_correlation"),
 )
 
 
