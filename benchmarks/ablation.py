@@ -25,6 +25,8 @@ from sb3_nrl.zoo import config_file
 
 CARTPOLE, ACROBOT, MOUNTAIN_CAR, PENDULUM = "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1"
 TASKS = (CARTPOLE, ACROBOT, MOUNTAIN_CAR, PERCEPTUAL, PENDULUM)
+BOUNDED = (CARTPOLE, ACROBOT, PERCEPTUAL, PENDULUM)
+"""Where ``max_grad_norm`` bounds a change."""
 SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -70,9 +72,11 @@ CHANGES = (
     ),
     Change("traces of a single step", {"trace_decay": 0.0}),
     Change("traces that decay by γ alone", {"trace_decay": "{gamma}"}),
-    Change("no bound on the change", {"max_grad_norm": None}, tasks=(CARTPOLE, ACROBOT, PERCEPTUAL, PENDULUM)),
+    Change("no bound on the change", {"max_grad_norm": None}, tasks=BOUNDED),
     Change("a bound on the change", {"max_grad_norm": 0.5}, tasks=(MOUNTAIN_CAR,)),
-    Change("gradient ascent instead of Adam", {"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD"),
+    Change(
+        "gradient ascent instead of Adam", {"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD", tasks=BOUNDED
+    ),
     Change("LeakyReLU", {}, "activation_fn=nn.LeakyReLU", tasks=TASKS[:-1]),
     Change("tanh", {}, "activation_fn=nn.Tanh", tasks=(PENDULUM,)),
     Change("two hidden layers of 32 nodes", {}, "net_arch=[32, 32]", tasks=TASKS[:-1]),
