@@ -5,8 +5,9 @@
 trains what is not there yet through ``sb3-nrl train``, A2C and PPO as the RL Zoo does, keeps the learning curve of each
 run in ``results/learning/``, and makes tables, ``results/learning.csv`` and, printed, a shorter one, and a figure,
 ``results/learning.png``: steps and seconds until the mean return of 100 episodes passed the bar, the least such mean
-after that, and the mean return of 100 evaluation episodes of the trained policy. A2C and PPO stop at the bar; NRL goes
-on, to show that it stays above. With ``defaults`` NRL has the constructor's defaults and one environment.
+after that, and the mean return of 100 evaluation episodes of the trained policy. NRL and RMHL go on after the bar, to
+show whether they stay above; A2C, PPO, and NRL with the constructor's defaults and one environment (``defaults``) stop
+there.
 """
 
 import argparse
@@ -42,6 +43,8 @@ BASELINES = ("a2c", "ppo")
 DEFAULTS = "defaults"
 """NRL with the constructor's defaults and one environment."""
 ALGORITHMS = ("nrl", DEFAULTS, "rmhl", *BASELINES)
+GO_ON = ("nrl", "rmhl")
+"""Those that do not stop at the bar."""
 N_EPISODES = 100
 N_ROWS = 200
 """Of a learning curve that is kept."""
@@ -162,7 +165,7 @@ def measure(task: str, algorithm: str, seed: int) -> list[Sequence[object]]:
     algo = "nrl" if algorithm == DEFAULTS else algorithm
     # which the zoo has no config for
     config = CONFIGS if algorithm == DEFAULTS or (algorithm in BASELINES and task == PERCEPTUAL) else None
-    changes = [stop_at_bar(task)] if algorithm in (DEFAULTS, *BASELINES) else []
+    changes = [] if algorithm in GO_ON else [stop_at_bar(task)]
     with tempfile.TemporaryDirectory() as folder:
         run = train(task, algo, seed, pathlib.Path(folder), changes, config)
         curve = learning_curve(run)
@@ -281,11 +284,15 @@ def tabulate(learned: dict[Run, Learned]) -> str:
             f"{_number(median(steps))} ({_number(steps[-1])})",
             GOALS[task].text if algorithm == ALGORITHMS[0] else "",
             _number(seconds),
-            f"{min(run.lowest for run in passed if run.lowest is not None):.3g}" if passed else "–",
+            _lowest(passed) if algorithm in GO_ON else "",
             f"{np.mean([run.evaluation for run in runs]):.3g} ({min(run.evaluation for run in runs):.3g})",
         ]
         table.append(f"| {' | '.join(cells)} |")
     return "\n".join(table)
+
+
+def _lowest(passed: list[Learned]) -> str:
+    return f"{min(run.lowest for run in passed if run.lowest is not None):.3g}" if passed else "–"
 
 
 def _number(value: float) -> str:

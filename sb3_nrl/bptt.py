@@ -43,7 +43,7 @@ class BPTT(RewardModulatedAlgorithm):
         policy from becoming certain too soon. The critic predicts these rewards too
     :param vf_coef: The critic's learning rate, as a multiple of the policy's
     :param trace_decay: Factor per step on the eligibility trace. With a critic γλ, in [0, γ], by default 0.95 γ; else
-        in (0, 1], where 1, the default, keeps the full history
+        in (0, 1], where 1, the default, keeps the full history; always 1 with rewards at every ``"step"``
     :param max_grad_norm: Largest norm of the change Σ δ e, of the policy and of the critic each, None for no bound. A
         sum over many steps nearly always has a larger one than the default, so that changes have this length whatever
         the size of the rewards; that keeps single surprises from spoiling a policy

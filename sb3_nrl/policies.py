@@ -139,12 +139,11 @@ class NoisyPolicy(BasePolicy):
             )
         if not 0 < head_gain < math.inf:
             raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
-        if not math.isfinite(log_std_init):
-            raise ValueError(f"log_std_init={log_std_init!r}: must be finite")
+        check("log_std_init", log_std_init, is_number(log_std_init, -math.inf), "finite")
         correlated = is_number(action_correlation, 0) and action_correlation < 1
         check("action_correlation", action_correlation, correlated or action_correlation == 0, "in [0, 1)")
-        continuous = isinstance(action_space, spaces.Box)
-        check("action_correlation", action_correlation, continuous or action_correlation == 0, "0 but for Box actions")
+        for name, value in (("log_std_init", log_std_init), ("action_correlation", action_correlation)):
+            check(name, value, value == 0 or isinstance(action_space, spaces.Box), "0 but for Box actions")
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain

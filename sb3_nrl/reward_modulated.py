@@ -115,11 +115,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.reward_smoothing: Any = reward_smoothing
         self.scale_rpe: Any = scale_rpe
         self.trace_decay: Any = trace_decay
-        for name, value in PREDICTION_DEFAULTS.get(reward_prediction, {}).items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        if self.trace_decay is None and self._has_critic and is_number(self.gamma, -math.inf):
-            self.trace_decay = DEFAULT_LAMBDA * self.gamma
         self._deviations: np.ndarray | None = None
 
     @abstractmethod
@@ -144,6 +139,15 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     def _n_samples(self) -> int:
         """Noisy passes S that each step is credited by."""
         return 1
+
+    def _take_defaults(self) -> None:
+        """Replace what is None by what suits who predicts rewards."""
+        if self.reward_prediction in tuple(PREDICTION_DEFAULTS):
+            for name, value in PREDICTION_DEFAULTS[self.reward_prediction].items():
+                if getattr(self, name) is None:
+                    setattr(self, name, value)
+        if self.trace_decay is None and self._has_critic and is_number(self.gamma, -math.inf):
+            self.trace_decay = DEFAULT_LAMBDA * self.gamma
 
     def _check_arguments(self) -> None:
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
@@ -194,6 +198,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
+        self._take_defaults()
         self._check_arguments()
         self.set_random_seed(self.seed)
         if self.device.type == "cuda":

@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.checks import check_noise
+from sb3_nrl.checks import check, check_noise
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
@@ -32,7 +32,8 @@ class RMHL(RewardModulatedAlgorithm):
     :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15)
     :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
         Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there
-    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history
+    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history, and is needed for
+        rewards at every ``"step"``
     :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. The noise explores and carries the credit
         at once: it has to be large enough to change what happens
@@ -97,6 +98,7 @@ class RMHL(RewardModulatedAlgorithm):
             self._setup_model()
 
     def _check_arguments(self) -> None:
+        check("reward_prediction", self.reward_prediction, not self._has_critic, '"average", since RMHL has no critic')
         super()._check_arguments()
         check_noise(self.noise_std, self.noise_distribution)
 

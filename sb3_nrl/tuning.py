@@ -1,7 +1,8 @@
 """What Optuna searches when the RL Zoo tunes NRL, RMHL or BPTT, and what it found, made readable.
 
-A trial's parameters become an entry of a zoo config by ``config_entry``, and all else starts from that entry: the model
-that the trial trains, a run with the settings of a trial (``--trial-id``), and the report.
+A trial's parameters become an entry of a zoo config by ``config_entry``, which ``combine`` lays over the one that the
+study starts from: for the model that the trial trains, a run with the settings of a trial (``--trial-id``), and the
+report.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from torch import nn
 
 _POLICY_KWARGS: dict[str, list[Any]] = {
-    "net_arch": ["[32]", "[64]", "[64, 64]"],
+    "net_arch": ["[32]", "[64]", "[32, 32]", "[64, 64]"],
     "activation_fn": ["nn.Tanh", "nn.LeakyReLU"],
     "use_bias": [False, True],
     "head_gain": [0.01, 0.1, 1.0],
@@ -88,6 +89,22 @@ def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def combine(entry: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """
+    Lay the hyper-parameters of a trial over those that it started from. Of ``policy_kwargs``, which are one text, those
+    stay that the trial says nothing of.
+
+    :param entry: Hyper-parameters, written as in a config of the zoo
+    :param found: Those of the trial, written in the same way
+    :return: Both
+    """
+    combined = {**entry, **found}
+    base, own = entry.get("policy_kwargs"), found.get("policy_kwargs")
+    if isinstance(base, str) and isinstance(own, str):
+        combined["policy_kwargs"] = f"dict({base}, **{own})"
+    return combined
+
+
 def sampler(suggest: Callable[[optuna.Trial], dict[str, Any]]) -> Sampler:
     """
     A sampler as the zoo wants it.
@@ -97,7 +114,8 @@ def sampler(suggest: Callable[[optuna.Trial], dict[str, Any]]) -> Sampler:
     """
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-        arguments = ExperimentManager._preprocess_schedules(config_entry(suggest(trial)))
+        base = {"policy_kwargs": trial.user_attrs.get("policy_kwargs")}
+        arguments = ExperimentManager._preprocess_schedules(combine(base, config_entry(suggest(trial))))
         return {**arguments, "policy_kwargs": eval(arguments["policy_kwargs"], {"th": th, "nn": nn})}
 
     return sample
@@ -129,7 +147,7 @@ def report(study: optuna.Study, env_id: str, entry: dict[str, Any], command: str
     if len(complete) > 1:
         importances = optuna.importance.get_param_importances(study)
         page.append("Importance: " + ", ".join(f"{name} {share:.2f}" for name, share in importances.items()))
-    tuned = {env_id: {**entry, **config_entry(best[0].params)}}
+    tuned = {env_id: combine(entry, config_entry(best[0].params))}
     page.append(
         f"```yaml\n# Tuned, trial {best[0].number} of {len(study.trials)}: {command}\n{yaml.dump(tuned, width=100)}```"
     )

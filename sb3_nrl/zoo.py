@@ -154,9 +154,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             self.study_name = f"{algo}-{self.env_name}"
         if self.n_evaluations is None and algo in ALGORITHMS:
             self.n_evaluations = _N_EVALUATIONS
+        self.trial: dict[str, Any] = {}
         if self.trial_id is not None:
-            trial = self.load_trial(self.storage, self.study_name, self.trial_id)
-            self.custom_hyperparams = trial | (self.custom_hyperparams or {})
+            self.trial = self.load_trial(self.storage, self.study_name, self.trial_id)
             self.trial_id = None  # done; the zoo would leave out trial 0
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
@@ -170,13 +170,14 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.resume:
-            environment = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
-            hyperparams = saved(pathlib.Path(self.resume), "config.yml") | environment | (self.custom_hyperparams or {})
+            hyperparams = saved(pathlib.Path(self.resume), "config.yml")
+            hyperparams |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
         else:
             try:
                 hyperparams, _ = super().read_hyperparameters()
             except (yaml.YAMLError, AttributeError, TypeError) as error:
                 raise ValueError(f"{self.config} is no table of hyper-parameters by environment: {error}") from error
+        hyperparams = tuning.combine(hyperparams, self.trial) | (self.custom_hyperparams or {})
         for name, value in hyperparams.items():
             if isinstance(value, str):
                 with suppress(ValueError):
@@ -265,6 +266,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             super().learn(model)
 
     def objective(self, trial: optuna.Trial) -> float:
+        trial.set_user_attr("policy_kwargs", self.entry.get("policy_kwargs"))
         try:
             return super().objective(trial)
         except FloatingPointError as error:  # diverged

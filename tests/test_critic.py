@@ -1,6 +1,7 @@
 """The critic: its errors by hand, its traces by brute force, its updates against the exact gradient."""
 
 import math
+import pathlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -311,9 +312,22 @@ def test_values_of_many_steps_are_predicted_in_parts(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(folds[0]["errors"], folds_of_whole[0]["errors"], rtol=1e-5)
 
 
-def test_direction_of_exploration_is_for_continuous_actions() -> None:
-    with pytest.raises(ValueError, match=r"action_correlation=0\.5: must be 0 but for Box actions"):
-        make(NRL, policy_kwargs={"action_correlation": 0.5})
+@pytest.mark.parametrize("argument", ["action_correlation", "log_std_init"])
+def test_width_and_direction_of_exploration_are_for_continuous_actions(argument: str) -> None:
+    with pytest.raises(ValueError, match=rf"{argument}=0\.5: must be 0 but for Box actions"):
+        make(NRL, policy_kwargs={argument: 0.5})
+
+
+def test_model_with_a_critic_is_not_taken_for_one_without(tmp_path: pathlib.Path) -> None:
+    make(NRL).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="reward_prediction='critic': must be \"average\", since RMHL has no critic"):
+        RMHL.load(tmp_path / "model")
+
+
+def test_default_of_another_discount_is_there_on_loading_too(tmp_path: pathlib.Path) -> None:
+    make(NRL, gamma=0.9, trace_decay=0.8).save(tmp_path / "model")
+    assert NRL.load(tmp_path / "model", gamma=0.95).trace_decay == 0.8
+    assert NRL.load(tmp_path / "model", gamma=0.5, trace_decay=None).trace_decay == pytest.approx(0.95 * 0.5)
 
 
 def test_each_environment_has_time_limits_of_its_own() -> None:

@@ -788,9 +788,7 @@ class DoubleTanh(nn.Tanh):
 
 def make_policy(action_space: spaces.Space, **kwargs: Any) -> NoisyPolicy:
     th.manual_seed(0)
-    policy = NoisyPolicy(
-        OBSERVATIONS, action_space, lambda _: 0.1, **{"head_gain": 1.0, "noise_std": 0.5, "log_std_init": 0.4, **kwargs}
-    )
+    policy = NoisyPolicy(OBSERVATIONS, action_space, lambda _: 0.1, **{"head_gain": 1.0, "noise_std": 0.5, **kwargs})
     randomize(policy, seed=1)
     return policy
 

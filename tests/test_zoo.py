@@ -567,6 +567,16 @@ def test_papers_numbers_are_those_of_its_table() -> None:
             assert entries[env]["reward_smoothing"] == 0.66
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_reaching_has_the_papers_network_and_reward_times(algo: str) -> None:
+    (paper,) = [entry for env, entry in yaml.safe_load(text_of(algo, "paper")).items() if "Reaching" in env]
+    reaching = [entry for env, entry in yaml.safe_load(text_of(algo, None)).items() if "Reaching" in env]
+    assert len(reaching) == 2
+    for entry in reaching:
+        for name in ("policy_kwargs", "reward_timing", "scale_rpe"):
+            assert entry[name] == paper[name]
+
+
 def test_numbers_that_yaml_takes_for_text(tmp_path: pathlib.Path) -> None:
     config = tmp_path / "own.yml"
     config.write_text("CartPole-v1: {n_timesteps: 1e3, policy: MlpPolicy, learning_rate: 1e-3, noise_std: 1e-2}")
@@ -589,9 +599,9 @@ def test_environment_of_the_config_is_also_that_of_evaluation_and_of_later_comma
 # Tuning
 
 
-def study_of(folder: pathlib.Path, url: str | None = None) -> optuna.Study:
-    storage = url or JournalStorage(JournalFileBackend(str(folder / "logs" / "nrl" / "study_CartPole-v1.log")))
-    return optuna.create_study(storage=storage, study_name="nrl-CartPole-v1", direction="maximize", load_if_exists=True)
+def study_of(folder: pathlib.Path, url: str | None = None, task: str = "CartPole-v1") -> optuna.Study:
+    storage = url or JournalStorage(JournalFileBackend(str(folder / "logs" / "nrl" / f"study_{task}.log")))
+    return optuna.create_study(storage=storage, study_name=f"nrl-{task}", direction="maximize", load_if_exists=True)
 
 
 @pytest.mark.parametrize("database", ["study.db", None], ids=["SQLite", "journal file"])
@@ -690,7 +700,39 @@ def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, 
         seen.add(tuple(model.policy.net_arch))
         for name in sampled.keys() - {"learning_rate", "policy_kwargs"}:
             assert getattr(model, name) == sampled[name]
-    assert seen == {(32,), (64,), (64, 64)}
+    assert seen == {(32,), (64,), (32, 32), (64, 64)}
+
+
+def test_trial_keeps_what_the_config_says_of_the_policy_beside_its_own(tmp_path: pathlib.Path) -> None:
+    task = "MountainCarContinuous-v0"
+    settings: dict[str, Any] = {"n_timesteps": 80, "n_trials": 1, "n_evaluations": 1, "n_eval_episodes": 1}
+    experiment = manager(tmp_path, "nrl", task, optimize_hyperparameters=True, no_optim_plots=True, **settings)
+    models: list[NRL] = []
+    setup = NRL._setup_learn
+
+    def _setup_learn(model: NRL, *arguments: Any, **keywords: Any) -> Any:
+        models.append(model)
+        return setup(model, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NRL, "_setup_learn", _setup_learn)
+        assert experiment.setup_experiment() is None
+        experiment.hyperparameters_optimization()
+    report = (tmp_path / "logs" / "nrl" / f"study_nrl-{task}.md").read_text()
+    (tmp_path / "found.yml").write_text(report.split("```yaml\n")[1].split("```")[0])
+    for later in (
+        manager(tmp_path, "nrl", task, trial_id=0),
+        manager(tmp_path, "nrl", task, name=f"{tmp_path}/found.yml"),
+    ):
+        made = later.setup_experiment()
+        assert made is not None and isinstance(made[0], NRL)
+        models.append(made[0])
+    (trial,) = study_of(tmp_path, task=task).trials
+    assert len(models) == 3
+    for model in models:
+        assert (model.policy.action_correlation, model.policy.log_std_init) == (0.9, 0.5)
+        chosen = (str(model.policy.net_arch), model.policy.head_gain)
+        assert chosen == (trial.params["net_arch"], trial.params["head_gain"])
 
 
 def test_trial_that_diverges_is_pruned(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
     :param build: Makes the task: a ``neurogym.TrialEnv``, which its wrappers may change as long as they leave
         observations alone. Called again by ``reset(seed=...)``
     :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends, in
-        which only ``reward_timing="step"`` or ``"nonzero"`` learns, and only a ``TimeLimit`` ends an evaluation
+        which a running average learns only by ``reward_timing="step"`` or ``"nonzero"`` (a critic does anyway), and
+        only a ``TimeLimit`` ends an evaluation
     :raises ValueError: If ``trials_per_episode`` is no number of trials
     """
 
