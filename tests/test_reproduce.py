@@ -879,11 +879,11 @@ def test_speed_is_compared_with_the_reference(episode: int, agrees: bool) -> Non
 def test_lost_seeds_are_told_with_what_became_of_them() -> None:
     cell = Cell("CartPole", "NRL", 3)
     rise_and_fall = [*np.linspace(20, 480, 200), *np.linspace(480, 11, 200)]
-    curves: list[Sequence[float]] = [[9.0], rise_and_fall, [20.0, 60.0], [499.0]]
+    curves: list[Sequence[float]] = [[9.0], rise_and_fall, [20.0, 60.0], [499.0], [9.0]]
     results = dict(training(cell, seed, returns) for seed, returns in enumerate(curves))
     told = list(report.failures(summarize(results.items())))
     assert told == [
-        "CartPole, 3: NRL did not learn from seed 0: every return was 9, so that there was nothing to learn from.",
+        "CartPole, 3: NRL did not learn from seeds 0, 4: every return was 9, so that there was nothing to learn from.",
         "CartPole, 3: NRL did not learn from seed 1: it reached 480 at episode 10000, and fell to 11.",
         "CartPole, 3: NRL did not learn from seed 2: it never came above 60.",
     ]

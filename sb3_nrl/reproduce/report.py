@@ -191,10 +191,13 @@ def failures(summaries: Summaries) -> Iterator[str]:
     """What became of the seeds of NRL and BP that did not learn."""
     for cell, summary in summaries.items():
         if cell.algorithm != "RMHL":
+            seeds_of: dict[str, list[str]] = {}
             for seed, learned in zip(summary.curves, summary.learned, strict=True):
                 if not learned:
-                    reason = diagnose(summary.curves[seed], cell.task)
-                    yield f"{_title(cell)}: {LABELS[cell.algorithm]} did not learn from seed {seed}: {reason}."
+                    seeds_of.setdefault(diagnose(summary.curves[seed], cell.task), []).append(str(seed))
+            for reason, seeds in seeds_of.items():
+                which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+                yield f"{_title(cell)}: {LABELS[cell.algorithm]} did not learn from {which}: {reason}."
 
 
 def unrepaired(summaries: Summaries) -> Iterator[str]:
