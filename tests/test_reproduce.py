@@ -1223,11 +1223,14 @@ def test_narrowed_command_leaves_what_is_made_of_everything(
         main(["reproduce", "fig3", "--draw-only", "--out", str(tmp_path), *narrowed])
         return {path.name for path in tmp_path.glob("*.*") if before.get(path) != path.stat().st_mtime_ns}
 
-    assert made_by() == {"fig3.png"}
-    assert made_by("--seeds", "4", "3", "2", "1", "0", "--tasks", *TASKS) == {"fig3.png"}
-    assert made_by("--seeds", "1", "0") == {"fig3_seeds-0-1.png"}
-    assert made_by("--algos", "BPTT", "NRL") == {"fig3_NRL-BPTT.png"}
-    assert made_by("--tasks", "CartPole", "--seeds", "2") == {"fig3_CartPole_seeds-2.png"}
+    def files(narrowed: str = "") -> set[str]:
+        return {f"fig3{narrowed}.png", f"table_fig3{narrowed}.csv", f"table_fig3{narrowed}.md"}
+
+    assert made_by() == files()
+    assert made_by("--seeds", "4", "3", "2", "1", "0", "--tasks", *TASKS) == files()
+    assert made_by("--seeds", "1", "0") == files("_seeds-0-1")
+    assert made_by("--algos", "BPTT", "NRL") == files("_NRL-BPTT")
+    assert made_by("--tasks", "CartPole", "--seeds", "2") == files("_CartPole_seeds-2")
     assert "from" not in capsys.readouterr().out
 
 

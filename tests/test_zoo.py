@@ -606,7 +606,7 @@ def study_of(folder: pathlib.Path, url: str | None = None, task: str = "CartPole
 
 @pytest.mark.parametrize("database", ["study.db", None], ids=["SQLite", "journal file"])
 def test_two_processes_tune_together(tmp_path: pathlib.Path, database: str | None) -> None:
-    options = ["-n", "160", "-optimize", "--n-trials", "2", "--eval-episodes", "1"]
+    options = ["-n", "160", "-optimize", "--n-trials", "2", "--eval-episodes", "1", "--pruner", "none"]
     url = f"sqlite:///{tmp_path / database}" if database else None
     if url:
         options += ["--storage", url]
