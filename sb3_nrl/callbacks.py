@@ -6,7 +6,7 @@ Shapes: T steps, E environments, W weights and biases of the network.
 
 import inspect
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -14,9 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.networks import TorchNetwork
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
-from sb3_nrl.traces import PendingSteps
 
 _EVERYWHERE_BUT_TENSORBOARD = ("stdout", "log", "json", "csv")
 
@@ -43,37 +41,20 @@ class GradientAlignmentCallback(BaseCallback):
             )
         self._gradient_EW: th.Tensor | float = 0.0
         self._complete_E = np.full(self.model.n_envs, self.model.num_timesteps == 0)
-        self._watch(self.model)
+        self.model.rollout_buffer.watchers.append(self._compare)
 
-    def _watch(self, model: RewardModulatedAlgorithm) -> None:
-        """See what is folded into the traces, and what becomes of them, without a place in the training loop."""
-        # A method of the buffer, since a checkpoint saves all attributes of the model, but not its buffer.
-        buffer = model.rollout_buffer
-        plain_fold = type(buffer).fold
+    def _compare(self, errors_TE: np.ndarray, restarts_TE: np.ndarray, change_W: Array) -> None:
+        exact_W = self._follow(errors_TE, restarts_TE)
+        change = th.as_tensor(change_W)
+        norms = th.linalg.vector_norm(change) * th.linalg.vector_norm(exact_W)
+        if norms > 0 and self._complete_E[errors_TE.any(axis=0)].all():
+            self.logger.record_mean("train/alignment", (change @ exact_W / norms).item())
+        self._complete_E |= restarts_TE.any(axis=0)
 
-        def fold(
-            credit: Any,
-            network: TorchNetwork,
-            n_at_once: int,
-            trace_decay: float,
-            errors_TE: np.ndarray,
-            restarts_TE: np.ndarray,
-        ) -> tuple[Array, float]:
-            exact_W = self._follow(model, buffer.waiting(network), errors_TE, restarts_TE)
-            change_W, trace_norm = plain_fold(buffer, credit, network, n_at_once, trace_decay, errors_TE, restarts_TE)
-            change = th.as_tensor(change_W)
-            norms = th.linalg.vector_norm(change) * th.linalg.vector_norm(exact_W)
-            if norms > 0 and self._complete_E[errors_TE.any(axis=0)].all():
-                self.logger.record_mean("train/alignment", (change @ exact_W / norms).item())
-            self._complete_E |= restarts_TE.any(axis=0)
-            return change_W, trace_norm
-
-        vars(buffer).update(fold=fold)
-
-    def _follow(
-        self, model: RewardModulatedAlgorithm, steps: PendingSteps, errors_TE: np.ndarray, restarts_TE: np.ndarray
-    ) -> th.Tensor:
+    def _follow(self, errors_TE: np.ndarray, restarts_TE: np.ndarray) -> th.Tensor:
         """What ``fold`` does, for the exact gradient: by autograd alone, nothing shared with the rule."""
+        model = cast(RewardModulatedAlgorithm, self.model)
+        steps = model.rollout_buffer.waiting(model.network)
         n_steps, n_envs = errors_TE.shape
         weights_TE, kept_TE = np.empty((2, n_steps, n_envs), np.float32)
         weights_E, kept_E = np.zeros(n_envs), np.ones(n_envs)
@@ -104,9 +85,6 @@ class GradientAlignmentCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
-
-    def _on_training_end(self) -> None:
-        vars(self.model.rollout_buffer).pop("fold", None)  # type: ignore[attr-defined]
 
 
 class PerformanceCallback(BaseCallback):

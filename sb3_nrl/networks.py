@@ -4,7 +4,6 @@ Shapes: E environments, B rows of a batch, N nodes of the network, W weights and
 """
 
 import math
-import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
@@ -25,6 +24,7 @@ _ACTIVATIONS = (nn.LeakyReLU, nn.ReLU, nn.Tanh)
 _REPLACED = (
     *("forward", "get_distribution", "predict_values", "extract_features", "noisy_pass"),
     *("_action_parameters", "_values", "_outputs", "_distribution"),
+    *("_run_noisy", "_run_noisy_passes", "_mean_of_noisy_passes"),
 )
 
 _FEW = 16
@@ -54,6 +54,8 @@ class TorchNetwork:
         self.gradients = policy.perturbation.split(flat)
         """Views of ``gradient_W``, one for each parameter that learns."""
         self.gradient_W = self.array(flat)
+        self.all_modules = list(policy.modules())
+        self.identities = _identities(self.all_modules)
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
         """Take over values, without a copy where that is possible."""
@@ -73,8 +75,11 @@ class TorchNetwork:
         return self.policy.sample_noise(n_rows)
 
     def is_outdated(self) -> bool:
-        """Whether the policy has changed in a way that this network does not know, or somebody added a hook to it."""
-        return False
+        """
+        Whether this network no longer is the policy's: modules or parameters were exchanged, frozen or unfrozen, or
+        somebody changed what only PyTorch would see.
+        """
+        return _identities(self.all_modules) != self.identities
 
     @th.no_grad()
     def act(
@@ -85,8 +90,7 @@ class TorchNetwork:
 
         :param obs: Observations of E environments
         :param noise_EN: ξ of a noisy pass to choose with, shape (E, N); by default it is the policy's clean pass
-        :param deviations_EA: How many standard deviations actions in a Box space are from their means, shape (E, A); by
-            default that is drawn
+        :param deviations_EA: How many standard deviations actions are from their means, shape (E, A), for a Box space
         :return: Actions, and log π(a|s) of shape (E,)
         """
         deviations = None if deviations_EA is None else self.array(deviations_EA)
@@ -147,15 +151,13 @@ class _Layer(NamedTuple):
 class NumpyNetwork(TorchNetwork):
     """
     A multi-layer perceptron's passes without PyTorch, whose overhead per operation would be most of the time with a few
-    environments. Reads the weights where the policy keeps them; draws actions from Python's and NumPy's generators,
-    which Stable-Baselines3 seeds too.
+    environments. Reads the weights where the policy keeps them.
 
     :param policy: A policy that :meth:`suits`
     """
 
     def __init__(self, policy: NoisyPolicy) -> None:
         super().__init__(policy)
-        self.all_modules = list(policy.modules())
         self.addresses: list[int] = []
         perturbation = policy.perturbation
         nodes = {site.layer: site.nodes for site in perturbation.sites}
@@ -183,7 +185,6 @@ class NumpyNetwork(TorchNetwork):
             self.log_std = _Layer(module, None, nodes.get(module), places.get(module.weight), None)
         self.slopes = _slopes(self.all_modules)
         self.parameters = list(policy.parameters())
-        self.identities = _identities(self.all_modules)
 
     @staticmethod
     def suits(policy: NoisyPolicy) -> bool:
@@ -204,11 +205,7 @@ class NumpyNetwork(TorchNetwork):
         )
 
     def is_outdated(self) -> bool:
-        return (
-            _identities(self.all_modules) != self.identities
-            or _slopes(self.all_modules) != self.slopes
-            or _have_hooks(self.all_modules)
-        )
+        return super().is_outdated() or _slopes(self.all_modules) != self.slopes or _have_hooks(self.all_modules)
 
     def _find_weights(self) -> None:
         """Look at the weights where they are now: training changes them in place, but others may replace them."""
@@ -254,14 +251,17 @@ class NumpyNetwork(TorchNetwork):
             noise_EN = self.sample_noise(len(obs))
         outputs = _run(self.actor_steps, obs, noise_EN)
         if self.log_std is None:
-            return _draw_categorical(_mean_categorical(outputs, n_passes) if n_passes > 1 else outputs)
+            logits = _mean_categorical(outputs, n_passes) if n_passes > 1 else outputs
+            return _draw_categorical(logits, self.policy.generator.random(len(logits)))
+        assert deviations_EA is not None
         log_std = self._log_std(noise_EN)
         if n_passes > 1:
             outputs, log_std = (
                 np.broadcast_to(values, outputs.shape).reshape(n_passes, -1, outputs.shape[1]).mean(axis=0)
                 for values in (outputs, log_std)
             )
-        return _draw_gaussian(outputs, log_std, deviations_EA)
+        require_finite(bool(np.isfinite(outputs).all()))
+        return outputs + _std(log_std) * deviations_EA, _log_gaussian(deviations_EA, log_std)
 
     def values(self, obs: Any) -> Array:
         self._find_weights()
@@ -351,10 +351,13 @@ def _is_perceptron(modules: list[nn.Module]) -> bool:
     )
 
 
-def _identities(modules: list[nn.Module]) -> list[int]:
-    """Of the modules and parameters that these modules have now."""
+def _identities(modules: list[nn.Module]) -> list[tuple[int, bool]]:
+    """Of the modules and parameters that these modules have now, and which of them learn."""
     return [
-        id(part) for module in modules for parts in (module._modules, module._parameters) for part in parts.values()
+        (id(part), isinstance(part, th.Tensor) and part.requires_grad)
+        for module in modules
+        for parts in (module._modules, module._parameters)
+        for part in parts.values()
     ]
 
 
@@ -382,13 +385,13 @@ def _relu(h: np.ndarray) -> np.ndarray:
     return np.maximum(h, 0)
 
 
-def _draw(logits: list[float]) -> tuple[int, float]:
-    """An action, and the logarithm of its probability."""
+def _draw(logits: list[float], chance: float) -> tuple[int, float]:
+    """The action at a place in [0, 1) of the cumulative probabilities, and the logarithm of its probability."""
     highest = max(logits)
     odds = [math.exp(logit - highest) for logit in logits]
     total = sum(odds)
     require_finite(math.isfinite(total) and min(logits) > -math.inf)
-    left = random.random() * total
+    left = chance * total
     action = 0
     while action < len(odds) - 1 and left >= odds[action]:
         left -= odds[action]
@@ -396,15 +399,15 @@ def _draw(logits: list[float]) -> tuple[int, float]:
     return action, math.log(odds[action] / total)
 
 
-def _draw_categorical(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _draw_categorical(logits: np.ndarray, chances_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if logits.size <= _FEW:
-        drawn = [_draw(row) for row in logits.tolist()]
+        drawn = [_draw(row, chance) for row, chance in zip(logits.tolist(), chances_E.tolist(), strict=True)]
         return np.array([action for action, _ in drawn]), np.array([log_prob for _, log_prob in drawn], np.float32)
     require_finite(bool(np.isfinite(logits).all()))
     odds_EA = _exp(logits - np.maximum.reduce(logits, axis=1, keepdims=True))
     cumulative = np.add.accumulate(odds_EA, axis=1)
     total_E = cumulative[:, -1]
-    actions = (cumulative > (np.random.random(len(logits)) * total_E)[:, None]).argmax(axis=1)
+    actions = (cumulative > (chances_E * total_E)[:, None]).argmax(axis=1)
     return actions, np.log(odds_EA[np.arange(len(logits)), actions] / total_E)
 
 
@@ -421,14 +424,6 @@ def _mean_categorical(logits: np.ndarray, n_passes: int) -> np.ndarray:
     )
     highest = np.maximum.reduce(log_probs, axis=0)
     return highest + np.log(np.add.reduce(_exp(log_probs - highest), axis=0))
-
-
-def _draw_gaussian(
-    mean: np.ndarray, log_std: np.ndarray, deviations: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    z = np.random.standard_normal(mean.shape).astype(np.float32) if deviations is None else deviations
-    require_finite(bool(np.isfinite(mean).all()))
-    return mean + _std(log_std) * z, _log_gaussian(z, log_std)
 
 
 def _std(log_std: np.ndarray) -> np.ndarray:

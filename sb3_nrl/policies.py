@@ -9,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import (
@@ -170,6 +171,8 @@ class NoisyPolicy(BasePolicy):
             )
 
         self.eval()
+        self.generator = np.random.default_rng(int(th.randint(2**62, ())))
+        """Draws the actions of a training; its own, so that nothing that an environment does can repeat them."""
         self._found: tuple[list[nn.Module], list[int]] = ([], [])
         self.find_layers()
         critics = {id(parameter) for part in self._critic_parts() for parameter in part.parameters()}

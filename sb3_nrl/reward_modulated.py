@@ -227,6 +227,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         self._check_arguments()
+        if self.rollout_buffer.n_steps != self.n_steps:
+            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs)
+            self._forget()
         self._take_over_changes()
         if reset_num_timesteps or self._last_obs is None:
             self._forget()
@@ -235,16 +238,21 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._check_finite(self._last_obs, np.zeros(self.n_envs))
         return setup
 
+    def _heed_changes(self) -> None:
+        """Look whether somebody, such as a callback, changed the noise or the policy."""
+        self._hand_over_noise()
+        if self.network.policy is not self.policy or self.network.is_outdated():
+            self._take_over_changes()
+
     def _take_over_changes(self) -> None:
-        """Let what was changed since the last training have its effect: arguments, and the policy's layers."""
+        """Let what somebody changed have its effect: arguments, and the policy's layers."""
         self._hand_over_noise()
         if self.policy.find_layers():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
             self._forget()
-        self._renew_network()
-        if self.rollout_buffer.n_steps != self.n_steps:
-            self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs)
-            self._forget()
+        self.network = make_network(self.policy)
+        if self.rollout_buffer.trace_EW is not None:
+            self.rollout_buffer.trace_EW = self.network.array(self.rollout_buffer.trace_EW)
         groups = self.policy.optimizer.param_groups
         heeded = self.vf_coef == 1 or any(group.get("critic") for group in groups)
         check("vf_coef", self.vf_coef, heeded, '1 as long as no group of policy.optimizer has "critic": True')
@@ -253,17 +261,14 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             if parameter.requires_grad and id(parameter) not in optimized:
                 raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
 
-    def _hand_over_noise(self) -> bool:
-        """Let the policy know about the noise; whether that is news."""
-        news = [(name, value) for name, value in self._policy_noise().items() if getattr(self.policy, name) != value]
-        for name, value in news:
+    def _hand_over_noise(self) -> None:
+        for name, value in self._policy_noise().items():
             setattr(self.policy, name, value)
-        return len(news) > 0
 
-    def _renew_network(self) -> None:
-        self.network = make_network(self.policy)
-        if self.rollout_buffer.trace_EW is not None:
-            self.rollout_buffer.trace_EW = self.network.array(self.rollout_buffer.trace_EW)
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        if seed is not None and "policy" in vars(self):
+            self.policy.generator = np.random.default_rng(seed)
 
     def learn(
         self: SelfRewardModulated,
@@ -288,14 +293,17 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :raises ValueError: If an observation or a reward is not finite
         :raises FloatingPointError: If learning diverged; the model keeps its last finite weights
         """
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        try:
+            return super().learn(
+                total_timesteps,
+                callback,
+                log_interval,
+                tb_log_name or type(self).__name__,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        finally:
+            self.rollout_buffer.watchers.clear()
 
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: EligibilityTraceBuffer, n_rollout_steps: int
@@ -311,8 +319,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """
         callback.on_rollout_start()
         bounds = (self.action_space.low, self.action_space.high) if isinstance(self.action_space, spaces.Box) else None
-        if self._hand_over_noise() or self.network.is_outdated():
-            self._renew_network()
+        self._heed_changes()
         # What a stopped training left: a critic's window is to be filled, a reward time is not to be passed over.
         predictor = self.reward_predictor
         going_on, rewarded = True, predictor is not None and bool(predictor.due.any())
@@ -357,7 +364,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         """How far actions in a Box space are to be from their means, in standard deviations, shape (E, A)."""
         if not isinstance(self.action_space, spaces.Box):
             return None
-        new = np.random.standard_normal((self.n_envs, get_action_dim(self.action_space))).astype(np.float32)
+        shape = (self.n_envs, get_action_dim(self.action_space))
+        new = self.policy.generator.standard_normal(shape, dtype=np.float32)
         correlation = float(self.policy.action_correlation)  # NumPy's would make single precision double
         if correlation > 0 and self._deviations is not None:
             new = correlation * self._deviations + math.sqrt(1 - correlation**2) * new
@@ -382,8 +390,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         the traces into a weight change (Eq. 16). Nothing happens before a reward comes or ``n_steps`` steps wait.
         """
         self._update_learning_rate(self.policy.optimizer)
+        self._heed_changes()
         buffer, predictor = self.rollout_buffer, self.reward_predictor
-        if predictor is not None and not buffer.full and not predictor.due.any():
+        if buffer.pos == 0 or (predictor is not None and not buffer.full and not predictor.due.any()):
             return
         try:
             errors_TE, restarts_TE = self._errors()
@@ -415,7 +424,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         buffer, predictor = self.rollout_buffer, self.reward_predictor
         if predictor is None:
             rewards_TE, dones_TE = buffer.outcomes()
-            values_TE = self._values()
+            values_TE = self._values_of_window()
             errors_TE = temporal_differences(rewards_TE, dones_TE, values_TE, self.gamma)
             seen = values_TE[:-1]
             self.logger.record("train/reward_prediction", float(seen.mean()))
@@ -444,7 +453,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self.reward_predictor.restart()
         self._deviations = None
 
-    def _values(self) -> np.ndarray:
+    def _values_of_window(self) -> np.ndarray:
         """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
         buffer, n_at_once = self.rollout_buffer, self._n_at_once
         batches = (buffer.waiting(self.network, slice(t, t + n_at_once)) for t in range(0, buffer.pos, n_at_once))

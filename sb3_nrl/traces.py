@@ -47,6 +47,8 @@ class EligibilityTraceBuffer:
     def __init__(self, n_steps: int, n_envs: int) -> None:
         self.n_steps = n_steps
         self.n_envs = n_envs
+        self.watchers: list[Callable[[np.ndarray, np.ndarray, Array], None]] = []
+        """Called after each fold with ``errors_TE``, ``restarts_TE`` and the weight change, until the training ends."""
         self.reset()
 
     @property
@@ -139,6 +141,8 @@ class EligibilityTraceBuffer:
             change_W = change_W + network.array(errors[-1, places].astype(np.float32)) @ rewarded_RW
             trace_norm = math.sqrt(float((rewarded_RW * rewarded_RW).sum()) / max(len(places), 1))
             self.trace_EW[np.flatnonzero(restarts[-1])] = 0
+        for watch in self.watchers:
+            watch(errors_TE, restarts_TE, change_W)
         self.pos = 0
         return change_W, trace_norm
 

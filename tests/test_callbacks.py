@@ -38,12 +38,12 @@ class Memory(KVWriter):
         pass
 
 
-def make(algorithm: Algorithm, n_envs: int = 1, rule: str = "average", **settings: Any) -> Any:
+def make(algorithm: Algorithm, n_envs: int = 1, rule: str = "average", seed: int = 0, **settings: Any) -> Any:
     """A model that acts in episodes of 7, 11 and 5 steps, with rewards for one of three actions."""
     env = DummyVecEnv([lambda: ScriptedEnv([7, 11, 5])] * n_envs)
     kwargs = {"net_arch": [8], "head_gain": 1.0, "use_bias": True}
     return algorithm(
-        "MlpPolicy", env, seed=0, device="cpu", **arguments(algorithm, rule, policy_kwargs=kwargs, **settings)
+        "MlpPolicy", env, seed=seed, device="cpu", **arguments(algorithm, rule, policy_kwargs=kwargs, **settings)
     )
 
 
@@ -94,7 +94,7 @@ def test_few_noise_samples_point_roughly_along_it_and_hebbian_ones_nowhere() -> 
 @each_algorithm
 def test_cosine_is_that_of_the_update_and_the_gradient_of_the_steps(algorithm: Algorithm) -> None:
     """Recomputed for the second of two episodes, step by step, from what a callback can see."""
-    model = make(algorithm, trace_decay=0.9, n_steps=3, scale_rpe=False, learning_rate=0.1)
+    model = make(algorithm, seed=1, trace_decay=0.9, n_steps=3, scale_rpe=False, learning_rate=0.1)
     seen: list[dict[str, Any]] = []
 
     class Watch(BaseCallback):

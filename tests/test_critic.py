@@ -87,18 +87,12 @@ def predict_constantly(model: RewardModulatedAlgorithm, value: float) -> None:
 def record_folds(model: RewardModulatedAlgorithm) -> list[dict[str, Any]]:
     """What is folded into the traces, and what comes of it."""
     folds: list[dict[str, Any]] = []
-    buffer = model.rollout_buffer
-    plain_fold = type(buffer).fold
 
-    def fold(
-        credit: Any, network: Any, n_at_once: int, decay: float, errors_TE: np.ndarray, ends_TE: np.ndarray
-    ) -> Any:
-        kept = {"steps": buffer.waiting(network), "errors": errors_TE.copy(), "ends": ends_TE.copy()}
-        change, norm = plain_fold(buffer, credit, network, n_at_once, decay, errors_TE, ends_TE)
-        folds.append({**kept, "change": np.asarray(change), "norm": norm})
-        return change, norm
+    def watch(errors_TE: np.ndarray, ends_TE: np.ndarray, change_W: Any) -> None:
+        steps = model.rollout_buffer.waiting(model.network)
+        folds.append({"steps": steps, "errors": errors_TE, "ends": ends_TE.copy(), "change": np.asarray(change_W)})
 
-    vars(buffer)["fold"] = fold
+    model.rollout_buffer.watchers.append(watch)
     return folds
 
 
@@ -494,9 +488,12 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
     )
     bptt = make(BPTT, space=space)
     obs = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-    actions, log_probs = TorchNetwork(nrl.policy).act(obs)
+    distribution = nrl.policy.get_distribution(th.as_tensor(obs))
+    # Alike, so that no parameter's gradient is small by chance.
+    actions = distribution.mode() + 2 if isinstance(space, spaces.Box) else th.zeros_like(distribution.sample())
+    log_probs = distribution.log_prob(actions)
     array = nrl.network.array
-    steps = PendingSteps(array(obs), array(actions), array(log_probs), None)
+    steps = PendingSteps(array(obs), array(actions.detach()), array(log_probs.detach()), None)
     estimated, exact = (
         model.policy.perturbation.split(th.as_tensor(model.network.outer(*model._credit(steps), 1))[0])
         for model in (nrl, bptt)
@@ -772,9 +769,8 @@ def explore(model: Any, n_steps: int, **learn: Any) -> tuple[np.ndarray, np.ndar
 
 
 def drawn(n_steps: int) -> np.ndarray:
-    """What NumPy's generator gives after this seed, shape (T, E, A)."""
-    set_random_seed(5)
-    return np.array([np.random.standard_normal((2, 2)) for _ in range(n_steps)])  # noqa: NPY002
+    """What the policy's generator gives after this seed, shape (T, E, A)."""
+    return np.random.default_rng(5).standard_normal((n_steps, 2, 2), dtype=np.float32)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8, np.float64(0.8)], ids=str)
@@ -783,7 +779,7 @@ def test_deviations_follow_from_those_of_the_step_before(correlation: float, hoo
     """z ← c z + √(1 - c²) ε through episodes and trainings; the density of an action is that of the action alone."""
     model = make_explorer(correlation=correlation, hooked=hooked)
     new = drawn(15)
-    set_random_seed(5)
+    model.set_random_seed(5)
     parts = [explore(model, 10), explore(model, 5, reset_num_timesteps=False)]
     assert isinstance(model.network, NumpyNetwork) is not hooked
     z, log_probs = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -806,7 +802,7 @@ def test_deviations_start_anew_where_the_environments_do(restart: str, tmp_path:
         model = NRL.load(tmp_path / "model", env=DummyVecEnv([Still] * 2), device="cpu")
         assert model.policy.action_correlation == 0.8
     new = drawn(2)
-    set_random_seed(5)
+    model.set_random_seed(5)
     z, _ = explore(model, 2, reset_num_timesteps=restart == "learn")
     np.testing.assert_allclose(z, [new[0], 0.8 * new[0] + 0.6 * new[1]], rtol=1e-4, atol=1e-5)
 

@@ -197,7 +197,7 @@ def test_a_frozen_standard_deviation_gets_no_noise_when_acting() -> None:
     policy.find_layers()
     obs, noise = np.ones((3, 4), np.float32), policy.sample_noise(3)
     assert noise.shape == (3, 64 + 2)
-    actions, log_probs = make_network(policy).act(obs, noise.numpy())
+    actions, log_probs = make_network(policy).act(obs, noise.numpy(), np.ones((3, 2), np.float32))
     (expected,), _ = policy.noisy_pass(th.as_tensor(obs), th.as_tensor(actions), noise)
     np.testing.assert_allclose(log_probs, expected.detach(), rtol=1e-5)
 

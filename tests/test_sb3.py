@@ -39,8 +39,8 @@ from stable_baselines3.common.envs import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -218,7 +218,7 @@ def test_steps_before_a_restart_earn_no_credit(algorithm: Algorithm, rule: str, 
         if restart == "set_env":
             model.set_env(env)
             assert model.get_env() is env
-        set_random_seed(5)
+        model.set_random_seed(5)
         model.learn(40, reset_num_timesteps=restart == "learn")
     assert restarted.num_timesteps == (40 if restart == "learn" else 48)
     assert np.array_equal(weights(restarted), weights(fresh))
@@ -449,7 +449,7 @@ def test_parameters_can_be_handed_over(algorithm: Algorithm, rule: str) -> None:
     taker.reward_predictor = deepcopy(giver.reward_predictor)
     for model in (giver, taker):
         model.get_env().seed(3)
-        set_random_seed(3)
+        model.set_random_seed(3)
         model.learn(40)
     assert np.array_equal(weights(taker), weights(giver))
 
@@ -485,7 +485,7 @@ def test_a_loaded_model_goes_on_as_the_saved_one(
     saved.set_env(scripted(2))
     for model in (saved, loaded):
         model.get_env().seed(4)  # type: ignore[union-attr]
-        set_random_seed(4)
+        model.set_random_seed(4)
         model.learn(60, reset_num_timesteps=False)
     assert loaded.num_timesteps == 160
     assert np.array_equal(weights(loaded), weights(saved))
@@ -802,6 +802,11 @@ def observations(n: int = 50) -> np.ndarray:
     return np.random.default_rng(2).normal(size=(n, *OBSERVATIONS.shape)).astype(np.float32)
 
 
+def deviations(n: int = 50) -> np.ndarray:
+    """For the two components of an action in ``BOX``."""
+    return np.random.default_rng(3).normal(size=(n, 2)).astype(np.float32)
+
+
 def torch_log_probs(policy: NoisyPolicy, obs: np.ndarray, noise: np.ndarray | None, actions: np.ndarray) -> np.ndarray:
     obs_BI, actions_B = th.as_tensor(obs), th.as_tensor(actions)
     with th.no_grad():
@@ -836,7 +841,7 @@ def test_quick_network_agrees_with_the_policy(
     noise = policy.sample_noise(len(obs)).numpy() if noisy else None
     for rows in (slice(None), *(slice(row, row + 1) for row in range(10))):
         some_noise = None if noise is None else noise[rows]
-        actions, log_probs = network.act(obs[rows], some_noise)
+        actions, log_probs = network.act(obs[rows], some_noise, deviations()[rows])
         assert log_probs == pytest.approx(torch_log_probs(policy, obs[rows], some_noise, actions), rel=1e-5, abs=1e-5)
     assert np.array_equal(obs, observations())
 
@@ -854,7 +859,7 @@ def test_quick_network_takes_the_mean_of_the_same_noisy_passes(
     obs, network = observations(n_envs), make_network(policy)
     assert isinstance(network, NumpyNetwork)
     th.manual_seed(1)
-    actions, log_probs = network.act(obs)
+    actions, log_probs = network.act(obs, None, deviations(n_envs))
     th.manual_seed(1)
     with th.no_grad():
         mean = policy._mean_of_noisy_passes(th.as_tensor(obs), 3)
@@ -897,9 +902,10 @@ def test_quick_network_draws_from_the_policy(action_space: spaces.Space, n_envs:
     n = 20_000
     policy = make_policy(action_space, **AVERAGE["policy_kwargs"])
     obs = np.repeat(observations(1) / 3, n_envs, axis=0)
-    np.random.seed(0)  # noqa: NPY002
+    policy.generator = np.random.default_rng(0)
     network = make_network(policy)
-    actions = np.concatenate([network.act(obs, None)[0] for _ in range(n // n_envs)])
+    z = np.random.default_rng(1).standard_normal((n // n_envs, n_envs, get_action_dim(action_space)), np.float32)
+    actions = np.concatenate([network.act(obs, None, z_now)[0] for z_now in z])
     with th.no_grad():
         distribution: Any = policy.get_distribution(th.as_tensor(obs[:1])).distribution
     if isinstance(action_space, spaces.Discrete):
@@ -936,9 +942,9 @@ def test_quick_network_sees_replaced_weights(
     policy, other = (make_policy(action_space, use_bias=True) for _ in range(2))
     randomize(other, seed=3)
     network, obs = make_network(policy), observations()
-    network.act(obs, None)
+    network.act(obs, None, deviations())
     replace(policy, other)
-    actions, log_probs = network.act(obs, None)
+    actions, log_probs = network.act(obs, None, deviations())
     assert log_probs == pytest.approx(torch_log_probs(other, obs, None, actions), rel=1e-5, abs=1e-5)
 
 
