@@ -42,6 +42,7 @@ CONFIGS = HERE / "defaults.yml"
 BASELINES = ("a2c", "ppo")
 DEFAULTS = "defaults"
 """NRL with the constructor's defaults and one environment."""
+TASKS_OF_DEFAULTS = ("CartPole-v1", "Acrobot-v1")
 ALGORITHMS = ("nrl", DEFAULTS, "rmhl", *BASELINES)
 GO_ON = ("nrl", "rmhl")
 """Those that do not stop at the bar."""
@@ -342,13 +343,15 @@ def main() -> None:
     arguments = parser.parse_args()
     sb3_nrl.zoo.register()
     for seed, task, algorithm in itertools.product(arguments.seeds, arguments.tasks, arguments.algorithms):
-        if algorithm == DEFAULTS and task not in ("CartPole-v1", "Acrobot-v1"):
+        if algorithm == DEFAULTS and task not in TASKS_OF_DEFAULTS:
             continue
         path = arguments.out / f"{task.replace('/', '-')}_{algorithm}_{seed}.csv"
         if not path.exists():
             write(path, measure(task, algorithm, seed))
             print(path.name, flush=True)
     learned, curves = read(arguments.out)
+    if not learned:
+        parser.error(f"there is no run in {arguments.out}, and none of these can be made")
     write(
         arguments.out.with_suffix(".csv"), [(*Run._fields, *Learned._fields), *((*k, *v) for k, v in learned.items())]
     )

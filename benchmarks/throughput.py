@@ -312,9 +312,9 @@ def draw(results: Results, picture: pathlib.Path) -> None:
     for panel, task in zip(panels, ("CartPole-v1", "Acrobot-v1"), strict=True):
         for place, name in enumerate(PACE):
             heights = [statistics.median(rate for rate, _ in results[task, n_envs, name, ""]) for n_envs in N_ENVS]
-            panel.bar(
-                np.arange(3) + 0.1 * (place - 4), heights, 0.1, label=name, color=plt.get_cmap("viridis")(place / 8)
-            )
+            middle = (len(PACE) - 1) / 2
+            color = plt.get_cmap("viridis")(place / (len(PACE) - 1))
+            panel.bar(np.arange(3) + 0.09 * (place - middle), heights, 0.09, label=name, color=color)
         panel.set(title=task, yscale="log", xticks=range(3), xticklabels=N_ENVS, xlabel="environments")
         panel.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("steps per second")

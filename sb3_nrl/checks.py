@@ -14,7 +14,12 @@ def is_count(value: Any, least: int = 1) -> bool:
 
 def is_number(value: Any, above: float, at_most: float = math.inf) -> bool:
     """Whether a value is a finite number in (above, at_most]."""
-    return isinstance(value, Real) and math.isfinite(value) and above < float(value) <= at_most
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and above < float(value) <= at_most
+    )
 
 
 def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
@@ -30,6 +35,5 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
 def check_noise(std: float, distribution: str) -> None:
     """Check the arguments of all algorithms that add noise."""
     check("noise_std", std, is_number(std, 0), "positive and finite")
-    check(
-        "noise_distribution", distribution, distribution in NOISE_DISTRIBUTIONS, f"one of {tuple(NOISE_DISTRIBUTIONS)}"
-    )
+    distributions = tuple(NOISE_DISTRIBUTIONS)
+    check("noise_distribution", distribution, distribution in distributions, f"one of {distributions}")

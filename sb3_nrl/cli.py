@@ -46,10 +46,15 @@ _MISTAKES = (
 
 _LIBRARIES = (
     "<",  # no file at all
-    sysconfig.get_path("stdlib"),
-    *site.getsitepackages(),
-    site.getusersitepackages(),
-    os.path.dirname(__file__),
+    *(
+        os.path.join(folder, "")
+        for folder in (
+            sysconfig.get_path("stdlib"),
+            *site.getsitepackages(),
+            site.getusersitepackages(),
+            os.path.dirname(__file__),
+        )
+    ),
 )
 """How the files begin that are not the user's."""
 

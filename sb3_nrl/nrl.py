@@ -30,10 +30,9 @@ class NRL(RewardModulatedAlgorithm):
     ρ ξ / ‖ξ‖² ⊗ x̃ since the last reward (Eq. 17), x̃ being the synapse's input in the noisy pass, and the reward
     prediction error δ turns it into a weight change, W ← W + η δ e (Eq. 16).
 
-    By default a critic predicts the rewards, and every step has a temporal-difference error; each step is credited by
-    pairs of noisy passes, an estimate good enough for Adam with the learning rates of gradient descent. The paper's own
-    rule, a single noisy pass with plain SGD and a running average of the rewards (Eq. 13 to 17), is
-    ``NRL(policy, env, **PAPER["NRL"])``.
+    By default a critic predicts the rewards, every step has a temporal-difference error and is credited by several
+    pairs of noisy passes, and Adam makes the steps. The paper's own rule, a single noisy pass with plain SGD and a
+    running average of the rewards (Eq. 13 to 17), is ``NRL(policy, env, **PAPER["NRL"])``.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`
@@ -61,17 +60,18 @@ class NRL(RewardModulatedAlgorithm):
     :param vf_coef: The critic's learning rate, as a multiple of the policy's
     :param trace_decay: Factor per step on the eligibility trace. With a critic γλ, in [0, γ], by default 0.95 γ; else
         in (0, 1], where 1, the default, keeps the full history; always 1 with rewards at every ``"step"``
-    :param max_grad_norm: Largest norm of the change Σ δ e, of the policy and of the critic each, None for no bound. A
-        sum over many steps nearly always has a larger one than the default, so that changes have this length whatever
-        the size of the rewards; that keeps single surprises from spoiling a policy
+    :param max_grad_norm: Largest norm of the change Σ δ e that the optimizer is given, of the policy and of the critic
+        each, None for no bound: keeps single surprises from spoiling a policy. Nearly every sum over ``n_steps`` steps
+        is longer than the default, so that all have the same length, whatever the size of the rewards; Adam then does
+        not care which
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise)
-    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of
-        the policy, or of the critic; ``"layer"``: ‖ξ‖² over the
-        layer's nodes, which has no finite variance in layers of one or two nodes; ``"unbiased"``: ‖ξ‖² / n over all n
-        nodes, so that the trace estimates the gradient of log π. The estimate's noise grows with n: networks of
-        thousands of nodes, as convolutional ones, want a lower learning rate or a ``max_grad_norm``
+    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the policy, or of the
+        critic; ``"layer"``: ‖ξ‖² over the layer's nodes, which has no finite variance in layers of one or two nodes;
+        ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π. The estimate's
+        noise grows with n: networks of thousands of nodes, as convolutional ones, want a lower learning rate or a
+        ``max_grad_norm``
     :param n_noise_samples: Noisy passes K to average for each step (Eq. 12)
     :param antithetic: Whether each sample is a pair of passes with ξ and -ξ, and ρ half their difference: a central
         difference, for twice the passes

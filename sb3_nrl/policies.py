@@ -138,8 +138,8 @@ class NoisyPolicy(BasePolicy):
                 f"net_arch={net_arch!r}: must be a list of hidden layers' widths"
                 + (", or dict(pi=[...], vf=[...])" if critic else " (there is no value network)")
             )
-        if not 0 < head_gain < math.inf:
-            raise ValueError(f"head_gain={head_gain!r}: must be positive, or layers before the head would not learn")
+        check("use_bias", use_bias, isinstance(use_bias, bool), "True or False")
+        check("head_gain", head_gain, is_number(head_gain, 0), "positive, or layers before the head would not learn")
         check("log_std_init", log_std_init, is_number(log_std_init, -math.inf), "finite")
         correlated = is_number(action_correlation, 0) and action_correlation < 1
         check("action_correlation", action_correlation, correlated or action_correlation == 0, "in [0, 1)")

@@ -36,7 +36,7 @@ def _suggest(trial: optuna.Trial, prediction: str = "critic") -> dict[str, Any]:
     suggested: dict[str, Any] = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 0.3, log=True),
         "lr_schedule": trial.suggest_categorical("lr_schedule", ["constant", "linear"]),
-        "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.1, 0.5, 2.0]),
+        "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.5, 3.0]),
         **{name: trial.suggest_categorical(name, choices) for name, choices in _POLICY_KWARGS.items()},
     }
     config = trial.study.user_attrs

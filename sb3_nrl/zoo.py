@@ -38,6 +38,7 @@ from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -175,8 +176,10 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         else:
             try:
                 hyperparams, _ = super().read_hyperparameters()
-            except (yaml.YAMLError, AttributeError, TypeError) as error:
-                raise ValueError(f"{self.config} is no table of hyper-parameters by environment: {error}") from error
+            except (yaml.YAMLError, AttributeError, ImportError, TypeError) as error:
+                raise ValueError(
+                    f"-conf {self.config} is no table of hyper-parameters by environment: {error}"
+                ) from error
         hyperparams = tuning.combine(hyperparams, self.trial) | (self.custom_hyperparams or {})
         for name, value in hyperparams.items():
             if isinstance(value, str):
@@ -249,8 +252,10 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         model = super()._load_pretrained_agent(hyperparams, env)
         if self.resume:
             wanted, self.n_timesteps = self.n_timesteps, self.n_timesteps - model.num_timesteps
-            if self.n_timesteps <= 0:
-                raise ValueError(f"{self.trained_agent} has all its {wanted} steps: ask for more in all with -n")
+            last = os.path.join(self.resume, f"{self.env_name}.zip")
+            n_done = load_from_zip_file(last)[0]["num_timesteps"] if os.path.exists(last) else model.num_timesteps  # type: ignore[index]
+            if n_done >= wanted:
+                raise ValueError(f"{self.resume} has all its {wanted} steps: ask for more in all with -n")
             print(f"Going on from {self.trained_agent}: {model.num_timesteps} of {wanted} steps are done")
         return model
 
@@ -322,6 +327,8 @@ def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: An
         parser.set_defaults(folder="logs")  # enjoy and record-video look where train writes
     arguments = _plain_parse_args(parser, args, namespace)
     agent = getattr(arguments, "trained_agent", "")
+    exists = not agent or os.path.exists(agent)
+    check("-i", agent, exists, "the folder of a run to go on with, or a model.zip to start from")
     if agent and os.path.isdir(agent):
         run = pathlib.Path(agent)
         before, checkpoint = saved(run, "args.yml"), last_checkpoint(run)

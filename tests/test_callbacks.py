@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from gymnasium.wrappers import TransformReward
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox, IdentityEnvMultiBinary, SimpleMultiObsEnv
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -89,6 +89,19 @@ def test_few_noise_samples_point_roughly_along_it_and_hebbian_ones_nowhere() -> 
     rmhl = np.mean(alignments(make(RMHL, noise_std=1e-3, learning_rate=0.0), 1000))
     assert 0.2 < nrl < 0.8
     assert abs(rmhl) < 0.1
+
+
+def test_an_interrupted_training_ends_the_comparison() -> None:
+    model, memory = make(NRL), Memory("train/alignment")
+    model.set_logger(Logger(None, [memory]))
+
+    def interrupt(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50, [GradientAlignmentCallback(), ConvertCallback(interrupt)])
+    model.learn(50, log_interval=1)
+    assert memory.values == []
 
 
 @each_algorithm

@@ -383,16 +383,19 @@ def test_last_observation_that_is_not_finite_is_refused() -> None:
 # The traces
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.8, 0.0])
 @pytest.mark.parametrize("n_at_once", [1, 3, 100])
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("hooked", [False, True])
-def test_change_is_what_the_errors_of_each_step_make_of_its_trace(n_at_once: int, n_envs: int, hooked: bool) -> None:
+def test_change_is_what_the_errors_of_each_step_make_of_its_trace(
+    hooked: bool, n_envs: int, n_at_once: int, decay: float
+) -> None:
     """A trace for each environment and synapse, one step after the other, in double precision."""
     model = make(BPTT, n_envs)
     if hooked:
         model.policy.action_net.register_forward_hook(lambda *_: None)
         model.learn(0)
-    network, buffer, decay = model.network, model.rollout_buffer, CRITIC["trace_decay"]
+    network, buffer = model.network, model.rollout_buffer
     assert isinstance(network, NumpyNetwork) is not hooked
     generator = np.random.default_rng(0)
     traces = np.zeros((n_envs, len(network.gradient_W)))

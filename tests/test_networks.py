@@ -338,6 +338,45 @@ def test_training_follows_what_a_callback_changes(change: Any, rule: str) -> Non
     assert agrees(model)
 
 
+def freeze(model: RewardModulatedAlgorithm) -> None:
+    model.policy.hidden_net[0].requires_grad_(False)
+
+
+def unfreeze(model: RewardModulatedAlgorithm) -> None:
+    model.policy.action_net.requires_grad_(True)
+
+
+def replace_head(model: RewardModulatedAlgorithm) -> None:
+    model.policy.action_net = nn.Linear(5, 3)
+    model.policy.optimizer = th.optim.SGD(model.policy.parameters(), lr=0.01)
+
+
+@each_rule
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU], ids=["quick", "plain"])
+@pytest.mark.parametrize("at", [0, 5, 8], ids=["first step", "between", "last step of a window"])
+@pytest.mark.parametrize("change", [freeze, unfreeze, replace_head])
+def test_training_goes_on_with_the_layers_that_a_callback_leaves(
+    algorithm: Algorithm, rule: str, change: Any, at: int, activation: type[nn.Module]
+) -> None:
+    kwargs = {"net_arch": [5], "head_gain": 1.0, "activation_fn": activation}
+    model: Any = make(algorithm, rule, policy_kwargs=kwargs, n_steps=4)
+    if change is unfreeze:
+        model.policy.action_net.requires_grad_(False)
+    left: dict[str, th.Tensor] = {}
+
+    def change_once(*_: Any) -> bool:
+        if model.num_timesteps == 8 + at:
+            change(model)
+            left.update(snapshot(model))
+        return True
+
+    model.learn(80, change_once)
+    learned = changed(model, left)
+    assert ("hidden_net.0.weight" in learned) is (change is not freeze)
+    assert "action_net.weight" in learned
+    assert agrees(model)
+
+
 @each_algorithm
 def test_a_weight_of_two_layers_gets_credit_from_both(algorithm: Algorithm) -> None:
     model = make(algorithm, policy_kwargs={"net_arch": [4, 4], "head_gain": 1.0})

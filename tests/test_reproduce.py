@@ -770,6 +770,15 @@ def test_figure_about_noise_shows_all_depths_and_distributions() -> None:
     ]
 
 
+def test_quick_figure_about_noise_has_points_in_all_panels() -> None:
+    run = Alignment(1, "", 0, quick=True)
+    columns = dict(zip(("std", "samples"), np.array(run.cases).T, strict=True))
+    results: dict[Run, Result] = {run: Result({**columns, "cosine": np.full(len(run.cases), 0.5)}, 1.0, "")}
+    samples, sizes = draw("noise", {}, results).axes[:2]
+    assert samples.get_lines()[0].get_xdata().tolist() == [1, 10, 100]  # type: ignore[union-attr]
+    assert sizes.get_lines()[0].get_xdata().tolist() == [0.001, 1]  # type: ignore[union-attr]
+
+
 # What is told of them
 
 
@@ -1178,6 +1187,8 @@ def test_stopping_says_how_to_go_on(
         ("fig1 --algos PPO", "invalid choice: 'PPO'"),
         ("fig1 --workers 0", "--workers has to be at least 1"),
         ("fig1 --workers 2 --ray-address auto", "--workers is for this machine"),
+        ("fig1 --draw-only --ray-address auto", "--draw-only trains nothing"),
+        ("fig1 --draw-only --workers 2", "--draw-only trains nothing"),
         ("fig1 --tasks CartPole --ray-address 127.0.0.1:1", "There is no Ray cluster at 127.0.0.1:1"),
         ("fig1 --episodes 7", "--episodes"),
         ("fig2 --tasks CartPole", "fig2 has none of these tasks and algorithms"),
@@ -1310,7 +1321,7 @@ def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
     assert pathlib.Path("README.md").read_text() == page
 
 
-@pytest.mark.parametrize("more", [(), ("--draw-only",)])
+@pytest.mark.parametrize("more", [("--workers", "1"), ("--draw-only",)], ids=" ".join)
 def test_nothing_is_published_before_everything_is_there(
     more: tuple[str, ...],
     a_figure_of_full_results: list[Run],
@@ -1324,7 +1335,7 @@ def test_nothing_is_published_before_everything_is_there(
     path_of(a_figure_of_full_results[7], pathlib.Path("full")).unlink()
     n_runs = len(a_figure_of_full_results)
     with pytest.raises(SystemExit) as error:
-        main(["reproduce", "all", "--out", "full", "--publish", "--workers", "1", *more])
+        main(["reproduce", "all", "--out", "full", "--publish", *more])
     assert error.value.code == (
         f"sb3-nrl reproduce: nothing is published before all runs are there, {n_runs - 1} of {n_runs} are"
     )  # a text is status 1

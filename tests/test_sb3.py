@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import random
 import signal
 import subprocess
 import sys
@@ -222,6 +223,33 @@ def test_steps_before_a_restart_earn_no_credit(algorithm: Algorithm, rule: str, 
         model.learn(40, reset_num_timesteps=restart == "learn")
     assert restarted.num_timesteps == (40 if restart == "learn" else 48)
     assert np.array_equal(weights(restarted), weights(fresh))
+
+
+class Reseeding(ScriptedEnv):
+    """Seeds the generators of Python and NumPy that the whole process shares."""
+
+    def reset(self, **keywords: Any) -> Any:
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        return super().reset(**keywords)
+
+    def step(self, action: Any) -> Any:
+        return super().step(0)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(9), spaces.Box(-1, 1, (2,), np.float32)], ids=["discrete", "box"])
+def test_environments_that_seed_everything_do_not_repeat_the_exploration(space: spaces.Space) -> None:
+    env = Reseeding([5])
+    env.action_space = space
+    drawn: list[bytes] = []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        drawn.append(local["actions"].tobytes())
+        return True
+
+    make(NRL, env, learning_rate=0.0).learn(50, watch)
+    episodes = {tuple(drawn[start : start + 5]) for start in range(0, 50, 5)}
+    assert len(episodes) == 10
 
 
 # Callbacks
@@ -965,7 +993,7 @@ def test_set_parameters_inside_a_callback_changes_the_actions() -> None:
 
 
 @each_rule
-@pytest.mark.parametrize("how", ["hook", "subclass"])
+@pytest.mark.parametrize("how", ["hook", "pre-hook", "subclass"])
 def test_hooks_and_overrides_of_the_policy_are_honoured(algorithm: Algorithm, rule: str, how: str) -> None:
     calls = []
 
@@ -977,6 +1005,21 @@ def test_hooks_and_overrides_of_the_policy_are_honoured(algorithm: Algorithm, ru
     model = make(algorithm, scripted(), Watched if how == "subclass" else "MlpPolicy", rule)
     if how == "hook":
         model.policy.action_net.register_forward_hook(lambda *_: calls.append("hook"))
+    elif how == "pre-hook":
+        model.policy.action_net.register_forward_pre_hook(lambda *_: calls.append("pre-hook"))
     calls.clear()
     model.learn(20, callback=StopAt(9))
     assert calls == [how] * 9
+
+
+@pytest.mark.parametrize("method", ["_run_noisy", "_run_noisy_passes", "_mean_of_noisy_passes"])
+def test_overrides_of_noisy_passes_are_honoured(method: str) -> None:
+    calls = []
+
+    def override(policy: NoisyPolicy, *arguments: Any) -> Any:
+        calls.append(method)
+        return getattr(NoisyPolicy, method)(policy, *arguments)
+
+    model = make(NRL, scripted(), type("Watched", (NoisyPolicy,), {method: override}), clean_passes=2)
+    model.learn(1)
+    assert calls

@@ -479,7 +479,10 @@ def test_run_without_a_checkpoint_or_without_steps_to_do(here: pathlib.Path) -> 
     main([*command, "--save-freq", "32"])
     with pytest.raises(SystemExit, match="has all its 64 steps"):
         main(["train", "-i", "logs/bptt/CartPole-v1_2"])
-    assert not (here / "logs" / "bptt" / "CartPole-v1_3").exists()
+    main([*command, "-n", "80", "--save-freq", "64"])  # ends after the last checkpoint
+    with pytest.raises(SystemExit, match="CartPole-v1_3 has all its 80 steps"):
+        main(["train", "-i", "logs/bptt/CartPole-v1_3"])
+    assert not (here / "logs" / "bptt" / "CartPole-v1_4").exists()
 
 
 def test_help_fits_a_screen_and_names_every_command(

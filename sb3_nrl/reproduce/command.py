@@ -30,6 +30,8 @@ LARGEST_SEED = 2**32 - 1
 MARKERS = ("<!-- reproduction -->\n", "<!-- end of reproduction -->")
 """What the published table is between, in the README."""
 
+TOO_SHORT = "These trainings are too short to be compared with the paper's."
+
 PUBLISHED = """![{figure}, reproduced](docs/{figure}.png)
 
 Made by `sb3-nrl reproduce {target} --publish`. All figures are in `docs/`, the table is `results/reproduction.csv`, and
@@ -86,12 +88,14 @@ def main(arguments: list[str]) -> None:
     if len(results) < len(runs):
         say(console, f"What follows is from {len(results)} of {len(runs)} runs.")
     summaries = summarize(results.items())
+    made = _make(chosen.target, runs_of, results, summaries)
     if chosen.quick:
-        say(console, "These trainings are too short to be compared with the paper's.")
+        say(console, TOO_SHORT)
+        page = f"{_table(chosen.target)}.md"
+        made[page] = f"{TOO_SHORT}\n\n".encode() + made[page]
     else:
         for line in describe(summaries, results):
             say(console, line)
-    made = _make(chosen.target, runs_of, results, summaries)
     for name, content in made.items():
         path = (folder / name).with_stem("_".join([pathlib.Path(name).stem, *_narrowed(chosen)]))
         write_whole(path, content)
@@ -184,6 +188,8 @@ def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         parser.error("--workers has to be at least 1")
     if chosen.workers and chosen.ray_address:
         parser.error("--workers is for this machine, not for the cluster that --ray-address names")
+    if chosen.draw_only and (chosen.workers or chosen.ray_address):
+        parser.error("--draw-only trains nothing: it goes without --workers and --ray-address")
     if chosen.publish:
         if chosen.target == "table" or chosen.quick or _narrowed(chosen):
             parser.error(
@@ -213,7 +219,7 @@ def _n_cores() -> int:
 def _make(target: str, runs_of: Mapping[str, list[Run]], results: Results, summaries: Summaries) -> dict[str, bytes]:
     """The contents of all files that come of the results, by their names."""
     name = _table(target)
-    made = {f"{name}.csv": table(summaries).encode(), f"{name}.md": markdown(summaries, results).encode()}
+    made = {f"{name}.csv": table(summaries).encode(), f"{name}.md": f"{markdown(summaries, results)}\n".encode()}
     if target != "table":
         for figure, runs in runs_of.items():
             if any(run in results for run in runs):
@@ -242,5 +248,5 @@ def _publish(target: str, made: Mapping[str, bytes], results: Results, console: 
     _, end, after = rest.partition(MARKERS[1])
     page = made[f"{_table(target)}.md"].decode()
     published = PUBLISHED.format(figure=pathlib.Path(pictures[0]).stem, target=target)
-    write_whole(readme, f"{before}{start}\n{published}\n\n{page}\n{end}{after}".encode())
+    write_whole(readme, f"{before}{start}\n{published}\n\n{page}{end}{after}".encode())
     say(console, "Published in results/, docs/ and the README.")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sb3_nrl.reproduce.measurements import MANY_SAMPLES, SMALL_NOISE, Alignment, CleanPassError
+from sb3_nrl.reproduce.measurements import SMALL_NOISE, Alignment, CleanPassError
 from sb3_nrl.reproduce.protocol import LABELS, N_LAST, TASKS, Cell
 from sb3_nrl.reproduce.runs import Columns, block_size, blocks
 from sb3_nrl.reproduce.schedule import Results
@@ -121,12 +121,14 @@ def _draw_noisy_passes(summaries: Summaries, results: Results) -> Figure:
 def _draw_noise(summaries: Summaries, results: Results) -> Figure:
     """What the distribution of the noise does to an update, and to learning."""
     measured: dict[tuple[int, str], list[Columns]] = {}
+    most = 0  # noise samples per step
     for run, result in results.items():
         if isinstance(run, Alignment):
             measured.setdefault((run.n_hidden, run.change), []).append(result.columns)
+            most = max(n_samples for _, n_samples in run.cases)
     figure = Figure(figsize=(11, 8), layout="constrained")
     (samples, sizes), (curves, finals) = figure.subplots(2, 2)
-    for axes, x, fixed, value in ((samples, "samples", "std", SMALL_NOISE), (sizes, "std", "samples", MANY_SAMPLES)):
+    for axes, x, fixed, value in ((samples, "samples", "std", SMALL_NOISE), (sizes, "std", "samples", most)):
         for (n_hidden, change), tables in measured.items():
             rows = tables[0][fixed] == value
             cosines, style = np.array([columns["cosine"][rows] for columns in tables]), NOISE_STYLES[change]
@@ -145,7 +147,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
         axes.set_ylim(min(axes.get_ylim()[0], 0), 1)
         axes.grid(alpha=0.3)
     samples.set(title=f"A  CartPole, as published, σ = {SMALL_NOISE:g}", xlabel="noise samples per step")
-    sizes.set(title=f"B  CartPole, as published, {MANY_SAMPLES:,} noise samples per step", xlabel="σ")
+    sizes.set(title=f"B  CartPole, as published, {most:,} noise samples per step", xlabel="σ")
     for n_hidden in sorted({n_hidden for n_hidden, _ in measured}):
         sizes.plot([], [], MARKERS[n_hidden], color="0.4", label=DEPTHS[n_hidden])
     if measured:
@@ -210,7 +212,7 @@ def _draw_finals(axes: Axes, bars: Sequence[tuple[Summary, Style, str]]) -> None
         interval = [[summary.iqm - summary.low], [summary.high - summary.iqm]]
         axes.errorbar(place + 0.25, summary.iqm, interval, fmt="D", color="black", markersize=4, capsize=2, linewidth=1)
     axes.set_xticks(range(len(bars)), [label + summary.tally for summary, _, label in bars], fontsize="small")
-    axes.set_title(f"last {N_LAST} episodes, seeds that learned", fontsize="medium")
+    axes.set_title(f"last {N_LAST} episodes (5/5: all seeds learned)", fontsize="medium")
     axes.set_ylabel("return")
     axes.grid(axis="y", alpha=0.3)
 

@@ -21,7 +21,6 @@ SMALL_NOISE = 1e-3
 """The paper's σ."""
 
 N_SAMPLES = (1, 10, 100, 1000)
-MANY_SAMPLES = N_SAMPLES[-1]
 LARGER_NOISE = (0.01, 0.1, 0.3, 1.0)
 
 HEAD_GAINS = (1.0, SMALL_HEAD)
