@@ -93,10 +93,10 @@ DOCUMENT = """\
 # What each part buys and costs
 
 Environment steps until the mean return of 100 training episodes passes the bar (as in the README), where one thing is
-other than in `zoo_configs/nrl.yml`: the median over seeds {seeds}, then how many of them passed, if not all. A dash
-means that fewer than half did; an empty cell, that the row is no change there, or has not been run. Nothing else was
-tuned again, so that a row tells what the part is worth to the shipped settings. The last column is the time of a
-step, relative to the shipped settings; the median over tasks and seeds.
+other than in `zoo_configs/nrl.yml`: the median over seeds {seeds}, then how many passed of how many were run, where
+that is not all of them. A dash means that half or more did not pass; an empty cell, that the row is no change there, or
+has not been run. Nothing else was tuned again, so that a row tells what the part is worth to the shipped settings. The
+last column is the time of a step, relative to the shipped settings; the median over tasks and seeds.
 
 {table}
 
@@ -139,12 +139,15 @@ def measure(task: str, change: Change, seed: int) -> Outcome:
 def tabulate(outcomes: dict[Key, Outcome]) -> str:
     """A row for each change, in Markdown."""
     tasks = [task for task in TASKS if any(key[0] == task for key in outcomes)]
+    n_seeds = len({seed for _, _, seed in outcomes})
     names = [task.split("/")[-1].rsplit("-", 1)[0] for task in tasks]
     table = [f"| | {' | '.join(names)} | time of a step |", "|---|" + "---|" * (len(tasks) + 1)]
     for change in CHANGES:
         own = {key: outcome for key, outcome in outcomes.items() if key[1] == change.name}
         if own:
-            cells = [_cell([outcome.steps for key, outcome in own.items() if key[0] == task]) for task in tasks]
+            cells = [
+                _cell([outcome.steps for key, outcome in own.items() if key[0] == task], n_seeds) for task in tasks
+            ]
             ratio = median(
                 outcome.seconds / outcomes[task, SHIPPED.name, seed].seconds
                 for (task, _, seed), outcome in own.items()
@@ -154,13 +157,13 @@ def tabulate(outcomes: dict[Key, Outcome]) -> str:
     return "\n".join(table)
 
 
-def _cell(steps: list[float]) -> str:
+def _cell(steps: list[float], n_seeds: int) -> str:
     if not steps:
         return ""
     n_passed = sum(map(math.isfinite, steps))
     middle = median(steps)
     text = f"{middle:,.0f}" if math.isfinite(middle) else "–"
-    return text if n_passed == len(steps) else f"{text} ({n_passed} of {len(steps)})"
+    return text if n_passed == n_seeds else f"{text} ({n_passed} of {len(steps)})"
 
 
 def main() -> None:

@@ -111,11 +111,14 @@ def test_table_of_the_ablation() -> None:
         **{("CartPole-v1", names[0], seed): ablation.Outcome(1_000.0 * seed, 2.0) for seed in (1, 2, 3)},
         **{
             ("CartPole-v1", names[2], seed): ablation.Outcome(steps, 1.0)
-            for seed, steps in enumerate((5_000.0, math.inf))
+            for seed, steps in enumerate((5_000.0, 6_000.0), 1)
         },
-        **{("CartPole-v1", names[3], seed): ablation.Outcome(10.0 * seed, 3.0 * seed) for seed in (1, 2, 3)},
+        **{
+            ("CartPole-v1", names[3], seed): ablation.Outcome(10.0 if seed == 2 else math.inf, 3.0 * seed)
+            for seed in (1, 2, 3)
+        },
     }
     *_, shipped, one, sixteen = ablation.tabulate(outcomes).splitlines()
     assert shipped == f"| {names[0]} | 2,000 | 1.00 |"
-    assert one == f"| {names[2]} | – (1 of 2) | 0.50 |"
-    assert sixteen == f"| {names[3]} | 20 | 3.00 |"
+    assert one == f"| {names[2]} | 5,500 (2 of 2) | 0.50 |"
+    assert sixteen == f"| {names[3]} | – (1 of 3) | 3.00 |"
