@@ -54,8 +54,11 @@ class TorchNetwork:
         self.gradients = policy.perturbation.split(flat)
         """Views of ``gradient_W``, one for each parameter that learns."""
         self.gradient_W = self.array(flat)
-        self.all_modules = list(policy.modules())
-        self.identities = _identities(self.all_modules)
+        self.modules = list(policy.modules())
+        self.parameters = list(policy.parameters())
+        # The dictionaries in which modules keep what they are made of: looking into them is quick.
+        self._contents = [part for module in self.modules for part in (module._modules, module._parameters) if part]
+        self._found = self._look()
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
         """Take over values, without a copy where that is possible."""
@@ -79,7 +82,12 @@ class TorchNetwork:
         Whether this network no longer is the policy's: modules or parameters were exchanged, frozen or unfrozen, or
         somebody changed what only PyTorch would see.
         """
-        return _identities(self.all_modules) != self.identities
+        return self._look() != self._found
+
+    def _look(self) -> list[Any]:
+        """Which modules and parameters the policy has now, and which of them learn."""
+        contents = [id(content) for part in self._contents for content in part.values()]
+        return [*contents, *[parameter.requires_grad for parameter in self.parameters]]
 
     @th.no_grad()
     def act(
@@ -183,8 +191,8 @@ class NumpyNetwork(TorchNetwork):
         if isinstance(policy.action_space, spaces.Box):
             module = policy.log_std_net
             self.log_std = _Layer(module, None, nodes.get(module), places.get(module.weight), None)
-        self.slopes = _slopes(self.all_modules)
-        self.parameters = list(policy.parameters())
+        self.leaky = [module for module in self.modules if isinstance(module, nn.LeakyReLU)]
+        self.slopes = [module.negative_slope for module in self.leaky]
 
     @staticmethod
     def suits(policy: NoisyPolicy) -> bool:
@@ -205,7 +213,11 @@ class NumpyNetwork(TorchNetwork):
         )
 
     def is_outdated(self) -> bool:
-        return super().is_outdated() or _slopes(self.all_modules) != self.slopes or _have_hooks(self.all_modules)
+        return (
+            super().is_outdated()
+            or [module.negative_slope for module in self.leaky] != self.slopes
+            or _have_hooks(self.modules)
+        )
 
     def _find_weights(self) -> None:
         """Look at the weights where they are now: training changes them in place, but others may replace them."""
@@ -349,20 +361,6 @@ def _is_perceptron(modules: list[nn.Module]) -> bool:
         and all(nn.Linear in (type(one), type(two)) for one, two in pairwise(modules))
         and len(weights) == sum(1 if layer.bias is None else 2 for layer in linear)
     )
-
-
-def _identities(modules: list[nn.Module]) -> list[tuple[int, bool]]:
-    """Of the modules and parameters that these modules have now, and which of them learn."""
-    return [
-        (id(part), isinstance(part, th.Tensor) and part.requires_grad)
-        for module in modules
-        for parts in (module._modules, module._parameters)
-        for part in parts.values()
-    ]
-
-
-def _slopes(modules: list[nn.Module]) -> list[float]:
-    return [module.negative_slope for module in modules if isinstance(module, nn.LeakyReLU)]
 
 
 def _have_hooks(modules: Iterable[nn.Module]) -> bool:
