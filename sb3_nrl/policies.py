@@ -172,7 +172,7 @@ class NoisyPolicy(BasePolicy):
 
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
-        """Draws the actions of a training; its own, so that nothing that an environment does can repeat them."""
+        """What a training draws in NumPy. Its own: environments that seed NumPy's would repeat the exploration."""
         self._found: tuple[list[nn.Module], list[int]] = ([], [])
         self.find_layers()
         critics = {id(parameter) for part in self._critic_parts() for parameter in part.parameters()}
