@@ -73,7 +73,7 @@ BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
 BAD_WITH_AN_AVERAGE = [*BAD_ARGUMENTS, (ALL, "trace_decay", [0])]
 
 GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
-    (ALL, "learning_rate", [0, 1e-9, lambda progress: 0.1 * progress]),
+    (ALL, "learning_rate", [0, 1e-6, lambda progress: 0.1 * progress]),
     (ALL, "n_steps", [1, 3]),
     (ALL, "max_grad_norm", [None, 1e-4, 10]),
     (ALL, "stats_window_size", [1]),
