@@ -212,7 +212,7 @@ def _draw_finals(axes: Axes, bars: Sequence[tuple[Summary, Style, str]]) -> None
         interval = [[summary.iqm - summary.low], [summary.high - summary.iqm]]
         axes.errorbar(place + 0.25, summary.iqm, interval, fmt="D", color="black", markersize=4, capsize=2, linewidth=1)
     axes.set_xticks(range(len(bars)), [label + summary.tally for summary, _, label in bars], fontsize="small")
-    axes.set_title(f"last {N_LAST} episodes (5/5: all seeds learned)", fontsize="medium")
+    axes.set_title(f"last {N_LAST} episodes (seeds that learned)", fontsize="medium")
     axes.set_ylabel("return")
     axes.grid(axis="y", alpha=0.3)
 
