@@ -32,8 +32,8 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
         raise ValueError(f"{argument}={value!r}: must be {wanted}")
 
 
-def check_noise(std: float, distribution: str) -> None:
-    """Check the arguments of all algorithms that add noise."""
+def check_noise(std: float, distribution: str, *others: str) -> None:
+    """Check the arguments of all algorithms that add noise, whatever others they know besides the distributions."""
     check("noise_std", std, is_number(std, 0), "positive and finite")
-    distributions = tuple(NOISE_DISTRIBUTIONS)
+    distributions = (*NOISE_DISTRIBUTIONS, *others)
     check("noise_distribution", distribution, distribution in distributions, f"one of {distributions}")

@@ -68,14 +68,9 @@ class TorchNetwork:
         """The parameters that learn, where they are now."""
         return [parameter.data for parameter in self.policy.perturbation.parameters]
 
-    def sample_noise(self, n_rows: int) -> Array:
-        """
-        Draw the noise ξ of the whole network.
-
-        :param n_rows: Number of rows B
-        :return: Shape (B, N)
-        """
-        return self.policy.sample_noise(n_rows)
+    def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
+        """See :meth:`NoisyPolicy.sample_noise <sb3_nrl.policies.NoisyPolicy.sample_noise>`."""
+        return self.policy.sample_noise(n_rows, n_samples)
 
     def is_outdated(self) -> bool:
         """
@@ -245,8 +240,8 @@ class NumpyNetwork(TorchNetwork):
         self._find_weights()
         return self.arrays
 
-    def sample_noise(self, n_rows: int) -> Array:
-        return self.policy.sample_noise(n_rows).numpy()
+    def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
+        return self.policy.sample_noise(n_rows, n_samples).numpy()
 
     def _log_std(self, noise: np.ndarray | None) -> np.ndarray:
         assert self.log_std is not None

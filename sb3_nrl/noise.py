@@ -1,7 +1,10 @@
-"""The distributions of the noise ξ that perturbs the nodes: zero mean and variance σ² each."""
+"""The noise ξ that perturbs the nodes: zero mean and variance σ² each.
+
+Shapes: S samples of each step, R rows (steps of environments), n nodes of a network.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch as th
 
@@ -35,14 +38,42 @@ NOISE_DISTRIBUTIONS: dict[str, Callable[[th.Tensor, float], th.Tensor]] = {
 """What fills a tensor with noise of a given σ: thermal noise, uniform noise, random telegraph noise, shot noise."""
 
 
-def sample_noise(distribution: str, std: float, shape: tuple[int, ...], device: th.device) -> th.Tensor:
-    """
-    Draw independent noise from PyTorch's default generator.
+ORTHOGONAL = "orthogonal"
+"""Not a distribution of each node's noise, but directions that the samples of a step share out among them."""
 
-    :param distribution: A key of ``NOISE_DISTRIBUTIONS``
-    :param std: Standard deviation σ, in the units of the pre-activations
-    :param shape: Shape of the sample
-    :param device: Where to draw it
-    :return: ξ, of the given shape
+
+def sample_noise(
+    distribution: str, std: float, n_samples: int, n_rows: int, sizes: Sequence[int], device: th.device
+) -> th.Tensor:
     """
-    return NOISE_DISTRIBUTIONS[distribution](th.empty(shape, device=device), std)
+    Draw noise from PyTorch's default generator.
+
+    :param distribution: A key of ``NOISE_DISTRIBUTIONS``, or ``ORTHOGONAL``
+    :param std: Standard deviation σ, in the units of the pre-activations
+    :param n_samples: Number of samples S of each row
+    :param n_rows: Number of rows R
+    :param sizes: Number of nodes of each network
+    :param device: Where to draw it
+    :return: ξ, of shape (S, R, sum of the sizes); independent of one another, unless orthogonal
+    """
+    if distribution == ORTHOGONAL:
+        return th.cat([_orthogonal(n_samples, n_rows, size, std, device) for size in sizes], dim=2)
+    return NOISE_DISTRIBUTIONS[distribution](th.empty(n_samples, n_rows, sum(sizes), device=device), std)
+
+
+def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device) -> th.Tensor:
+    """
+    Samples of length σ √n, orthogonal to one another as long as there are no more than nodes; then it begins anew.
+
+    They are the first rows of the Hartley transform, the nodes exchanged and their signs flipped at random in each row
+    of the batch, which makes the mean of ξ ξᵀ the identity times σ².
+    """
+    blocks = []
+    for start in range(0, n_samples, n_nodes):
+        frequencies = th.arange(min(n_nodes, n_samples - start), device=device)
+        turns = th.outer(frequencies, th.arange(n_nodes, device=device)) % n_nodes
+        angles = 2 * math.pi / n_nodes * turns
+        order = th.rand(n_rows, n_nodes, device=device).argsort(dim=1)
+        signs = _rademacher(th.empty(n_rows, n_nodes, device=device), std)
+        blocks.append((angles.cos() + angles.sin())[:, order] * signs)
+    return th.cat(blocks)

@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, check_noise, is_count
+from sb3_nrl.noise import ORTHOGONAL
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
 from sb3_nrl.traces import PendingSteps
@@ -66,7 +67,8 @@ class NRL(RewardModulatedAlgorithm):
         not care which
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
-        (shot noise)
+        (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
+        another, so that as many as the network has nodes give the gradient itself, but for terms of higher order in σ
     :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the policy, or of the
         critic; ``"layer"``: ‖ξ‖² over the layer's nodes, which has no finite variance in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π. The estimate's
@@ -149,7 +151,7 @@ class NRL(RewardModulatedAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_noise(self.noise_std, self.noise_distribution)
+        check_noise(self.noise_std, self.noise_distribution, ORTHOGONAL)
         check(
             "noise_normalization",
             self.noise_normalization,
@@ -185,7 +187,7 @@ class NRL(RewardModulatedAlgorithm):
 
     def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
         obs, actions, network = steps.observations, steps.actions, self.network
-        noise = network.sample_noise(self.n_noise_samples * len(actions))
+        noise = network.sample_noise(len(actions), self.n_noise_samples)
         objectives, pre = network.noisy_pass(obs, actions, noise)
         if self.antithetic:
             opposites, opposite_pre = network.noisy_pass(obs, actions, -noise)

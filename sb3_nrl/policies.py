@@ -239,15 +239,17 @@ class NoisyPolicy(BasePolicy):
     def _critic_parts(self) -> list[nn.Module]:
         return [self.vf_features_extractor, self.vf_hidden_net, self.value_net] if self.critic else []
 
-    def sample_noise(self, n_rows: int) -> th.Tensor:
+    def sample_noise(self, n_rows: int, n_samples: int = 1) -> th.Tensor:
         """
         Draw the noise ξ of the whole network.
 
-        :param n_rows: Number of rows B
-        :return: Shape (B, N)
+        :param n_rows: Number of rows B of the observations
+        :param n_samples: Number of samples S for each
+        :return: Shape (S · B, N), all rows of a sample side by side
         """
-        shape = (n_rows, self.perturbation.n_nodes)
-        return sample_noise(self.noise_distribution, self.noise_std, shape, self.action_net.weight.device)
+        sizes = [nodes.stop - nodes.start for nodes, _ in self.networks]
+        device = self.action_net.weight.device
+        return sample_noise(self.noise_distribution, self.noise_std, n_samples, n_rows, sizes, device).flatten(0, 1)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """

@@ -474,6 +474,23 @@ SPACES: list[spaces.Space] = [
 ]
 
 
+def estimate_and_gradient(nrl: NRL, bptt: BPTT) -> list[list[th.Tensor]]:
+    """The traces of a few steps, and what they estimate, by parameters."""
+    obs = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    distribution = nrl.policy.get_distribution(th.as_tensor(obs))
+    # Alike, so that no parameter's gradient is small by chance.
+    actions = (
+        distribution.mode() + 2 if isinstance(nrl.action_space, spaces.Box) else th.zeros_like(distribution.sample())
+    )
+    log_probs = distribution.log_prob(actions)
+    array = nrl.network.array
+    steps = PendingSteps(array(obs), array(actions.detach()), array(log_probs.detach()), None)
+    return [
+        model.policy.perturbation.split(th.as_tensor(model.network.outer(*model._credit(steps), 1))[0])
+        for model in (nrl, bptt)
+    ]
+
+
 @pytest.mark.parametrize("noise_normalization", ["unbiased", "network", "layer"])
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -489,18 +506,7 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         antithetic=antithetic,
         noise_normalization=noise_normalization,
     )
-    bptt = make(BPTT, space=space)
-    obs = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-    distribution = nrl.policy.get_distribution(th.as_tensor(obs))
-    # Alike, so that no parameter's gradient is small by chance.
-    actions = distribution.mode() + 2 if isinstance(space, spaces.Box) else th.zeros_like(distribution.sample())
-    log_probs = distribution.log_prob(actions)
-    array = nrl.network.array
-    steps = PendingSteps(array(obs), array(actions.detach()), array(log_probs.detach()), None)
-    estimated, exact = (
-        model.policy.perturbation.split(th.as_tensor(model.network.outer(*model._credit(steps), 1))[0])
-        for model in (nrl, bptt)
-    )
+    estimated, exact = estimate_and_gradient(nrl, make(BPTT, space=space))
     sizes = [nodes.stop - nodes.start for nodes, _ in nrl.policy.networks]
     names = {parameter: name for name, parameter in nrl.policy.named_parameters()}
     for parameter, one, two in zip(nrl.policy.perturbation.parameters, estimated, exact, strict=True):
@@ -510,6 +516,19 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         if n > 2 or noise_normalization != "layer":  # else the estimate has no finite variance
             assert th.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.97, name
             assert n * one.norm() / two.norm() == pytest.approx(1, abs=0.15), name
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_as_many_orthogonal_samples_as_nodes_are_the_exact_gradient(space: spaces.Space) -> None:
+    """Where a network has fewer nodes than there are samples, as often as it has directions."""
+    nrl = make(NRL, space=space, noise_distribution="orthogonal", noise_std=1e-2)
+    actor, critic = (nodes.stop - nodes.start for nodes, _ in nrl.policy.networks)
+    for n_samples, exactly in ((actor, [True, actor % critic == 0]), (actor * critic, [True, True]), (3, [False] * 2)):
+        nrl.n_noise_samples = n_samples
+        estimated, exact = estimate_and_gradient(nrl, make(BPTT, space=space))
+        for (_, weights), is_exact in zip(nrl.policy.networks, exactly, strict=True):
+            one, two = (th.cat([part.flatten() for part in parts])[weights] for parts in (estimated, exact))
+            assert ((one - two).norm() < 2e-3 * two.norm()) == is_exact
 
 
 @pytest.mark.parametrize("space", [SPACES[0], SPACES[3]], ids=["discrete", "box"])

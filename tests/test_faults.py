@@ -79,6 +79,7 @@ GOOD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     (ALL, "stats_window_size", [1]),
     (NOISY, "noise_std", [1e-6, 10]),
     (NOISY, "noise_distribution", ["gaussian", "uniform", "rademacher", "poisson"]),
+    ((NRL,), "noise_distribution", ["orthogonal"]),
     ((NRL,), "noise_normalization", ["network", "layer", "unbiased"]),
     ((NRL,), "n_noise_samples", [1, 3]),
     ((NRL,), "antithetic", [True]),

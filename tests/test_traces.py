@@ -40,13 +40,13 @@ def scripted(n_envs: int) -> VecEnv:
     return DummyVecEnv([partial(ScriptedEnv, LENGTHS[i], pay_at=(1, 2, 6), payment=2.0) for i in range(n_envs)])
 
 
-def record_noise(model: RewardModulatedAlgorithm, n_samples: int) -> list[np.ndarray]:
+def record_noise(model: RewardModulatedAlgorithm) -> list[np.ndarray]:
     """The noise of each step, shape (E, S, N), filled in as the model draws it."""
     drawn: list[np.ndarray] = []
     draw = model.policy.sample_noise
 
-    def sample_noise(n_rows: int) -> th.Tensor:
-        noise = draw(n_rows)
+    def sample_noise(n_rows: int, n_samples: int = 1) -> th.Tensor:
+        noise = draw(n_rows, n_samples)
         noise_STEN = noise.view(n_samples, -1, model.n_envs, noise.shape[1])
         drawn.extend(noise_STEN.permute(1, 2, 0, 3).clone().numpy())
         return noise
@@ -95,7 +95,7 @@ def test_learning_equals_step_by_step_learning(
         **settings,
     )
     before = [weight.detach().clone() for weight in model.policy.parameters()]
-    drawn = record_noise(model, settings.get("n_noise_samples", 1))
+    drawn = record_noise(model)
     recorder = Recorder()
     model.learn(45 * n_envs, recorder)
 
@@ -127,7 +127,7 @@ def test_papers_arguments_are_equations_13_to_17() -> None:
     """Two episodes in NumPy: ξ is added to each layer, ρ = log π̃ - log π, e = Σ ρ ξ / ‖ξ‖² ⊗ x̃, W ← W + η δ e."""
     model = NRL("MlpPolicy", ScriptedEnv([6, 9]), seed=1, device="cpu", **PAPER["NRL"])
     hidden, head = before = [weight.detach().numpy().astype(float) for weight in model.policy.parameters()]
-    noise, recorder = record_noise(model, 1), Recorder()
+    noise, recorder = record_noise(model), Recorder()
     model.learn(6 + 9, recorder)
     after = [weight.detach().numpy() for weight in model.policy.parameters()]
 
