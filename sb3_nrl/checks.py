@@ -33,7 +33,11 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
 
 
 def check_noise(std: float, distribution: str, *others: str) -> None:
-    """Check the arguments of all algorithms that add noise, whatever others they know besides the distributions."""
+    """
+    Check the arguments of all algorithms that add noise.
+
+    :param others: What may stand in the place of a distribution
+    """
     check("noise_std", std, is_number(std, 0), "positive and finite")
     distributions = (*NOISE_DISTRIBUTIONS, *others)
     check("noise_distribution", distribution, distribution in distributions, f"one of {distributions}")

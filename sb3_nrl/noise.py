@@ -37,7 +37,6 @@ NOISE_DISTRIBUTIONS: dict[str, Callable[[th.Tensor, float], th.Tensor]] = {
 }
 """What fills a tensor with noise of a given σ: thermal noise, uniform noise, random telegraph noise, shot noise."""
 
-
 ORTHOGONAL = "orthogonal"
 """Not a distribution of each node's noise, but directions that the samples of a step share out among them."""
 
@@ -57,23 +56,21 @@ def sample_noise(
     :return: ξ, of shape (S, R, sum of the sizes); independent of one another, unless orthogonal
     """
     if distribution == ORTHOGONAL:
-        return th.cat([_orthogonal(n_samples, n_rows, size, std, device) for size in sizes], dim=2)
+        return th.cat([_orthogonal(n_samples, n_rows, size, std, device) for size in sizes if size], dim=2)
     return NOISE_DISTRIBUTIONS[distribution](th.empty(n_samples, n_rows, sum(sizes), device=device), std)
 
 
 def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device) -> th.Tensor:
     """
-    Samples of length σ √n, orthogonal to one another as long as there are no more than nodes; then it begins anew.
+    Samples of length σ √n, orthogonal to one another as long as there are no more than nodes; further ones repeat them.
 
-    They are the first rows of the Hartley transform, the nodes exchanged and their signs flipped at random in each row
-    of the batch, which makes the mean of ξ ξᵀ the identity times σ².
+    They are the first rows of the Hartley transform, with the nodes exchanged, and in each row of the batch shifted and
+    flipped in sign, at random: the mean of ξ ξᵀ is the identity times σ².
     """
-    blocks = []
-    for start in range(0, n_samples, n_nodes):
-        frequencies = th.arange(min(n_nodes, n_samples - start), device=device)
-        turns = th.outer(frequencies, th.arange(n_nodes, device=device)) % n_nodes
-        angles = 2 * math.pi / n_nodes * turns
-        order = th.rand(n_rows, n_nodes, device=device).argsort(dim=1)
-        signs = _rademacher(th.empty(n_rows, n_nodes, device=device), std)
-        blocks.append((angles.cos() + angles.sin())[:, order] * signs)
-    return th.cat(blocks)
+    nodes = th.arange(n_nodes, device=device)
+    angles = 2 * math.pi / n_nodes * nodes
+    turns = th.outer(th.arange(n_samples, device=device), nodes) % n_nodes
+    waves = (angles.cos() + angles.sin())[turns]
+    order = th.randperm(n_nodes, device=device) + th.randint(n_nodes, (n_rows, 1), device=device)
+    signs = _rademacher(th.empty(n_rows, n_nodes, device=device), std)
+    return waves.index_select(1, (order % n_nodes).flatten()).unflatten(1, order.shape) * signs

@@ -68,7 +68,8 @@ class NRL(RewardModulatedAlgorithm):
     :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
-        another, so that as many as the network has nodes give the gradient itself, but for terms of higher order in σ
+        another, so that as many as the policy, or the critic, has nodes give its gradient itself, but for terms of
+        higher order in σ. With fewer it matters less: the variance is (n - K) / (n - 1) of that of independent ones
     :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the policy, or of the
         critic; ``"layer"``: ‖ξ‖² over the layer's nodes, which has no finite variance in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π. The estimate's
@@ -152,12 +153,12 @@ class NRL(RewardModulatedAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_noise(self.noise_std, self.noise_distribution, ORTHOGONAL)
-        check(
-            "noise_normalization",
-            self.noise_normalization,
-            self.noise_normalization in NOISE_NORMALIZATIONS,
-            f"one of {NOISE_NORMALIZATIONS}",
-        )
+        normalization = self.noise_normalization
+        valid = normalization in NOISE_NORMALIZATIONS
+        check("noise_normalization", normalization, valid, f"one of {NOISE_NORMALIZATIONS}")
+        valid = normalization != "layer" or self.noise_distribution != ORTHOGONAL
+        wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
+        check("noise_normalization", normalization, valid, wanted)
         check("n_noise_samples", self.n_noise_samples, is_count(self.n_noise_samples), "a whole number, at least 1")
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
         valid = self.clean_passes is None or is_count(self.clean_passes, least=2)

@@ -61,6 +61,7 @@ BAD_ARGUMENTS: list[tuple[tuple[Algorithm, ...], str, list[Any]]] = [
     (ALL, "stats_window_size", [0, -1]),
     (NOISY, "noise_std", [0, -1e-3, math.nan, math.inf]),
     (NOISY, "noise_distribution", ["", "Gaussian", "cauchy", None]),
+    ((RMHL,), "noise_distribution", ["orthogonal"]),
     ((NRL,), "noise_normalization", ["", "none", "Layer", None]),
     ((NRL,), "n_noise_samples", [0, -1, 1.5, True]),
     ((NRL,), "antithetic", [None, 1, "yes"]),
@@ -134,6 +135,11 @@ def test_argument_at_the_edge_of_its_range_learns_finite_weights(
     model.learn(25)
     assert np.isfinite(weights(model)).all()
     assert np.array_equal(weights(model), before) == (argument == "learning_rate" and value == 0)
+
+
+def test_orthogonal_noise_is_not_normalised_by_layers() -> None:
+    with pytest.raises(ValueError, match=r"^noise_normalization='layer': must be 'network' or 'unbiased'"):
+        make(NRL, noise_distribution="orthogonal", noise_normalization="layer")
 
 
 @each_algorithm
