@@ -301,18 +301,20 @@ def _number(value: float) -> str:
 
 
 def draw(curves: dict[Run, Curve]) -> Figure:
-    """The median over seeds and their range, against steps and against seconds."""
+    """The median over seeds and their range, against steps and against seconds; RMHL no longer than the others."""
     tasks = [task for task in GOALS if any(run.task == task for run in curves)]
     figure = Figure(figsize=(3 * len(tasks), 5), layout="constrained")
     panels = figure.subplots(2, len(tasks), squeeze=False, sharey="col")
     for (row, name), (column, task) in itertools.product(enumerate(("steps", "seconds")), enumerate(tasks)):
         axes = panels[row, column]
         axes.axhline(GOALS[task].bar, color="0.6", linewidth=0.8)
+        others = [getattr(c, name)[-1] for run, c in curves.items() if run.task == task and run.algorithm != "rmhl"]
+        longest = max(others, default=math.inf)
         for algorithm, (label, color, line) in STYLES.items():
             own = [curve for run, curve in curves.items() if run[:2] == (task, algorithm)]
             if not own:
                 continue
-            end = max(getattr(curve, name)[-1] for curve in own)
+            end = min(longest, max(getattr(curve, name)[-1] for curve in own))
             grid = np.linspace(0, end, N_ROWS)
             # A training that stopped at the bar stays there in the picture.
             means = np.array([np.interp(grid, getattr(c, name), c.means, left=np.nan) for c in own])
