@@ -65,7 +65,7 @@ CHANGES = (
     Change("the exact gradient (BPTT) instead of noisy passes", algo="bptt"),
     Change("one pair of noisy passes", {"n_noise_samples": 1}),
     Change("sixteen pairs", {"n_noise_samples": 16}, tasks=TASKS[:-1]),
-    Change("66 orthogonal pairs: all directions", {"noise_distribution": "'orthogonal'", "n_noise_samples": 66}),
+    Change("66 orthogonal pairs (66 or 67 nodes)", {"noise_distribution": "'orthogonal'", "n_noise_samples": 66}),
     Change("one noisy pass against the clean one", {"n_noise_samples": 1, "antithetic": False}),
     Change(
         "a running average instead of the critic",

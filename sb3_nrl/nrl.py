@@ -166,7 +166,7 @@ class NRL(RewardModulatedAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        n_nodes = max(nodes.stop - nodes.start for nodes, _ in self.policy.networks)
+        n_nodes = max(network.n_nodes for network in self.policy.networks)
         if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES * self._n_samples:
             warnings.warn(
                 f"The network has {n_nodes} nodes. Estimated from {self._n_samples} noisy passes, an update is mostly "
@@ -206,10 +206,11 @@ class NRL(RewardModulatedAlgorithm):
     def _post_synaptic(self, noise_BN: Array, rhos: list[Array]) -> Array:
         """ρ ξ / ‖ξ‖² with each network's ρ, by the rule that ``noise_normalization`` names."""
         post_BN = noise_BN / self.n_noise_samples
-        for (nodes, _), rho_B in zip(self.policy.networks, rhos, strict=True):
+        for network, rho_B in zip(self.policy.networks, rhos, strict=True):
+            nodes = network.nodes
             parts = [nodes]
             if self.noise_normalization == "unbiased":
-                rho_B = rho_B * (nodes.stop - nodes.start)
+                rho_B = rho_B * network.n_nodes
             elif self.noise_normalization == "layer":
                 sites = self.policy.perturbation.sites
                 parts = [site.nodes for site in sites if nodes.start <= site.nodes.start < nodes.stop]

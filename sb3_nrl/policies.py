@@ -48,6 +48,11 @@ class Network(NamedTuple):
     nodes: slice
     weights: slice
 
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes."""
+        return self.nodes.stop - self.nodes.start
+
 
 class NoisyPass(NamedTuple):
     """
@@ -247,7 +252,7 @@ class NoisyPolicy(BasePolicy):
         :param n_samples: Number of samples S for each
         :return: Shape (S · B, N), all rows of a sample side by side
         """
-        sizes = [nodes.stop - nodes.start for nodes, _ in self.networks]
+        sizes = [network.n_nodes for network in self.networks]
         device = self.action_net.weight.device
         return sample_noise(self.noise_distribution, self.noise_std, n_samples, n_rows, sizes, device).flatten(0, 1)
 

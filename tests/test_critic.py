@@ -507,7 +507,7 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         noise_normalization=noise_normalization,
     )
     estimated, exact = estimate_and_gradient(nrl, make(BPTT, space=space))
-    sizes = [nodes.stop - nodes.start for nodes, _ in nrl.policy.networks]
+    sizes = [network.n_nodes for network in nrl.policy.networks]
     names = {parameter: name for name, parameter in nrl.policy.named_parameters()}
     for parameter, one, two in zip(nrl.policy.perturbation.parameters, estimated, exact, strict=True):
         name = names[parameter]
@@ -522,7 +522,7 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
 def test_as_many_orthogonal_samples_as_nodes_are_the_exact_gradient(space: spaces.Space) -> None:
     """Or a multiple of that. Actor and critic have different numbers of nodes."""
     nrl = make(NRL, space=space, noise_distribution="orthogonal", noise_std=1e-2)
-    actor, critic = (nodes.stop - nodes.start for nodes, _ in nrl.policy.networks)
+    actor, critic = (network.n_nodes for network in nrl.policy.networks)
     for n_samples, exactly in ((actor, [True, actor % critic == 0]), (actor * critic, [True, True]), (3, [False] * 2)):
         nrl.n_noise_samples = n_samples
         estimated, exact = estimate_and_gradient(nrl, make(BPTT, space=space))
