@@ -293,7 +293,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             study = optuna.load_study(study_name=self.study_name, storage=storage)
             page = pathlib.Path(self.log_path) / f"study_{study.study_name.replace('/', '-')}.md"
             entry = {**self.entry, "n_timesteps": self.n_timesteps}
-            page.write_text(tuning.report(study, self.env_name.gym_id, entry, " ".join(sys.argv)))
+            reported: list[TrialState] = []
+            # again if another process ended a trial meanwhile: its report may have been there already
+            while (states := [trial.state for trial in study.trials]) != reported:
+                reported = states
+                page.write_text(tuning.report(study, self.env_name.gym_id, entry, " ".join(sys.argv)))
             print(f"The best trials, and a config of the best: {page}")
 
 
