@@ -6,8 +6,8 @@ trains what is not there yet through ``sb3-nrl train``, A2C and PPO as the RL Zo
 run in ``results/learning/``, and makes tables, ``results/learning.csv`` and, printed, a shorter one, and a figure,
 ``results/learning.png``: steps and seconds until the mean return of 100 episodes passed the bar, the least such mean
 after that, and the mean return of 100 evaluation episodes of the trained policy. NRL and RMHL go on after the bar, to
-show whether they stay above; A2C, PPO, and NRL with the constructor's defaults and one environment (``defaults``) stop
-there.
+show whether they hold; A2C, PPO, and NRL with the constructor's defaults and one environment (``defaults``) stop there.
+A run whose file is there is not made again, whatever the settings are now: delete the file for that.
 """
 
 import argparse
@@ -63,6 +63,11 @@ class Goal(NamedTuple):
     bar: float
     median: int | None
     most: int | None
+
+    @property
+    def floor(self) -> float:
+        """What counts as holding: 80 % of the bar, or, where returns are costs, a quarter more of them."""
+        return self.bar * 0.8 if self.bar > 0 else self.bar / 0.8
 
     @property
     def text(self) -> str:
@@ -224,7 +229,10 @@ def learning_curve(run: pathlib.Path) -> Curve:
 
 
 def judge(curve: Curve, bar: float, evaluation: float) -> Learned:
-    """What became of a run."""
+    """
+    What became of a run. The mean is looked at after each episode; ``StopAtBar`` sees only those at the end of a step,
+    in which several environments may have ended one, and may therefore stop a little later.
+    """
     passed = N_EPISODES - 1 + np.flatnonzero(curve.means[N_EPISODES - 1 :] >= bar)
     last = (float(curve.means[-1]), int(curve.steps[-1]), evaluation)
     if len(passed) == 0:
@@ -267,7 +275,7 @@ def read(folder: pathlib.Path) -> tuple[dict[Run, Learned], dict[Run, Curve]]:
 def tabulate(learned: dict[Run, Learned]) -> str:
     """One row for each task and algorithm, in Markdown; in NRL's, what is to be reached."""
     table = [
-        "| | bar | | passed | steps until then: median (most) | goal | seconds | lowest mean after | evaluation |",
+        "| | bar | | passed | steps until then: median (most) | goal | seconds | held (lowest mean) | evaluation |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, algorithm in itertools.product(GOALS, ALGORITHMS):
@@ -285,15 +293,16 @@ def tabulate(learned: dict[Run, Learned]) -> str:
             f"{_number(median(steps))} ({_number(steps[-1])})",
             GOALS[task].text if algorithm == ALGORITHMS[0] else "",
             _number(seconds),
-            _lowest(passed) if algorithm in GO_ON else "",
+            _held(passed, GOALS[task].floor) if algorithm in GO_ON else "",
             f"{np.mean([run.evaluation for run in runs]):.3g} ({min(run.evaluation for run in runs):.3g})",
         ]
         table.append(f"| {' | '.join(cells)} |")
     return "\n".join(table)
 
 
-def _lowest(passed: list[Learned]) -> str:
-    return f"{min(run.lowest for run in passed if run.lowest is not None):.3g}" if passed else "–"
+def _held(passed: list[Learned], floor: float) -> str:
+    lowest = [run.lowest for run in passed if run.lowest is not None]
+    return f"{sum(low >= floor for low in lowest)} of {len(lowest)} ({min(lowest):.3g})" if lowest else "–"
 
 
 def _number(value: float) -> str:

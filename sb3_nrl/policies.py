@@ -87,7 +87,8 @@ class NoisyPolicy(BasePolicy):
         actions in some states; if that happens to work against the task, it may never see another return, nor learn
     :param log_std_init: Initial log standard deviation of the actions in a ``Box`` space, in the units of the actions
     :param action_correlation: Correlation, in [0, 1), of the random parts of successive actions in a ``Box`` space, of
-        a training: with more, exploration is in one direction for longer. log π(a|s) stays that of a single action
+        a training: with more, exploration is in one direction for longer. log π(a|s) stays that of a single action, so
+        that a state gets credit, too, for the similar actions that followed: a bias, where these do something else
     :param noise_std: Standard deviation σ of the noise ξ
     :param noise_distribution: Distribution of the noise, see :mod:`sb3_nrl.noise`
     :param clean_passes: None: actions come from a clean pass. N: from the mean of N noisy passes, for networks that

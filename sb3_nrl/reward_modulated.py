@@ -167,7 +167,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             for name in ("reward_smoothing", "scale_rpe"):
                 check(name, getattr(self, name), getattr(self, name) is None, f"None{with_critic}")
             fading = decay == 0 or is_number(decay, 0, gamma)
-            check("trace_decay", decay, fading, f"in [0, {gamma}], at most gamma,{with_critic}")
+            wanted = f"in [0, {gamma}], at most gamma,{with_critic} (None makes it {DEFAULT_LAMBDA} gamma)"
+            check("trace_decay", decay, fading, wanted)
         else:
             with_average = ' with reward_prediction="average"'
             smoothing, scale = self.reward_smoothing, self.scale_rpe

@@ -53,6 +53,15 @@ def test_bar_that_is_not_passed() -> None:
     assert became == learning.Learned(None, None, None, 1, 1_100, 5)
 
 
+@pytest.mark.parametrize(("task", "lows"), [("CartPole-v1", (380, 379)), ("Pendulum-v1", (-250, -251))])
+def test_holding_is_counted_from_four_fifths_of_the_bar_on(task: str, lows: tuple[float, float]) -> None:
+    runs = {
+        learning.Run(task, "nrl", seed): learning.Learned(1_000, 1, low, 0, 3_000, 0) for seed, low in enumerate(lows)
+    }
+    runs[learning.Run(task, "nrl", 2)] = learning.Learned(None, None, None, 0, 3_000, 0)
+    assert f"| 1 of 2 ({min(lows)}) |" in learning.tabulate(runs)
+
+
 ROWS = [
     pytest.param(change, task, id=f"{change.name}, {task}")
     for change in ablation.CHANGES[1:]

@@ -399,8 +399,17 @@ def test_result_names_the_commit_and_whether_there_are_changes(
     made_with = runs.made_with.__wrapped__
     committed = f"at {git('rev-parse', '--short=12', 'HEAD')}"
     assert f"{committed}, stable" in made_with()
-    (package / "__init__.py").write_text("1")
-    assert f"{committed} with changes, stable" in made_with()
+    (tmp_path / "README.md").write_text("prose")
+    assert f"{committed}, stable" in made_with()
+    config = tmp_path / "zoo_configs" / "nrl.yml"
+    config.parent.mkdir()
+    for code in (package / "__init__.py", config):
+        code.write_text("1")
+        assert f"{committed} with changes, stable" in made_with()
+        git("add", code)
+        git("commit", "-qm", "changed")
+        committed = f"at {git('rev-parse', '--short=12', 'HEAD')}"
+        assert f"{committed}, stable" in made_with()
 
 
 def test_quick_results_are_not_taken_for_full_ones(tmp_path: pathlib.Path) -> None:

@@ -274,7 +274,8 @@ def made_with() -> str:
     version = f"sb3_nrl {sb3_nrl.__version__}"
     commit = _git(package, "rev-parse", "--short=12", "HEAD")
     if commit and _git(package, "ls-files", "__init__.py"):  # else it is a repository that the package merely lies in
-        version += f" at {commit}{' with changes' if _git(package, 'status', '--porcelain', '.') else ''}"
+        changes = _git(package, "status", "--porcelain", ".", ":/zoo_configs", ":/benchmarks")
+        version += f" at {commit}{' with changes' if changes else ''}"
     return (
         f"{version}, stable-baselines3 {stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, "
         f"torch {th.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
