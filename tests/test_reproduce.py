@@ -406,7 +406,7 @@ def test_result_names_the_commit_and_whether_there_are_changes(
     for code in (package / "__init__.py", config):
         code.write_text("1")
         assert f"{committed} with changes, stable" in made_with()
-        git("add", code)
+        git("add", str(code))
         git("commit", "-qm", "changed")
         committed = f"at {git('rev-parse', '--short=12', 'HEAD')}"
         assert f"{committed}, stable" in made_with()
