@@ -1,6 +1,7 @@
 """What the benchmarks conclude from runs, and that every row of the ablation is the change that it is named after."""
 
 import argparse
+import csv
 import json
 import math
 import pathlib
@@ -10,6 +11,7 @@ import ablation
 import learning
 import numpy as np
 import pytest
+import trials
 from rl_zoo3.utils import StoreDict
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -51,6 +53,26 @@ def test_bar_is_passed_by_a_hundred_episodes() -> None:
 def test_bar_that_is_not_passed() -> None:
     became = learning.judge(curve_of([9.0] * 60 + [1.0] * 50), bar=8, evaluation=5)
     assert became == learning.Learned(None, None, None, 1, 1_100, 5)
+
+
+def test_trial_is_added_to_those_before(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(task: str, algo: str, seed: int, folder: pathlib.Path, changes: list[str]) -> pathlib.Path:
+        assert (task, algo, changes) == ("Acrobot-v1", "nrl", ["n_steps:4"])
+        monitor(folder / "0.monitor.csv", 0.0, [(-seed, seed, place) for place in range(100)] + [(-120, 10, 100)])
+        return folder
+
+    monkeypatch.setattr(trials, "train", train)
+    for seeds in (["90", "110"], ["95"]):
+        options = ["--hyperparams", "n_steps:4", "--out", str(tmp_path / "trials.csv"), "--seeds", *seeds]
+        monkeypatch.setattr("sys.argv", ["trials.py", "Acrobot-v1", *options])
+        trials.main()
+    with (tmp_path / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["hyperparams"], row["seed"], row["steps"], row["lowest"], row["last"]) for row in rows] == [
+        ("n_steps:4", "90", "9000", "-90.3", "-90.3"),
+        ("n_steps:4", "110", "", "", "-110.1"),
+        ("n_steps:4", "95", "9500", "-95.25", "-95.25"),
+    ]
 
 
 @pytest.mark.parametrize(("task", "lows"), [("CartPole-v1", (380, 379)), ("Pendulum-v1", (-250, -251))])
