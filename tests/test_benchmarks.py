@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ablation
@@ -56,9 +57,10 @@ def test_bar_that_is_not_passed() -> None:
 
 
 def test_trial_is_added_to_those_before(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(task: str, algo: str, seed: int, folder: pathlib.Path, changes: list[str]) -> pathlib.Path:
+    def train(task: str, algo: str, seed: int, folder: pathlib.Path, changes: Sequence[str]) -> pathlib.Path:
         assert (task, algo, changes) == ("Acrobot-v1", "nrl", ["n_steps:4"])
-        monitor(folder / "0.monitor.csv", 0.0, [(-seed, seed, place) for place in range(100)] + [(-120, 10, 100)])
+        episodes: list[tuple[float, int, float]] = [(-seed, seed, place) for place in range(100)]
+        monitor(folder / "0.monitor.csv", 0.0, [*episodes, (-120, 10, 100)])
         return folder
 
     monkeypatch.setattr(trials, "train", train)
