@@ -231,7 +231,7 @@ def learning_curve(run: pathlib.Path) -> Curve:
 def judge(curve: Curve, bar: float, evaluation: float) -> Learned:
     """
     What became of a run. The mean is looked at after each episode; ``StopAtBar`` sees only those at the end of a step,
-    in which several environments may have ended one, and may therefore stop a little later.
+    in which several environments may have ended one. Where all end together, as in Pendulum, it may go on for a while.
     """
     passed = N_EPISODES - 1 + np.flatnonzero(curve.means[N_EPISODES - 1 :] >= bar)
     last = (float(curve.means[-1]), int(curve.steps[-1]), evaluation)
@@ -312,9 +312,9 @@ def _number(value: float) -> str:
 def draw(curves: dict[Run, Curve]) -> Figure:
     """The median over seeds and their range, against steps and against seconds; RMHL no longer than the others."""
     tasks = [task for task in GOALS if any(run.task == task for run in curves)]
-    figure = Figure(figsize=(3 * len(tasks), 5), layout="constrained")
-    panels = figure.subplots(2, len(tasks), squeeze=False, sharey="col")
-    for (row, name), (column, task) in itertools.product(enumerate(("steps", "seconds")), enumerate(tasks)):
+    figure = Figure(figsize=(8, 2 * len(tasks)), layout="constrained")
+    panels = figure.subplots(len(tasks), 2, squeeze=False, sharey="row")
+    for (row, task), (column, name) in itertools.product(enumerate(tasks), enumerate(("steps", "seconds"))):
         axes = panels[row, column]
         axes.axhline(GOALS[task].bar, color="0.6", linewidth=0.8)
         others = [getattr(c, name)[-1] for run, c in curves.items() if run.task == task and run.algorithm != "rmhl"]
@@ -334,9 +334,8 @@ def draw(curves: dict[Run, Curve]) -> Figure:
         axes.set_xlabel(name)
         axes.set_title(task.split("/")[-1], fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("mean return of 100 episodes")
-    shown = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
+    figure.supylabel("mean return of 100 episodes", fontsize="medium")
+    shown = {line.get_label(): line for axes in panels[:, 0] for line in axes.get_lines()}
     labels = [label for label, _, _ in STYLES.values() if label in shown]
     figure.legend(
         [shown[label] for label in labels], labels, loc="outside lower center", ncols=len(labels), frameon=False

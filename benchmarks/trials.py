@@ -1,5 +1,5 @@
 """
-What was tried for ``zoo_configs/nrl.yml``: the shipped settings, or others, on seeds that no table has.
+What was tried for ``zoo_configs/nrl.yml``: the shipped settings, or others, on seeds from 100 on, which no table has.
 
     python benchmarks/trials.py Pendulum-v1 --seeds 100 101 --hyperparams n_steps:32
 
@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--hyperparams", nargs="*", default=[], help="what to change, as sb3-nrl train takes it")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "trials.csv")
     arguments = parser.parse_args()
+    if min(arguments.seeds) < 100:
+        parser.error("argument --seeds: those below 100 are for tables, and must not decide a setting")
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             curve = learning_curve(train(arguments.task, "nrl", seed, pathlib.Path(folder), arguments.hyperparams))

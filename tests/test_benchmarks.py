@@ -56,24 +56,30 @@ def test_bar_that_is_not_passed() -> None:
     assert became == learning.Learned(None, None, None, 1, 1_100, 5)
 
 
-def test_trial_is_added_to_those_before(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_is_added_to_those_before(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def train(task: str, algo: str, seed: int, folder: pathlib.Path, changes: Sequence[str]) -> pathlib.Path:
         assert (task, algo, changes) == ("Acrobot-v1", "nrl", ["n_steps:4"])
-        episodes: list[tuple[float, int, float]] = [(-seed, seed, place) for place in range(100)]
-        monitor(folder / "0.monitor.csv", 0.0, [*episodes, (-120, 10, 100)])
+        episodes: list[tuple[float, int, float]] = [(10 - seed, seed, place) for place in range(100)]
+        monitor(folder / "0.monitor.csv", 0.0, [*episodes, (-110, 10, 100)])
         return folder
 
     monkeypatch.setattr(trials, "train", train)
-    for seeds in (["90", "110"], ["95"]):
+    for seeds in (["100", "115"], ["105"]):
         options = ["--hyperparams", "n_steps:4", "--out", str(tmp_path / "trials.csv"), "--seeds", *seeds]
         monkeypatch.setattr("sys.argv", ["trials.py", "Acrobot-v1", *options])
         trials.main()
+    monkeypatch.setattr("sys.argv", ["trials.py", "Acrobot-v1", "--seeds", "100", "99"])
+    with pytest.raises(SystemExit):
+        trials.main()
+    assert "--seeds: those below 100" in capsys.readouterr().err
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["hyperparams"], row["seed"], row["steps"], row["lowest"], row["last"]) for row in rows] == [
-        ("n_steps:4", "90", "9000", "-90.3", "-90.3"),
-        ("n_steps:4", "110", "", "", "-110.1"),
-        ("n_steps:4", "95", "9500", "-95.25", "-95.25"),
+        ("n_steps:4", "100", "10000", "-90.2", "-90.2"),
+        ("n_steps:4", "115", "", "", "-105.05"),
+        ("n_steps:4", "105", "10500", "-95.15", "-95.15"),
     ]
 
 
