@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import rl_zoo3
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from records import ROOT, versions, write
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.callbacks import BaseCallback
@@ -332,6 +333,7 @@ def draw(curves: dict[Run, Curve]) -> Figure:
             axes.plot(grid[begun], middle, line, color=color, label=label)
             axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel(name)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_title(task.split("/")[-1], fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("mean return of 100 episodes", fontsize="medium")
