@@ -1201,6 +1201,9 @@ def test_stopping_says_how_to_go_on(
         ("fig1 --tasks CartPole --ray-address 127.0.0.1:1", "There is no Ray cluster at 127.0.0.1:1"),
         ("fig1 --episodes 7", "--episodes"),
         ("fig2 --tasks CartPole", "fig2 has none of these tasks and algorithms"),
+        ("fig4 fig2 --tasks CartPole", "fig4 fig2 has none of these tasks and algorithms"),
+        ("fig1 fig6", "invalid choice: 'fig6'"),
+        ("fig1 all", "table and all are of all figures, and stand alone"),
         ("fig1 --draw-only", "there is no finished run in"),
         ("table --publish", "--publish is for full results: it goes with figures or all"),
         ("all --publish --quick", "--publish is for full results"),
@@ -1266,6 +1269,16 @@ def test_order_of_the_table_is_not_that_of_the_runs(tmp_path: pathlib.Path, monk
     lines = csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text()))
     cells = [(line["hidden_layers"], line["algorithm"]) for line in lines]
     assert cells == [(str(cell.n_hidden), LABELS[cell.algorithm]) for cell in (first, *others)]
+
+
+def test_several_figures_share_a_table(tmp_path: pathlib.Path, few_resamples: None) -> None:
+    for n_hidden in (1, 2):
+        write(*training(Cell("CartPole", "NRL", n_hidden), 0, 20.0, 20_000), tmp_path)
+    main(["reproduce", "fig3", "fig1", "--draw-only", "--algos", "NRL", "--out", str(tmp_path)])
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"fig1_NRL.png", "fig3_NRL.png", "table_fig1_fig3_NRL.csv", "table_fig1_fig3_NRL.md"}
+    page = (tmp_path / "table_fig1_fig3_NRL.md").read_text()
+    assert "| CartPole, 1 |" in page and "| CartPole, 2 |" in page
 
 
 def test_home_is_found_in_a_folder_that_the_shell_leaves_alone(

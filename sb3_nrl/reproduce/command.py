@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from rich.console import Console
@@ -34,13 +34,13 @@ TOO_SHORT = "These trainings are too short to be compared with the paper's."
 
 PUBLISHED = """![{figure}, reproduced](docs/{figure}.png)
 
-Made by `sb3-nrl reproduce {target} --publish`. All figures are in `docs/`, the table is `results/reproduction.csv`, and
-the runs are in `results/reproduction/`, thinned to a row for each point of a figure:
-`sb3-nrl reproduce {target} --out results/reproduction` draws and tabulates them again without training."""
+Made by `sb3-nrl reproduce {targets} --publish`. All figures are in `docs/`, the table is `results/reproduction.csv`,
+and the runs are in `results/reproduction/`, thinned to a row for each point of a figure:
+`sb3-nrl reproduce {targets} --out results/reproduction` draws and tabulates them again without training."""
 """What stands before it."""
 
 DESCRIPTION = """
-Train what a figure of the paper needs, draw it, and compare the result with the paper's claims. Interrupted at any
+Train what figures of the paper need, draw them, and compare the results with the paper's claims. Interrupted at any
 time, the same command goes on: every finished run has a file of its own, only runs in progress start anew.
 
 figures:
@@ -68,15 +68,15 @@ def main(arguments: list[str]) -> None:
     parser = _make_parser()
     chosen = parser.parse_args(arguments)
     _check(parser, chosen)
-    figures = FIGURES if chosen.target in ("table", "all") else (chosen.target,)
+    figures = [figure for figure in FIGURES if figure in chosen.targets or chosen.targets in (["table"], ["all"])]
+    drawn = chosen.targets != ["table"]
     seeds = chosen.seeds or _default_seeds(chosen)
     runs_of = {
-        figure: plan(figure, chosen.tasks, chosen.algos, seeds, chosen.quick, measure=chosen.target != "table")
-        for figure in figures
+        figure: plan(figure, chosen.tasks, chosen.algos, seeds, chosen.quick, measure=drawn) for figure in figures
     }
     runs = list(dict.fromkeys(run for of_figure in runs_of.values() for run in of_figure))
     if not runs:
-        parser.error(f"{chosen.target} has none of these tasks and algorithms")
+        parser.error(f"{' '.join(chosen.targets)} has none of these tasks and algorithms")
 
     console = Console()
     folder = chosen.out / "quick" if chosen.quick else chosen.out
@@ -88,16 +88,19 @@ def main(arguments: list[str]) -> None:
     if len(results) < len(runs):
         say(console, f"What follows is from {len(results)} of {len(runs)} runs.")
     summaries = summarize(results.items())
-    made = _make(chosen.target, runs_of, results, summaries)
+    tables = {"csv": table(summaries), "md": f"{markdown(summaries, results)}\n"}
+    pictures = _draw(runs_of, results, summaries) if drawn else {}
     if chosen.quick:
         say(console, TOO_SHORT)
-        page = f"{_table(chosen.target)}.md"
-        made[page] = f"{TOO_SHORT}\n\n".encode() + made[page]
+        tables["md"] = f"{TOO_SHORT}\n\n{tables['md']}"
     else:
         for line in describe(summaries, results):
             say(console, line)
-    for name, content in made.items():
-        path = (folder / name).with_stem("_".join([pathlib.Path(name).stem, *_narrowed(chosen)]))
+    which = [] if len(figures) == len(FIGURES) else figures
+    made = {("_".join(["table", *which]), kind): text.encode() for kind, text in tables.items()}
+    made |= {(figure, "png"): picture for figure, picture in pictures.items()}
+    for (stem, kind), content in made.items():
+        path = folder / f"{'_'.join([stem, *_narrowed(chosen)])}.{kind}"
         write_whole(path, content)
         say(console, f"See {path}")
     if chosen.publish:
@@ -105,7 +108,7 @@ def main(arguments: list[str]) -> None:
             sys.exit(
                 f"{parser.prog}: nothing is published before all runs are there, {len(results)} of {len(runs)} are"
             )
-        _publish(chosen.target, made, results, console)
+        _publish(chosen.targets, tables, pictures, results, console)
     if failures:
         sys.exit(1)
 
@@ -129,12 +132,12 @@ def _narrowed(chosen: argparse.Namespace) -> list[str]:
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sb3-nrl reproduce",
-        usage="%(prog)s FIGURE [options]",
+        usage="%(prog)s FIGURE [FIGURE ...] [options]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("target", choices=(*FIGURES, "table", "all"), metavar="FIGURE", help="see above")
+    add("targets", nargs="+", choices=(*FIGURES, "table", "all"), metavar="FIGURE", help="see above")
     add("--quick", action="store_true", help="a first look: few episodes, two seeds; kept apart from full results")
     add("--seeds", nargs="+", type=int, metavar="N", help="seeds, 0 to 4 by default")
     add(
@@ -184,6 +187,8 @@ def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     seeds = chosen.seeds or []
     if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
         parser.error(f"--seeds are to be different whole numbers from 0 to {LARGEST_SEED}")
+    if len(chosen.targets) > 1 and {"table", "all"} & set(chosen.targets):
+        parser.error("table and all are of all figures, and stand alone")
     if chosen.workers is not None and chosen.workers < 1:
         parser.error("--workers has to be at least 1")
     if chosen.workers and chosen.ray_address:
@@ -191,7 +196,7 @@ def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     if chosen.draw_only and (chosen.workers or chosen.ray_address):
         parser.error("--draw-only trains nothing: it goes without --workers and --ray-address")
     if chosen.publish:
-        if chosen.target == "table" or chosen.quick or _narrowed(chosen):
+        if chosen.targets == ["table"] or chosen.quick or _narrowed(chosen):
             parser.error(
                 "--publish is for full results: it goes with figures or all, without --quick, --seeds, --tasks, --algos"
             )
@@ -216,37 +221,34 @@ def _n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make(target: str, runs_of: Mapping[str, list[Run]], results: Results, summaries: Summaries) -> dict[str, bytes]:
-    """The contents of all files that come of the results, by their names."""
-    name = _table(target)
-    made = {f"{name}.csv": table(summaries).encode(), f"{name}.md": f"{markdown(summaries, results)}\n".encode()}
-    if target != "table":
-        for figure, runs in runs_of.items():
-            if any(run in results for run in runs):
-                cells = {cell: summaries[cell] for cell in CELLS[figure] if cell in summaries}
-                picture = io.BytesIO()
-                draw(figure, cells, results).savefig(picture, format="png", dpi=150)
-                made[f"{figure}.png"] = picture.getvalue()
-    return made
+def _draw(runs_of: Mapping[str, list[Run]], results: Results, summaries: Summaries) -> dict[str, bytes]:
+    """Pictures of the figures that have a result, by their names."""
+    pictures = {}
+    for figure, runs in runs_of.items():
+        if any(run in results for run in runs):
+            cells = {cell: summaries[cell] for cell in CELLS[figure] if cell in summaries}
+            picture = io.BytesIO()
+            draw(figure, cells, results).savefig(picture, format="png", dpi=150)
+            pictures[figure] = picture.getvalue()
+    return pictures
 
 
-def _table(target: str) -> str:
-    """What the table is called."""
-    return "table" if target in ("table", "all") else f"table_{target}"
-
-
-def _publish(target: str, made: Mapping[str, bytes], results: Results, console: Console) -> None:
+def _publish(
+    targets: Sequence[str],
+    tables: Mapping[str, str],
+    pictures: Mapping[str, bytes],
+    results: Results,
+    console: Console,
+) -> None:
     """Bring everything to its place in the repository."""
     for run, result in results.items():
         write(run, thin(run, result), pathlib.Path("results/reproduction"))
-    pictures = [name for name in made if name.endswith(".png")]
-    for name in pictures:
-        write_whole(pathlib.Path("docs") / name, made[name])
-    write_whole(pathlib.Path("results/reproduction.csv"), made[f"{_table(target)}.csv"])
+    for figure, picture in pictures.items():
+        write_whole(pathlib.Path(f"docs/{figure}.png"), picture)
+    write_whole(pathlib.Path("results/reproduction.csv"), tables["csv"].encode())
     readme = pathlib.Path("README.md")
     before, start, rest = readme.read_text().partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
-    page = made[f"{_table(target)}.md"].decode()
-    published = PUBLISHED.format(figure=pathlib.Path(pictures[0]).stem, target=target)
-    write_whole(readme, f"{before}{start}\n{published}\n\n{page}{end}{after}".encode())
+    published = PUBLISHED.format(figure=next(iter(pictures)), targets=" ".join(targets))
+    write_whole(readme, f"{before}{start}\n{published}\n\n{tables['md']}{end}{after}".encode())
     say(console, "Published in results/, docs/ and the README.")
