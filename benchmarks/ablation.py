@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import yaml
 from learning import GOALS, PERCEPTUAL, judge, learning_curve, stop_at_bar, train
-from records import ROOT, versions, write
+from records import ROOT, add, versions
 
 from sb3_nrl.reproduce.runs import write_whole
 from sb3_nrl.zoo import config_file
@@ -176,19 +176,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS), help="none to report only")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "ablation.csv")
     arguments = parser.parse_args()
-    rows: list[list[str]] = []
+    outcomes: dict[Key, Outcome] = {}
     if arguments.out.exists():
         with arguments.out.open() as file:
-            _, *rows = csv.reader(file)
-    outcomes: dict[Key, Outcome] = {
-        (task, name, int(seed)): Outcome(float(steps), float(seconds)) for task, name, seed, steps, seconds, _ in rows
-    }
+            for task, name, seed, steps, seconds, _ in itertools.islice(csv.reader(file), 1, None):
+                outcomes[task, name, int(seed)] = Outcome(float(steps), float(seconds))
     for seed, task, change in itertools.product(arguments.seeds, arguments.tasks, CHANGES):
         key = (task, change.name, seed)
         if change.name in arguments.changes and task in change.tasks and key not in outcomes:
             outcomes[key] = measure(task, change, seed)
-            rows.append([*map(str, (*key, *outcomes[key])), versions()])
-            write(arguments.out, [("task", "change", "seed", *Outcome._fields, "made_with"), *rows])
+            columns = ("task", "change", "seed", *Outcome._fields, "made_with")
+            add(arguments.out, columns, (*key, *outcomes[key], versions()))
             print(*key, *outcomes[key], flush=True)
     table = tabulate(outcomes)
     seeds = ", ".join(map(str, sorted({seed for _, _, seed in outcomes})))

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sb3_nrl.reproduce.runs import made_with, write_whole
 
@@ -21,3 +21,12 @@ def write(path: pathlib.Path, rows: Iterable[Iterable[object]]) -> None:
     table = io.StringIO(newline="")
     csv.writer(table).writerows(rows)
     write_whole(path, table.getvalue().encode())
+
+
+def add(path: pathlib.Path, columns: Sequence[str], row: Sequence[object]) -> None:
+    """Add a row to a CSV file, which other processes may have added to since, and which is made if it is not there."""
+    rows: list[list[str]] = []
+    if path.exists():
+        with path.open() as file:
+            _, *rows = csv.reader(file)
+    write(path, [columns, *rows, row])

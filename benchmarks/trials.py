@@ -8,13 +8,12 @@ episodes after that, and the last one. Settings are relative to the config of th
 """
 
 import argparse
-import csv
 import math
 import pathlib
 import tempfile
 
 from learning import GOALS, judge, learning_curve, train
-from records import ROOT, versions, write
+from records import ROOT, add, versions
 
 
 def main() -> None:
@@ -32,12 +31,8 @@ def main() -> None:
             curve = learning_curve(train(arguments.task, "nrl", seed, pathlib.Path(folder), arguments.hyperparams))
         became = judge(curve, GOALS[arguments.task].bar, math.nan)
         row = (arguments.task, " ".join(arguments.hyperparams), seed, became.steps, became.lowest, became.last)
-        rows: list[list[str]] = []
-        if arguments.out.exists():
-            with arguments.out.open() as file:
-                _, *rows = csv.reader(file)
-        names = ("task", "hyperparams", "seed", "steps", "lowest", "last", "made_with")
-        write(arguments.out, [names, *rows, [*row, versions()]])
+        columns = ("task", "hyperparams", "seed", "steps", "lowest", "last", "made_with")
+        add(arguments.out, columns, (*row, versions()))
         print(*row, flush=True)
 
 
