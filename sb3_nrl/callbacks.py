@@ -62,7 +62,7 @@ class GradientAlignmentCallback(BaseCallback):
             lasts_E = ~restarts_TE[step]
             weights_E = weights_TE[step] = errors_TE[step] + lasts_E * weights_E
             kept_E = kept_TE[step] = lasts_E * kept_E
-            weights_E, kept_E = model.trace_decay * weights_E, model.trace_decay * kept_E
+            weights_E, kept_E = model.decay * weights_E, model.decay * kept_E
         weights, kept, weights_of_old, kept_of_old = (
             th.as_tensor(values, dtype=th.float32, device=model.device)
             for values in (weights_TE, kept_TE, weights_E, kept_E)

@@ -38,8 +38,9 @@ class NRL(RewardModulatedAlgorithm):
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: The environment, or its registered name
-    :param learning_rate: η, or a function of the remaining progress (from 1 to 0). With another normalisation than
-        ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent
+    :param learning_rate: η, or a function of the remaining progress (from 1 to 0). With plain SGD and another
+        normalisation than ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent; Adam
+        does not care for the length of a change
     :param n_steps: Steps of each environment that can wait before they are folded into the traces. With a critic, the
         steps between two changes of the weights; else it bounds the memory, and does not change the result but for
         rounding and the order of the noise
@@ -69,12 +70,13 @@ class NRL(RewardModulatedAlgorithm):
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
         another, so that as many as the policy, or the critic, has nodes give its gradient itself, but for terms of
-        higher order in σ. With fewer it matters less: the variance is (n - K) / (n - 1) of that of independent ones
+        higher order in σ. With fewer it matters less: the variance is (n - K) / (n - 1) of that of independent ones.
+        More than nodes repeat the first ones, to no use
     :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the policy, or of the
         critic; ``"layer"``: ‖ξ‖² over the layer's nodes, which has no finite variance in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π. The estimate's
-        noise grows with n: networks of thousands of nodes, as convolutional ones, want a lower learning rate or a
-        ``max_grad_norm``
+        noise grows with n: networks of thousands of nodes, as convolutional ones, want more noise samples or a lower
+        learning rate
     :param n_noise_samples: Noisy passes K to average for each step (Eq. 12)
     :param antithetic: Whether each sample is a pair of passes with ξ and -ξ, and ρ half their difference: a central
         difference, for twice the passes

@@ -6,7 +6,7 @@ at which a layer is applied, I inputs and O outputs of a layer, W weights and bi
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch as th
 from torch import nn
@@ -37,8 +37,8 @@ class NodePerturbation:
 
     :param module: Owner of the layers
     :param forward: The pass to perturb; a function of one argument, batch first, that calls the module's layers
-    :param example: An argument for ``forward`` with a batch of three, to find out which layers are called, and with
-        what shapes
+    :param example: An argument for ``forward`` with a batch of three different rows, to find out which layers are
+        called, and with what shapes
     :raises ValueError: If no layer learns; if a trainable parameter would never learn, because it belongs to another
         type of layer or to a layer that ``forward`` does not call; or if a layer's credit would be wrong, because
         ``forward`` mixes the rows of a batch or overwrites what the layer received
@@ -49,8 +49,7 @@ class NodePerturbation:
         self.layers = [
             layer
             for layer in module.modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d)
-            and any(p.requires_grad for p in layer.parameters(recurse=False))
+            if _is_plain(layer) and any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
         self.sites: list[Site] = []
         self.n_nodes = 0
@@ -68,9 +67,9 @@ class NodePerturbation:
                 owner = name.rpartition(".")[0]
                 raise ValueError(
                     f"The parameter '{name}' would never learn: node perturbation reaches the weights and biases of "
-                    f"nn.Linear and nn.Conv2d layers that the forward pass calls, and "
-                    f"'{owner or type(module).__name__}' is {type(module.get_submodule(owner)).__name__}, or is not "
-                    "called. Replace the layer, or freeze it with requires_grad_(False)."
+                    f"nn.Linear and nn.Conv2d layers that the forward pass calls and that compute what these do, and "
+                    f"'{owner or type(module).__name__}' ({type(module.get_submodule(owner)).__name__}) is none of "
+                    "them. Replace the layer, or freeze it with requires_grad_(False)."
                 )
 
     def _pass_through(self, inputs: Any, instead: Callable[..., th.Tensor]) -> th.Tensor:
@@ -107,10 +106,10 @@ class NodePerturbation:
                 )
         noise = th.zeros(3, self.n_nodes, device=clean.device)
         noise[1] = 1
-        if not th.allclose(clean[::2], self.run(example, noise)[0][::2], rtol=0, atol=0, equal_nan=True):
-            raise ValueError(
-                "The forward pass mixes the rows of a batch: noise in one row changes the others' outputs."
-            )
+        rows = [0, 2, 2]
+        other = {key: part[rows] for key, part in example.items()} if isinstance(example, dict) else example[rows]
+        if not th.allclose(clean[::2], self.run(other, noise)[0][::2], rtol=0, atol=0, equal_nan=True):
+            raise ValueError("The forward pass mixes the rows of a batch: what is in one row changes others' outputs.")
 
     def run(self, inputs: Any, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor]]:
         """
@@ -161,6 +160,18 @@ class NodePerturbation:
         """
         parts = vector_W.split([parameter.numel() for parameter in self.parameters])
         return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+
+def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Whether a layer computes what Linear or Conv2d do, of a weight and a bias of its own."""
+    methods = {nn.Linear: ("forward",), nn.Conv2d: ("forward", "_conv_forward")}
+    kind = next((kind for kind in methods if isinstance(layer, kind)), None)
+    return (
+        kind is not None
+        and all(getattr(type(layer), name) is getattr(kind, name) for name in methods[kind])
+        and not any(name in vars(layer) for name in methods[kind])
+        and {name for name, _ in layer.named_parameters(recurse=False)} <= {"weight", "bias"}
+    )
 
 
 def _plain_forward(layer: nn.Linear | nn.Conv2d, *args: th.Tensor, **kwargs: th.Tensor) -> th.Tensor:

@@ -4,10 +4,11 @@ Shapes: B rows of a batch, N nodes of the network, A components of an action.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch as th
@@ -35,6 +36,9 @@ from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.noise import sample_noise
 from sb3_nrl.perturbation import NodePerturbation
+
+_LARGE = 1e3
+"""Larger than what networks observe, small enough for single precision to compute with."""
 
 
 class Network(NamedTuple):
@@ -74,7 +78,8 @@ class NoisyPolicy(BasePolicy):
     The network is a features extractor, hidden layers and an action head, one output for each logit or mean. For a
     ``Box`` action space the log standard deviation of the Gaussian is a layer of its own, fed by a constant 1: it does
     not depend on the observation, and is perturbed and learned like any other layer. The critic, which predicts the
-    rewards to come, is a network of its own of the same kind, with a features extractor of its own.
+    rewards to come, is a network of its own of the same kind, with a features extractor of its own. All are always in
+    evaluation mode: dropout does nothing, and batch normalization goes by the statistics that it came with.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -111,7 +116,7 @@ class NoisyPolicy(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        net_arch: list[int] | dict[str, list[int]] | None = None,
+        net_arch: Sequence[int] | dict[str, Sequence[int]] | None = None,
         activation_fn: Callable[[], nn.Module] = nn.Tanh,
         use_bias: bool = True,
         head_gain: float = 0.01,
@@ -139,7 +144,8 @@ class NoisyPolicy(BasePolicy):
         self.net_arch = [64] if net_arch is None else net_arch
         architectures = self.net_arch if isinstance(self.net_arch, dict) else dict.fromkeys(("pi", "vf"), self.net_arch)
         fits = set(architectures) == {"pi", "vf"} and (critic or not isinstance(self.net_arch, dict))
-        if not fits or not all(isinstance(a, list) and all(map(is_count, a)) for a in architectures.values()):
+        widths = architectures.values()
+        if not fits or not all(isinstance(own, list | tuple) and all(map(is_count, own)) for own in widths):
             raise ValueError(
                 f"net_arch={net_arch!r}: must be a list of hidden layers' widths"
                 + (", or dict(pi=[...], vf=[...])" if critic else " (there is no value network)")
@@ -179,7 +185,7 @@ class NoisyPolicy(BasePolicy):
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
         """What a training draws in NumPy. Its own: environments that seed NumPy's would repeat the exploration."""
-        self._found: tuple[list[nn.Module], list[int]] = ([], [])
+        self._found: tuple[list[tuple[nn.Module, bool]], list[int]] = ([], [])
         self.find_layers()
         critics = {id(parameter) for part in self._critic_parts() for parameter in part.parameters()}
         groups: list[dict[str, Any]] = [
@@ -220,12 +226,12 @@ class NoisyPolicy(BasePolicy):
         :return: Whether they did
         :raises ValueError: If a trainable parameter would never learn
         """
-        modules = list(self.modules())
+        modules = [(module, "forward" in vars(module)) for module in self.modules()]
         trainable = [id(parameter) for parameter in self.parameters() if parameter.requires_grad]
         if (modules, trainable) == self._found:
             return False
         self._found = modules, trainable
-        example = _blank(self.observation_space, 3, self.action_net.weight.device)
+        example = _examples(self.observation_space, 3, self.action_net.weight.device)
         self.perturbation = NodePerturbation(self, self._outputs, example)
         learn = {module for module in self.modules() if any(p.requires_grad for p in module.parameters(recurse=False))}
         layers_of_critic = learn & {layer for part in self._critic_parts() for layer in part.modules()}
@@ -402,14 +408,14 @@ class NoisyMultiInputPolicy(NoisyPolicy):
 
 def _make_layers(
     n_inputs: int,
-    widths: list[int],
+    widths: Sequence[int],
     n_outputs: int,
     activation_fn: Callable[[], nn.Module],
     use_bias: bool,
     head_gain: float,
 ) -> tuple[nn.Sequential, nn.Linear]:
     """Hidden layers and a head, initialised."""
-    hidden_net = nn.Sequential(*create_mlp(n_inputs, -1, widths, activation_fn, with_bias=use_bias))  # type: ignore[arg-type]
+    hidden_net = nn.Sequential(*create_mlp(n_inputs, -1, list(widths), activation_fn, with_bias=use_bias))  # type: ignore[arg-type]
     head = nn.Linear(widths[-1] if widths else n_inputs, n_outputs, bias=use_bias)
     for layer in (*hidden_net, head):
         if isinstance(layer, nn.Linear):
@@ -448,8 +454,11 @@ def repeat_rows(rows: PyTorchObs, n: int) -> PyTorchObs:
     return th.cat([rows] * n) if n > 1 else rows
 
 
-def _blank(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs:
-    """A batch of observations that are all zeros."""
+def _examples(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs:
+    """A batch of random observations, always the same, and none so large that a network could not take them."""
     if isinstance(space, spaces.Dict):
-        return {key: th.zeros(n_rows, *(part.shape or ()), device=device) for key, part in space.spaces.items()}
-    return th.zeros(n_rows, *(space.shape or ()), device=device)
+        return {key: cast("th.Tensor", _examples(part, n_rows, device)) for key, part in space.spaces.items()}
+    space = deepcopy(space)  # the environment may draw from it
+    space.seed(0)
+    rows = np.stack([space.sample() for _ in range(n_rows)])
+    return th.as_tensor(rows.clip(-_LARGE, _LARGE) if rows.dtype.kind == "f" else rows, device=device)

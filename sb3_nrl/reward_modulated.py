@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -136,6 +136,13 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         return self.reward_prediction == "critic"
 
     @property
+    def decay(self) -> float:
+        """Factor per step on the traces: ``trace_decay``, or what it is by default."""
+        if self.trace_decay is None:
+            return DEFAULT_LAMBDA * self.gamma if self._has_critic else 1.0
+        return self.trace_decay
+
+    @property
     def _n_samples(self) -> int:
         """Noisy passes S that each step is credited by."""
         return 1
@@ -146,8 +153,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             for name, value in PREDICTION_DEFAULTS[self.reward_prediction].items():
                 if getattr(self, name) is None:
                     setattr(self, name, value)
-        if self.trace_decay is None and self._has_critic and is_number(self.gamma, -math.inf):
-            self.trace_decay = DEFAULT_LAMBDA * self.gamma
 
     def _check_arguments(self) -> None:
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
@@ -166,7 +171,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             check("reward_timing", self.reward_timing, self.reward_timing == "step", f'"step"{with_critic}')
             for name in ("reward_smoothing", "scale_rpe"):
                 check(name, getattr(self, name), getattr(self, name) is None, f"None{with_critic}")
-            fading = decay == 0 or is_number(decay, 0, gamma)
+            fading = decay is None or decay == 0 or is_number(decay, 0, gamma)
             wanted = f"in [0, {gamma}], at most gamma,{with_critic} (None makes it {DEFAULT_LAMBDA} gamma)"
             check("trace_decay", decay, fading, wanted)
         else:
@@ -177,15 +182,17 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             check("gamma", gamma, gamma == 1, f"1{with_average}")
             check("ent_coef", entropy, entropy == 0, f"0{with_average}")
             check("vf_coef", coefficient, coefficient == 1, f"1{with_average}")
-            check("trace_decay", decay, is_number(decay, 0, 1), "in (0, 1]")
-            lasting = self.reward_timing != "step" or decay == 1
+            check("trace_decay", decay, decay is None or is_number(decay, 0, 1), "in (0, 1]")
+            lasting = self.reward_timing != "step" or self.decay == 1
             check("trace_decay", decay, lasting, '1 with reward_timing="step" and a running average')
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         for rate in (self.lr_schedule(progress) for progress in (1.0, 0.5, 0.0)):
             check("learning_rate", rate, 0 <= rate < math.inf, "finite and not negative")
+        own = self._policy_noise()
         for argument in set(self.policy_kwargs) & {"noise_std", "noise_distribution", "clean_passes"}:
-            check("policy_kwargs", self.policy_kwargs, False, f"without {argument}, an argument of NRL itself")
+            reason = f"{'an argument of' if argument in own else 'of no use to'} {type(self).__name__} itself"
+            check("policy_kwargs", self.policy_kwargs, False, f"without {argument}, {reason}")
         plain = "critic" not in self.policy_kwargs
         check("policy_kwargs", self.policy_kwargs, plain, 'without critic, which reward_prediction="critic" makes')
         window = self._stats_window_size
@@ -230,10 +237,12 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._check_arguments()
         if self.rollout_buffer.n_steps != self.n_steps:
             self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs)
-            self._forget()
         self._take_over_changes()
         if reset_num_timesteps or self._last_obs is None:
-            self._forget()
+            self.rollout_buffer.reset()
+            self._deviations = None
+            if self.reward_predictor is not None:
+                self.reward_predictor.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
         self._check_finite(self._last_obs, np.zeros(self.n_envs))
@@ -250,7 +259,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._hand_over_noise()
         if self.policy.find_layers():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
-            self._forget()
+            self.rollout_buffer.reset()
         self.network = make_network(self.policy)
         if self.rollout_buffer.trace_EW is not None:
             self.rollout_buffer.trace_EW = self.network.array(self.rollout_buffer.trace_EW)
@@ -271,6 +280,22 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if seed is not None and "policy" in vars(self):
             self.policy.generator = np.random.default_rng(seed)
 
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Take over the parameters of another model, as in Stable-Baselines3, and drop the traces, which are of these.
+
+        :param load_path_or_dict: File of a model, or what ``get_parameters`` gives
+        :param exact_match: Whether to refuse parameters that are not of the policy and its optimizer, or only of some
+        :param device: Where to load a file's parameters
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self.rollout_buffer.reset()
+
     def learn(
         self: SelfRewardModulated,
         total_timesteps: int,
@@ -281,7 +306,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfRewardModulated:
         """
-        Train, as in Stable-Baselines3.
+        Train, as in Stable-Baselines3. After an error or an interruption, the next training starts with a reset of the
+        environments.
 
         :param total_timesteps: Number of environment steps
         :param callback: Callback(s), called at every step
@@ -303,6 +329,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
                 reset_num_timesteps,
                 progress_bar,
             )
+        except BaseException:  # half of a step or of an update is no good to go on from
+            self._last_obs = None
+            raise
         finally:
             self.rollout_buffer.watchers.clear()
 
@@ -342,6 +371,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self.num_timesteps += env.num_envs
             self._check_finite(new_obs, rewards)
 
+            n_resets = rollout_buffer.n_resets
             callback.update_locals(locals())
             going_on = callback.on_step()
             self._update_info_buffer(infos, dones)
@@ -352,8 +382,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
                     rewards += self._bootstrap(dones, infos)
             else:
                 rewarded = predictor.observe(rewards, dones, self.reward_timing)
-            noise = None if noise is None else th.as_tensor(noise).cpu().numpy()
-            rollout_buffer.add(obs, actions, log_probs, rewards, dones, noise)
+            if rollout_buffer.n_resets == n_resets:  # else this step, too, was made with parameters that are no more
+                noise = None if noise is None else th.as_tensor(noise).cpu().numpy()
+                rollout_buffer.add(obs, actions, log_probs, rewards, dones, noise)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:
@@ -393,16 +424,16 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         self._heed_changes()
         buffer, predictor = self.rollout_buffer, self.reward_predictor
-        if buffer.pos == 0 or (predictor is not None and not buffer.full and not predictor.due.any()):
+        if predictor is not None and not buffer.full and not predictor.due.any():
             return
-        try:
-            errors_TE, restarts_TE = self._errors()
-            change_W, trace_norm = buffer.fold(
-                self._credit, self.network, self._n_at_once, self.trace_decay, errors_TE, restarts_TE
-            )
-        except BaseException:  # half of an update is no good to go on from
-            self._forget()
-            raise
+        if buffer.pos == 0:  # the steps were dropped, their rewards were not
+            if predictor is not None:
+                predictor.errors(self.reward_timing, self.reward_smoothing, self.scale_rpe)
+            return
+        errors_TE, restarts_TE = self._errors()
+        change_W, trace_norm = buffer.fold(
+            self._credit, self.network, self._n_at_once, self.decay, errors_TE, restarts_TE
+        )
         n_errors = errors_TE.size if predictor is None else np.count_nonzero(restarts_TE)
         if n_errors > 0:
             update_norm = self._step(change_W)
@@ -447,13 +478,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             if group.get("critic"):
                 group["lr"] *= self.vf_coef
 
-    def _forget(self) -> None:
-        """Drop the traces, and the steps and rewards that wait."""
-        self.rollout_buffer.reset()
-        if self.reward_predictor is not None:
-            self.reward_predictor.restart()
-        self._deviations = None
-
     def _values_of_window(self) -> np.ndarray:
         """V of what was observed at the T waiting steps, and after the last, shape (T + 1, E)."""
         buffer, n_at_once = self.rollout_buffer, self._n_at_once
@@ -470,8 +494,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
         :param change_W: Σ δ e for all weights, shape (W,)
         :return: Its norm, before clipping
-        :raises FloatingPointError: If a weight would not be finite; all weights are then as before, the optimizer's
-            moments and the traces start anew
+        :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
+            moments start anew
         """
         norms = [math.sqrt(float((part * part).sum())) for part in (change_W[n.weights] for n in self.policy.networks)]
         norm = math.hypot(*norms)
@@ -491,8 +515,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         if not finite:
             for values, values_before in zip(self.network.weights(), before, strict=True):
                 values[...] = values_before
-            self.policy.optimizer.state.clear()  # moments may hold the refused change, and traces what made it
-            self._forget()
+            self.policy.optimizer.state.clear()  # moments may hold the refused change
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
                 f"last finite weights. Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
@@ -516,7 +539,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
                     continue
                 row, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
                 env = row if envs is None else envs[row]
-                self._last_obs = None  # whoever goes on starts with a reset
                 raise ValueError(
                     f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step "
                     f"{self.num_timesteps}: must be finite"
@@ -545,6 +567,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         path = pathlib.Path(path)
         if path.suffix == "":
             path = path.with_name(f"{path.name}.zip")
+        path = path.resolve()  # a link stays one
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:

@@ -15,7 +15,6 @@ PREDICTION_DEFAULTS: dict[str, dict[str, Any]] = {
         "reward_smoothing": 0.66,
         "scale_rpe": True,
         "gamma": 1.0,
-        "trace_decay": 1.0,
     },
     "critic": {"reward_timing": "step", "gamma": 0.99},
 }

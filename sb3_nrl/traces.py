@@ -47,6 +47,7 @@ class EligibilityTraceBuffer:
     def __init__(self, n_steps: int, n_envs: int) -> None:
         self.n_steps = n_steps
         self.n_envs = n_envs
+        self.n_resets = 0
         self.watchers: list[Callable[[np.ndarray, np.ndarray, Array], None]] = []
         """Called after each fold with ``errors_TE``, ``restarts_TE`` and the weight change, until the training ends."""
         self.reset()
@@ -58,6 +59,7 @@ class EligibilityTraceBuffer:
 
     def reset(self) -> None:
         """Forget the traces and the waiting steps of all environments."""
+        self.n_resets += 1
         self.trace_EW: Array | None = None
         self.pos = 0
         self._rows: dict[str, np.ndarray] = {}

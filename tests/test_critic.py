@@ -320,8 +320,14 @@ def test_model_with_a_critic_is_not_taken_for_one_without(tmp_path: pathlib.Path
 
 def test_default_of_another_discount_is_there_on_loading_too(tmp_path: pathlib.Path) -> None:
     make(NRL, gamma=0.9, trace_decay=0.8).save(tmp_path / "model")
-    assert NRL.load(tmp_path / "model", gamma=0.95).trace_decay == 0.8
-    assert NRL.load(tmp_path / "model", gamma=0.5, trace_decay=None).trace_decay == pytest.approx(0.95 * 0.5)
+    assert NRL.load(tmp_path / "model", gamma=0.95).decay == 0.8
+    assert NRL.load(tmp_path / "model", gamma=0.5, trace_decay=None).decay == pytest.approx(0.95 * 0.5)
+    make(NRL, gamma=0.9).save(tmp_path / "model")
+    model = NRL.load(tmp_path / "model", gamma=0.5)
+    assert model.decay == pytest.approx(0.95 * 0.5)
+    model.gamma = 0.25
+    assert model.decay == pytest.approx(0.95 * 0.25)
+    model.learn(10)
 
 
 def test_each_environment_has_time_limits_of_its_own() -> None:

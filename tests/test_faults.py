@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL
-from tests.envs import AVERAGE, Algorithm, ScriptedEnv, arguments, each_rule
+from tests.envs import AVERAGE, Algorithm, ClockEnv, ScriptedEnv, arguments, each_rule
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 
@@ -169,13 +169,13 @@ def test_argument_that_a_critic_has_no_use_for_is_refused(
 def test_running_average_needs_no_other_arguments(algorithm: Algorithm) -> None:
     model = make(algorithm, reward_prediction="average")
     assert (model.reward_timing, model.reward_smoothing, model.scale_rpe) == ("episode", 0.66, True)
-    assert (model.gamma, model.trace_decay) == (1, 1)
+    assert (model.gamma, model.decay) == (1, 1)
 
 
 @pytest.mark.parametrize("algorithm", [NRL, BPTT])
 def test_traces_of_a_critic_last_a_little_less_than_its_discount(algorithm: Algorithm) -> None:
-    assert make(algorithm).trace_decay == pytest.approx(0.95 * 0.99)
-    assert make(algorithm, gamma=0.5).trace_decay == pytest.approx(0.95 * 0.5)
+    assert make(algorithm).decay == pytest.approx(0.95 * 0.99)
+    assert make(algorithm, gamma=0.5).decay == pytest.approx(0.95 * 0.5)
 
 
 @each_rule
@@ -224,6 +224,19 @@ def test_policy_argument_out_of_range_is_refused_by_name(algorithm: Algorithm, a
 def test_unknown_policy_is_refused_by_name(algorithm: Algorithm, policy: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(algorithm, policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "argument", "reason"),
+    [
+        (NRL, "noise_std", "an argument of NRL"),
+        (RMHL, "clean_passes", "of no use to RMHL"),
+        (BPTT, "noise_std", "of no use to BPTT"),
+    ],
+)
+def test_noise_is_not_the_policys_to_choose(algorithm: Algorithm, argument: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"must be without {argument}, {reason}"):
+        make(algorithm, policy_kwargs={argument: 2})
 
 
 class TupleEnv(ScriptedEnv):
@@ -446,6 +459,70 @@ def test_fault_of_an_observation_says_where(algorithm: Algorithm, rule: str, at:
         model.learn(100)
     assert np.array_equal(weights(model), initial) == (at == 0)
     assert np.isfinite(weights(model)).all()
+
+
+RETURN = 10.0
+
+
+def learn_returns(algorithm: Algorithm) -> Any:
+    """A model that has seen two episodes of ten steps, and knows what all of them return."""
+    env = DummyVecEnv([lambda: ClockEnv([[1.0] * 10])])
+    settings = {"reward_prediction": "average"} if algorithm is not RMHL else {}
+    model = make(algorithm, env, **settings).learn(20)
+    assert model.reward_predictor.average == RETURN
+    return model
+
+
+def freeze(model: Any) -> None:
+    model.policy.hidden_net[0].requires_grad_(False)
+
+
+def replace(model: Any) -> None:
+    model.set_parameters(model.get_parameters())
+
+
+@each_algorithm
+@pytest.mark.parametrize("at", [27, 30])
+@pytest.mark.parametrize("within", [False, True], ids=["between trainings", "in a callback"])
+@pytest.mark.parametrize("change", [freeze, replace], ids=["frozen layer", "parameters"])
+def test_what_drops_the_traces_leaves_the_sum_of_rewards(
+    algorithm: Algorithm, change: Callable[[Any], None], within: bool, at: int
+) -> None:
+    def callback(*_: Any) -> bool:
+        if within and model.num_timesteps == at:
+            change(model)
+        return True
+
+    model = learn_returns(algorithm)
+    model.learn(at - 20, callback, reset_num_timesteps=False)
+    if not within:
+        change(model)
+    model.learn(40 - at, reset_num_timesteps=False)
+    assert model.reward_predictor.average == RETURN
+
+
+@each_algorithm
+def test_more_steps_that_can_wait_leave_the_sum_of_rewards(algorithm: Algorithm) -> None:
+    model = learn_returns(algorithm)
+    model.learn(7, reset_num_timesteps=False)
+    model.n_steps = 64
+    model.learn(3, reset_num_timesteps=False)
+    assert model.reward_predictor.average == RETURN
+
+
+@each_algorithm
+@pytest.mark.parametrize("at", [25, 30])
+def test_training_goes_on_with_a_new_episode_after_an_interruption(algorithm: Algorithm, at: int) -> None:
+    def interrupt(seen: dict[str, Any], _: dict[str, Any]) -> bool:
+        if seen["self"].num_timesteps == at:
+            raise KeyboardInterrupt
+        return True
+
+    model = learn_returns(algorithm)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(20, interrupt, reset_num_timesteps=False)
+    model.learn(10, reset_num_timesteps=False)
+    assert model.reward_predictor.average == RETURN
 
 
 @each_rule

@@ -39,7 +39,8 @@ def changed(model: RewardModulatedAlgorithm, before: dict[str, th.Tensor]) -> se
 class Extractor(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, features_dim=4)
-        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
+        self.second: nn.Module = nn.Linear(4, 4)
 
 
 class OverwritesInput(Extractor):
@@ -66,6 +67,59 @@ class MixesRows(Extractor):
         return y - y.mean(0)
 
 
+class CentresRows(Extractor):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.second(self.first(x - x.mean(0)))
+
+
+class ScalesAndMixesRows(Extractor):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        y = self.second(self.first(x / x.norm(dim=1, keepdim=True)))
+        return y - y.mean(0)
+
+
+class Centred(nn.Linear):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return nn.functional.linear(x, self.weight - self.weight.mean(), self.bias)
+
+
+class OfAnotherLayer(Extractor):
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.second = self.replace(nn.Linear(4, 4))
+
+    def replace(self, layer: nn.Linear) -> nn.Module:
+        return Centred(4, 4)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.second(self.first(x))
+
+
+class WithSpectralNorm(OfAnotherLayer):
+    def replace(self, layer: nn.Linear) -> nn.Linear:
+        return nn.utils.spectral_norm(layer)
+
+
+class WithForwardOfItsOwn(OfAnotherLayer):
+    def replace(self, layer: nn.Linear) -> nn.Linear:
+        layer.forward = lambda x: nn.functional.linear(x, -layer.weight)  # type: ignore[assignment, method-assign]
+        return layer
+
+
+class StandardisedConvolution(nn.Conv2d):
+    def _conv_forward(self, x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Convolves(Extractor):
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.convolution = StandardisedConvolution(1, 1, 1)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.second(self.first(self.convolution(x[:, None, None])[:, 0, 0]))
+
+
 class CallsByName(Extractor):
     def forward(self, x: th.Tensor) -> th.Tensor:
         return self.second(input=self.first(x))
@@ -79,6 +133,12 @@ class CallsByName(Extractor):
         (BatchSecond, "mixes the rows"),
         (BatchSecondOfTwo, "second' must be called with one positional argument, the batch first"),
         (MixesRows, "mixes the rows"),
+        (CentresRows, "mixes the rows"),
+        (ScalesAndMixesRows, "mixes the rows"),
+        (OfAnotherLayer, r"'features_extractor\.second\.weight' would never learn: .*\(Centred\)"),
+        (WithSpectralNorm, r"second\.bias' would never learn"),
+        (WithForwardOfItsOwn, r"second\.weight' would never learn: .*\(Linear\) is none of them"),
+        (Convolves, r"convolution\.weight' would never learn: .*\(StandardisedConvolution\)"),
         (CallsByName, "second' must be called with one positional argument"),
     ],
 )
@@ -87,6 +147,14 @@ def test_networks_whose_credit_would_be_wrong_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make(algorithm, policy_kwargs={"features_extractor_class": extractor})
+
+
+@each_algorithm
+def test_a_layer_whose_forward_is_replaced_later_is_refused(algorithm: Algorithm) -> None:
+    model = make(algorithm)
+    model.policy.hidden_net[0].forward = lambda x: x[:, :1].expand(-1, 64)
+    with pytest.raises(ValueError, match=r"hidden_net\.0\.weight' would never learn"):
+        model.learn(10)
 
 
 @each_rule
@@ -295,7 +363,7 @@ def end_with_two_activations(model: RewardModulatedAlgorithm) -> None:
 
 def override_on_the_instance(model: RewardModulatedAlgorithm) -> None:
     plain = model.policy._action_parameters
-    model.policy._action_parameters = lambda obs: 2 * plain(obs)  # type: ignore[method-assign]
+    model.policy._action_parameters = lambda obs: 2 * plain(obs)  # type: ignore[assignment, method-assign]
 
 
 CHANGES = [

@@ -57,6 +57,7 @@ from sb3_nrl import BPTT, NRL, RMHL, networks
 from sb3_nrl.networks import NumpyNetwork, TorchNetwork, make_network
 from sb3_nrl.perturbation import NodePerturbation
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.traces import PendingSteps
 from tests.envs import AVERAGE, Algorithm, ClockEnv, ScriptedEnv, arguments, each_rule
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
@@ -568,6 +569,15 @@ def test_an_interrupted_save_leaves_the_old_file(name: str, tmp_path: Path, monk
     assert np.array_equal(weights(NRL.load(path, device="cpu")), weights(model))
 
 
+def test_saving_to_a_link_leaves_it_a_link(tmp_path: Path) -> None:
+    place, link = tmp_path / "place.zip", tmp_path / "latest.zip"
+    link.symlink_to(place)
+    make(NRL, scripted()).save(link)
+    assert link.is_symlink()
+    assert not place.is_symlink()
+    NRL.load(place, device="cpu")
+
+
 KILLED_IN_THE_THIRD_SAVE = """
 import os, signal, sys
 import torch
@@ -851,7 +861,7 @@ def torch_log_probs(policy: NoisyPolicy, obs: np.ndarray, noise: np.ndarray | No
     [
         {},
         {"net_arch": []},
-        {"net_arch": [8, 5, 7]},
+        {"net_arch": (8, 5, 7)},
         {"activation_fn": nn.LeakyReLU},
         {"activation_fn": nn.ReLU},
         {"activation_fn": lambda: nn.LeakyReLU(1.5)},
@@ -990,6 +1000,37 @@ def test_set_parameters_inside_a_callback_changes_the_actions() -> None:
     model.learn(50, callback=recorder)
     assert set(recorder.seen[:20]) == {0, 1}
     assert set(recorder.seen[20:]) == {1}
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["between trainings", "in a callback"])
+def test_both_terms_of_the_change_by_noise_are_of_the_same_parameters(
+    within: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(*_: Any) -> bool:
+        if model.num_timesteps in (18, 31):
+            model.set_parameters(other)
+        return True
+
+    def credit(self: NRL, steps: PendingSteps) -> Any:
+        with th.no_grad():
+            distribution = self.policy.get_distribution(th.as_tensor(steps.observations))
+        off.append(distribution.log_prob(th.as_tensor(steps.actions)).numpy() - steps.log_probs)
+        return original(self, steps)
+
+    off: list[np.ndarray] = []
+    original = NRL._credit
+    monkeypatch.setattr(NRL, "_credit", credit)
+    rule = {**AVERAGE, "n_steps": N_STEPS, "antithetic": False}
+    model = make(NRL, clock([1.0] * 10), **rule)
+    other = make(NRL, clock([1.0] * 10), **{**rule, "seed": 1}).get_parameters()
+    model.learn(18)
+    if within:
+        model.learn(32, replace, reset_num_timesteps=False)
+    else:
+        model.set_parameters(other)
+        model.learn(32, reset_num_timesteps=False)
+    assert sum(map(len, off)) >= 40
+    assert np.abs(np.concatenate(off)).max() < 1e-5
 
 
 @each_rule
