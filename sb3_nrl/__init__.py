@@ -5,6 +5,6 @@ from sb3_nrl.nrl import NRL
 from sb3_nrl.paper import PAPER
 from sb3_nrl.rmhl import RMHL
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = ["BPTT", "NRL", "PAPER", "RMHL", "__version__"]

@@ -211,9 +211,7 @@ def test_untrained_policies_belong_to_what_is_trained_of_acrobot() -> None:
         "fig4": [],
         "noise": [],
     }
-    assert (
-        depths("fig2", tasks=["CartPole"]) == depths("fig2", algorithms=["RMHL"]) == depths("fig2", measure=False) == []
-    )
+    assert depths("fig2", tasks=["CartPole"]) == depths("fig2", algorithms=["RMHL"]) == []
     (short,) = (run for run in plan("fig1", TASKS, ALGORITHMS, (3,), quick=True) if isinstance(run, UntrainedPolicies))
     assert short.n_policies * short.n_episodes <= 10 < UntrainedPolicies(1).n_policies
 
@@ -544,17 +542,24 @@ def test_two_commands_seldom_begin_with_the_same_run(tmp_path: pathlib.Path) -> 
     assert len(firsts) > 2
 
 
-def test_what_a_killed_or_failed_run_left_is_gone_once_it_is_done(tmp_path: pathlib.Path) -> None:
+def test_what_a_failed_run_left_is_gone_once_it_is_done(tmp_path: pathlib.Path) -> None:
     attempts = tmp_path / "attempts"
     run = Small(1, attempts)
     folder = tmp_path / "results"
     assert list(carry_out([Small(1, attempts, error=True)], {}, folder, 1, None, quiet())) == [
         Small(1, attempts, error=True)
     ]
-    (folder / ".small_seed-1.csv.123.tmp").write_text("the first half")
-    (folder / ".small_seed-2.csv.123.tmp").write_text("of another run")
+    (folder / ".small_seed-1.csv.123.tmp").write_text("what another process is about to write")
     assert carry_out([run], {}, folder, 1, None, quiet()) == {}
-    assert sorted(path.name for path in folder.iterdir()) == [".small_seed-2.csv.123.tmp", "small_seed-1.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [".small_seed-1.csv.123.tmp", "small_seed-1.csv"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_any_work(tmp_path: pathlib.Path) -> None:
+    place = tmp_path / "a file"
+    place.write_text("")
+    with pytest.raises(OSError, match="a file"):
+        carry_out([Small(1, tmp_path / "attempts")], {}, place, 1, None, quiet())
+    assert not (tmp_path / "attempts").exists()
 
 
 def test_the_rest_takes_as_long_as_finished_runs_let_expect(
@@ -680,11 +685,11 @@ def test_figure_shows_every_seed_and_marks_those_that_did_not_learn(benchmarks: 
     figure.canvas.draw()
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == [
-        "Acrobot, one hidden layer, as published",
-        "Acrobot, one hidden layer, recommended",
-        "last 50 episodes (seeds that learned)",
-        "CartPole, one hidden layer, as published",
-        "last 50 episodes (seeds that learned)",
+        "Acrobot, one hidden layer, as published\nseeds that learned: NRL 3/5, BP 4/5, RMHL 0/5",
+        "Acrobot, one hidden layer, recommended\nseeds that learned: NRL 5/5, BP 5/5",
+        "last 50 episodes\n(below: seeds that learned)",
+        "CartPole, one hidden layer, as published\nseeds that learned: NRL 5/5, BP 5/5, RMHL 0/5",
+        "last 50 episodes\n(below: seeds that learned)",
     ]
     for cell, finals in BENCHMARKS.items():
         setting = {"paper": "as published", "recommended": "recommended"}[cell.setting]
@@ -769,7 +774,9 @@ def test_figure_about_noise_shows_all_depths_and_distributions() -> None:
     for axes, xs in ((samples, [1, 10, 100, 1000]), (sizes, [0.001, 0.01, 0.1, 0.3, 1])):
         lines = [line for line in axes.get_lines() if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]  # type: ignore[arg-type]
         assert len(lines) == 3 * 4
-        assert {tuple(line.get_xdata()) for line in lines} == {tuple(xs)}  # type: ignore[arg-type]
+        places = {tuple(line.get_xdata()) for line in lines}  # type: ignore[arg-type]
+        assert len(places) == 4  # none hides another
+        assert all(place == pytest.approx(xs, rel=0.2) for place in places)
         # The mean of two seeds that follow each other.
         assert [line.get_ydata()[0] for line in lines] == pytest.approx([0.01 * (2 * i + 0.5) - 0.1 for i in range(12)])  # type: ignore[index]
         assert axes.get_ylim()[0] < -0.1 and axes.get_ylim()[1] == 1
@@ -815,10 +822,7 @@ def test_bp_that_failed_is_no_measure() -> None:
     results = trainings(Cell("CartPole", "NRL"), [400.0] * 5) | trainings(Cell("CartPole", "BPTT"), [2.0] * 4 + [500.0])
     (row,) = report.rows(summarize(results.items()))
     assert (row.ratio, row.reaches_bp) == (None, None)
-    assert row.claims == "NRL cannot be compared with BP, which failed (1/5)"
-    results |= trainings(Cell("CartPole", "NRL"), [400.0] * 4 + [20.0])
-    (row,) = report.rows(summarize(results.items()))
-    assert row.claims == "NRL cannot be compared with BP, which failed too (1/5)"
+    assert row.claims == "NRL cannot be compared with BP, which learned from 1/5"
 
 
 def test_bp_is_reached_with_five_seeds_only() -> None:
@@ -831,6 +835,15 @@ def test_bp_is_reached_with_five_seeds_only() -> None:
         results |= trainings(Cell("CartPole", "BPTT"), [500.0] * n_bp)
         (row,) = report.rows(summarize(results.items()))
         assert row.claims == claims
+
+
+def test_rmhl_is_beaten_with_five_seeds_only() -> None:
+    for n_nrl, n_rmhl, beats in ((5, 5, True), (4, 5, None), (5, 4, None)):
+        results = trainings(Cell("CartPole", "NRL"), [490.0] * n_nrl)
+        results |= trainings(Cell("CartPole", "RMHL"), [80.0] * n_rmhl)
+        (row,) = report.rows(summarize(results.items()))
+        assert row.beats_rmhl is beats
+        assert row.claims == ("NRL beats RMHL" if beats else "nothing to compare with")
 
 
 def test_recommended_nrl_is_compared_with_bp_as_published_where_that_is_left_alone() -> None:
@@ -891,7 +904,7 @@ def test_speed_is_compared_with_the_reference(episode: int, agrees: bool) -> Non
     assert (line["goal"], line["episodes_to_goal"], line["reference_episodes"]) == ("475", str(episode), "9000")
     assert line["episodes_agree"] == ("yes" if agrees else "no")
     page = report.markdown({made.cell: made}, results_of(made.cell))
-    assert f"| {episode:,} | {'9,000' if agrees else '**9,000**'} |" in page
+    assert f"| {episode:,}; –; – | {'9,000' if agrees else '**9,000**'}; –; – |" in page
 
 
 def test_lost_seeds_are_told_with_what_became_of_them() -> None:
@@ -919,7 +932,8 @@ def test_table_has_a_line_for_each_cell(benchmarks: Summaries) -> None:
     )
     assert (first["mean"], first["learned"], first["seeds"]) == ("-254.00", "3", "5")
     assert first["finals"] == "-90.00 -85.00 -500.00 -95.00 -500.00"
-    assert (first["reference"], first["agrees"], first["made_with"]) == ("-253 (3/5)", "yes", "some versions")
+    assert (first["reference"], first["reference_learned"], first["agrees"]) == ("-253", "3/5", "yes")
+    assert first["made_with"] == "some versions"
 
 
 def test_table_for_the_readme(benchmarks: Summaries) -> None:
@@ -933,9 +947,10 @@ def test_table_for_the_readme(benchmarks: Summaries) -> None:
     assert "| −254 (3/5)<br>" in acrobot
     assert "| −253 (3/5); −170 (4/5); −487 |" in acrobot
     assert acrobot.endswith("| 50; 50; – | – |")  # the median passed −100 with the first row, and RMHL never did
-    assert "cannot be compared with BP, which failed too (4/5), does not beat RMHL" in acrobot
+    assert "cannot be compared with BP, which learned from 4/5, does not beat RMHL" in acrobot
     (recommended,) = (line for line in table if line.startswith("| Acrobot, 1, recommended |"))
     assert "reaches BP (99%)" in recommended
+    assert recommended.endswith("| −88 (8/8); −83 (8/8); – | 50; 50; – | – |")  # each in its place
     assert "**−88 (5/5)**" in page  # NRL with two hidden layers, which ended at -300 here
     assert "- Acrobot, 1: BP did not learn from seed 1: every return was -500" in page
     assert "- Recommended for Acrobot, 1:" in page and "Recommended for Reaching" not in page
@@ -964,36 +979,57 @@ def told(summaries: Summaries, results: dict[Run, Result], start: str) -> str:
 
 
 @pytest.mark.usefixtures("few_resamples")
-@pytest.mark.parametrize(("last", "verdict"), [(60, "agrees"), (30, "differs"), (400, "agrees")])
+@pytest.mark.parametrize(("last", "verdict"), [(60, "agrees"), (30, "differs"), (400, "cannot be compared")])
 def test_depth_is_said_to_be_slow(last: int, verdict: str) -> None:
     results: dict[Run, Result] = {}
     for algorithm, rows in (("NRL", (20, 40, last)), ("BPTT", (5, 6, 7))):
         for n_hidden, n_rows in zip((1, 2, 3), rows, strict=True):
             curve = [*[10.0] * n_rows, *[500.0] * (400 - n_rows)]
-            results |= dict([training(Cell("CartPole", algorithm, n_hidden), 0, curve)])
+            results |= dict(training(Cell("CartPole", algorithm, n_hidden), seed, curve) for seed in SEEDS)
     line = told(summarize(results.items()), results, "The paper: NRL needs more episodes")
     third = "–" if last == 400 else f"{50 * (last + 1):,}"
-    assert f"until 475 with one, two and three: NRL 1,050, 2,050, {third}; BP 300, 350, 400: {verdict}." in line
+    ours = f"in CartPole, as published, until 475 with one, two and three: NRL 1,050, 2,050, {third}; BP 300, 350, 400"
+    assert f"{ours}: {verdict}" in line
+    results.popitem()
+    assert "BP" not in told(summarize(results.items()), results, "The paper: NRL needs more episodes")
+    del results[Training(Cell("CartPole", "NRL"), 3, 20_000)]
+    assert not any("more episodes" in line for line in findings(summarize(results.items()), results))
 
 
 @pytest.mark.usefixtures("few_resamples")
-@pytest.mark.parametrize(("power", "verdict"), [(-0.5, "agrees"), (-0.4, "differs"), (-1.0, "differs")])
-def test_passes_are_said_to_count_by_their_root(power: float, verdict: str) -> None:
-    columns = {"passes": np.array(N_PASSES), "error": 3 * np.array(N_PASSES, float) ** power}
+@pytest.mark.parametrize(
+    ("power", "bump", "verdict"), [(-0.5, 1, "agrees"), (-1.0, 1, "agrees"), (-0.5, 3, "differs"), (0.1, 1, "differs")]
+)
+def test_more_passes_are_said_to_come_closer(power: float, bump: float, verdict: str) -> None:
+    errors = 3 * np.array(N_PASSES, float) ** power
+    errors[[0, 3]] *= bump
+    columns = {"passes": np.array(N_PASSES), "error": errors}
     results: dict[Run, Result] = {CleanPassError(seed): Result(columns, 1.0, "") for seed in range(2)}
     line = told({}, results, "The paper, Figure 4A")
-    assert f"N to the {power:.2f}" in line and line.endswith(f": {verdict}.")
+    assert (bump > 1 or f"N to the {power:.2f}" in line) and line.endswith(f": {verdict}.")
 
 
 @pytest.mark.usefixtures("few_resamples")
-@pytest.mark.parametrize(("early", "verdict"), [(-200.0, "agrees"), (-400.0, "differs")])
-def test_ten_passes_are_said_to_be_faster_at_first(early: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("early", "mean", "n_faster", "verdict"),
+    [
+        ([-200.0] * 5, -200, 5, "agrees"),
+        ([-400.0] * 5, -400, 0, "differs"),
+        ([-50.0, -50.0, -310.0, -310.0, -310.0], -206, 2, "differs"),
+    ],
+)
+def test_ten_passes_are_said_to_be_faster_at_first(
+    early: list[float], mean: float, n_faster: int, verdict: str
+) -> None:
     results: dict[Run, Result] = {}
-    for passes, first, rest in (("2 passes", -300.0, -90.0), ("10 passes", early, -300.0)):
-        curve = [*[first] * 40, *[rest] * 120]  # rows of 50 episodes, and the first 2,000 are meant
-        results |= dict([training(Cell("Acrobot", "NRL", change=passes), 0, curve)])
+    for passes, firsts, rest in (("2 passes", [-300.0] * 5, -90.0), ("10 passes", early, -300.0)):
+        for seed, first in enumerate(firsts):
+            curve = [*[first] * 40, *[rest] * 120]  # rows of 50 episodes, and the first 2,000 are meant
+            results |= dict([training(Cell("Acrobot", "NRL", change=passes), seed, curve)])
     line = told(summarize(results.items()), results, "The paper, Figure 4B")
-    assert f"is {early:.0f} with 10, -300 with 2: {verdict}." in line
+    assert f"is {mean} with 10, -300 with 2, and higher with 10 from {n_faster} of 5 seeds: {verdict}." in line
+    results.popitem()
+    assert not any("4B" in line for line in findings(summarize(results.items()), results))
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -1009,7 +1045,8 @@ def test_cosines_are_said_to_be_positive(least: float, verdict: str) -> None:
             results[run] = Result({"cosine": cosines}, 1.0, "")
     line = told({}, results, "The paper, Appendix C")
     assert f"is {least:.3f} (poisson noise of 0.001, hidden layers: 2, noise samples: 10)" in line
-    assert "Cosines are of CartPole as published" in line and line.endswith(f": {verdict}.")
+    assert line.endswith(f": {verdict}.")
+    assert "Acrobot as recommended" in told({}, results, "Cosines are of CartPole as published")
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -1022,9 +1059,11 @@ def test_untrained_policies_are_told_of() -> None:
     }
     results: dict[Run, Result] = {UntrainedPolicies(2, 4, 7): Result(columns, 1.0, "")}
     line = told({}, results, "Acrobot, 2")
-    assert "of 4 untrained policies 2 ever reached the goal in 7 episodes, with a small head 2." in line
-    assert "The torque of 2 goes against" in line and "(a correlation below -0.03, the" in line
-    assert "they reached it in 1 of 14 episodes, those with a small head in 3 of 28" in line
+    assert "4 untrained policies took 7 episodes each. As published, the torque of 3 goes against" in line
+    assert "the goal in 1 of 21, the others in 5 of 7; those with a small head in 3 of 28." in line
+    results |= trainings(Cell("Acrobot", "NRL", 2), [-90.0, -500.0, -85.0])
+    line = told(summarize(results.items()), results, "Acrobot, 2: the untrained policies of seeds 0, 1, 2 ")
+    assert "in 0, 5, 1 episodes as published (NRL then learned from seeds 0, 2), in 1, 2, 0 with a small" in line
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -1093,7 +1132,7 @@ def test_cosines_are_all_of_the_untrained_network(monkeypatch: pytest.MonkeyPatc
     assert Alignment(1, "", 0).settings["n_episodes"] >= 30
 
 
-def test_torque_against_the_swing_never_reaches_the_goal() -> None:
+def test_torque_against_the_swing_hardly_ever_reaches_the_goal() -> None:
     columns = UntrainedPolicies(1, n_policies=7, n_episodes=2).do().columns
     assert columns["head_gain"].tolist() == [1.0] * 7 + [0.01] * 7
     assert columns["policy"].tolist() == [*range(7), *range(7)]
@@ -1252,9 +1291,10 @@ def test_narrowed_command_leaves_what_is_made_of_everything(
     assert made_by() == files()
     assert made_by("--seeds", "4", "3", "2", "1", "0", "--tasks", *TASKS) == files()
     assert made_by("--seeds", "1", "0") == files("_seeds-0-1")
+    assert made_by("--seeds", *map(str, range(9))) == files("_seeds-0-to-8")
     assert made_by("--algos", "BPTT", "NRL") == files("_NRL-BPTT")
     assert made_by("--tasks", "CartPole", "--seeds", "2") == files("_CartPole_seeds-2")
-    assert "from" not in capsys.readouterr().out
+    assert "from 30 of 54 runs" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -1322,7 +1362,7 @@ def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
     target: str, a_figure_of_full_results: list[Run]
 ) -> None:
     main(["reproduce", target, "--out", "full", "--publish"])
-    assert pathlib.Path("docs/fig2.png").read_bytes()[:4] == PNG
+    assert pathlib.Path("results/reproduction/fig2.png").read_bytes()[:4] == PNG
     thinned = find(a_figure_of_full_results, pathlib.Path("results/reproduction"), quiet())
     assert len(thinned) == len(a_figure_of_full_results)
     for run, result in thinned.items():
@@ -1333,12 +1373,17 @@ def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
     before, _, rest = page.partition(MARKERS[0])
     table, _, after = rest.partition(MARKERS[1])
     assert (before, after) == ("before\n", "\nafter\n")
-    assert "(docs/fig2.png)\n" in table and f"Made by `sb3-nrl reproduce {target} --publish`" in table
+    assert "(results/reproduction/fig2.png)\n" in table and f"Made by `sb3-nrl reproduce {target} --publish`" in table
     assert "| Acrobot, 3 |" in table and "to be replaced" not in table
     assert "different versions" in table and "with sb3_nrl at 4" in table
-    assert pathlib.Path("results/reproduction.csv").read_text().count("\n") == 1 + len(CELLS["fig2"])
+    places = {path: path.read_bytes() for path in pathlib.Path("results/reproduction").glob("*.*")}
+    assert sorted(place.name for place in places) == ["fig2.png", "table.csv", "table.md"]
+    assert pathlib.Path("results/reproduction/table.csv").read_text().count("\n") == 1 + len(CELLS["fig2"])
 
-    pathlib.Path("results/reproduction.csv").unlink()
+    for place in places:
+        place.unlink()
+    main(["reproduce", target, "--out", "results/reproduction"])
+    assert {place: place.read_bytes() for place in places} == places
     main(["reproduce", target, "--out", "results/reproduction", "--publish"])
     assert pathlib.Path("README.md").read_text() == page
 
@@ -1361,7 +1406,7 @@ def test_nothing_is_published_before_everything_is_there(
     assert error.value.code == (
         f"sb3-nrl reproduce: nothing is published before all runs are there, {n_runs - 1} of {n_runs} are"
     )  # a text is status 1
-    assert not pathlib.Path("results").exists() and not pathlib.Path("docs").exists()
+    assert not pathlib.Path("results").exists()
     assert "to be replaced" in pathlib.Path("README.md").read_text()
     assert "to be done again" not in capsys.readouterr().out
 

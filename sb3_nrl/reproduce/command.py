@@ -32,11 +32,14 @@ MARKERS = ("<!-- reproduction -->\n", "<!-- end of reproduction -->")
 
 TOO_SHORT = "These trainings are too short to be compared with the paper's."
 
-PUBLISHED = """![{figure}, reproduced](docs/{figure}.png)
+PLACE = "results/reproduction"
+"""Where published results are, in the repository."""
 
-Made by `sb3-nrl reproduce {targets} --publish`. All figures are in `docs/`, the table is `results/reproduction.csv`,
-and the runs are in `results/reproduction/`, thinned to a row for each point of a figure:
-`sb3-nrl reproduce {targets} --out results/reproduction` draws and tabulates them again without training."""
+PUBLISHED = f"""![{{figure}}, reproduced]({PLACE}/{{figure}}.png)
+
+Made by `sb3-nrl reproduce {{targets}} --publish`. In `{PLACE}/` are the figures, the tables and the runs, thinned to a
+row for each point of a figure: `sb3-nrl reproduce {{targets}} --out {PLACE}` makes figures and tables of them again,
+without training."""
 """What stands before it."""
 
 DESCRIPTION = """
@@ -49,8 +52,8 @@ figures:
   fig3   CartPole with two and three hidden layers
   fig4   noisy passes only: how close their mean is to a clean one, and Acrobot
   noise  four distributions of the noise: updates beside the exact gradient, and Acrobot
-  table  all trainings of these, in a table
   all    everything
+  table  everything, but the table alone is written
 """
 
 
@@ -69,11 +72,8 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     _check(parser, chosen)
     figures = [figure for figure in FIGURES if figure in chosen.targets or chosen.targets in (["table"], ["all"])]
-    drawn = chosen.targets != ["table"]
     seeds = chosen.seeds or _default_seeds(chosen)
-    runs_of = {
-        figure: plan(figure, chosen.tasks, chosen.algos, seeds, chosen.quick, measure=drawn) for figure in figures
-    }
+    runs_of = {figure: plan(figure, chosen.tasks, chosen.algos, seeds, chosen.quick) for figure in figures}
     runs = list(dict.fromkeys(run for of_figure in runs_of.values() for run in of_figure))
     if not runs:
         parser.error(f"{' '.join(chosen.targets)} has none of these tasks and algorithms")
@@ -89,26 +89,25 @@ def main(arguments: list[str]) -> None:
         say(console, f"What follows is from {len(results)} of {len(runs)} runs.")
     summaries = summarize(results.items())
     tables = {"csv": table(summaries), "md": f"{markdown(summaries, results)}\n"}
-    pictures = _draw(runs_of, results, summaries) if drawn else {}
+    pictures = {} if chosen.targets == ["table"] else _draw(runs_of, results, summaries)
     if chosen.quick:
         say(console, TOO_SHORT)
         tables["md"] = f"{TOO_SHORT}\n\n{tables['md']}"
     else:
         for line in describe(summaries, results):
             say(console, line)
-    which = [] if len(figures) == len(FIGURES) else figures
-    made = {("_".join(["table", *which]), kind): text.encode() for kind, text in tables.items()}
-    made |= {(figure, "png"): picture for figure, picture in pictures.items()}
-    for (stem, kind), content in made.items():
-        path = folder / f"{'_'.join([stem, *_narrowed(chosen)])}.{kind}"
-        write_whole(path, content)
-        say(console, f"See {path}")
+    stem = "_".join(["table", *([] if len(figures) == len(FIGURES) else figures), *_narrowed(chosen)])
+    made = {f"{stem}.{kind}": text.encode() for kind, text in tables.items()}
+    made |= {"_".join([figure, *_narrowed(chosen)]) + ".png": picture for figure, picture in pictures.items()}
+    for name, content in made.items():
+        write_whole(folder / name, content)
+        say(console, f"See {folder / name}")
     if chosen.publish:
         if len(results) < len(runs):
             sys.exit(
                 f"{parser.prog}: nothing is published before all runs are there, {len(results)} of {len(runs)} are"
             )
-        _publish(chosen.targets, tables, pictures, results, console)
+        _publish(chosen.targets, made, results, console)
     if failures:
         sys.exit(1)
 
@@ -125,7 +124,9 @@ def _narrowed(chosen: argparse.Namespace) -> list[str]:
         if set(wanted) != set(everything)
     ]
     if chosen.seeds and set(chosen.seeds) != set(_default_seeds(chosen)):
-        parts.append("-".join(map(str, ("seeds", *sorted(chosen.seeds)))))
+        seeds = sorted(chosen.seeds)
+        in_a_row = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+        parts.append("-".join(map(str, ("seeds", *((seeds[0], "to", seeds[-1]) if in_a_row else seeds)))))
     return parts
 
 
@@ -172,7 +173,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--publish",
         action="store_true",
-        help="in a clone of the repository: bring what is made to results/, docs/ and the README",
+        help="in a clone of the repository: bring what is made to results/ and the README",
     )
     return parser
 
@@ -233,22 +234,17 @@ def _draw(runs_of: Mapping[str, list[Run]], results: Results, summaries: Summari
     return pictures
 
 
-def _publish(
-    targets: Sequence[str],
-    tables: Mapping[str, str],
-    pictures: Mapping[str, bytes],
-    results: Results,
-    console: Console,
-) -> None:
+def _publish(targets: Sequence[str], made: Mapping[str, bytes], results: Results, console: Console) -> None:
     """Bring everything to its place in the repository."""
     for run, result in results.items():
-        write(run, thin(run, result), pathlib.Path("results/reproduction"))
-    for figure, picture in pictures.items():
-        write_whole(pathlib.Path(f"docs/{figure}.png"), picture)
-    write_whole(pathlib.Path("results/reproduction.csv"), tables["csv"].encode())
+        write(run, thin(run, result), pathlib.Path(PLACE))
+    for name, content in made.items():
+        write_whole(pathlib.Path(PLACE) / name, content)
+    first = next(name for name in made if name.endswith(".png"))
+    table = next(content for name, content in made.items() if name.endswith(".md"))
     readme = pathlib.Path("README.md")
     before, start, rest = readme.read_text().partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
-    published = PUBLISHED.format(figure=next(iter(pictures)), targets=" ".join(targets))
-    write_whole(readme, f"{before}{start}\n{published}\n\n{tables['md']}{end}{after}".encode())
-    say(console, "Published in results/, docs/ and the README.")
+    published = PUBLISHED.format(figure=first.removesuffix(".png"), targets=" ".join(targets))
+    write_whole(readme, f"{before}{start}\n{published}\n\n{table.decode()}{end}{after}".encode())
+    say(console, f"Published in {PLACE}/ and the README.")

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from sb3_nrl.reproduce.measurements import SMALL_NOISE, Alignment, CleanPassError
-from sb3_nrl.reproduce.protocol import LABELS, N_LAST, TASKS, Cell
+from sb3_nrl.reproduce.protocol import LABELS, N_LAST, SETTINGS, TASKS, Cell
 from sb3_nrl.reproduce.runs import Columns, block_size, blocks
 from sb3_nrl.reproduce.schedule import Results
 from sb3_nrl.reproduce.summary import Summaries, Summary, baseline_of
@@ -43,7 +43,9 @@ NOISE_STYLES = {
     "rademacher": Style("#009e73", ":", "telegraph"),
     "poisson": Style("#000000", "-.", "shot"),
 }
-SETTINGS = {"paper": "as published", "recommended": "recommended"}
+_APART = 1.06
+"""Factor between places of different noise, so that none hides another."""
+
 DEPTHS = {1: "one hidden layer", 2: "two hidden layers", 3: "three hidden layers"}
 MARKERS = {1: "o", 2: "s", 3: "^"}
 
@@ -81,8 +83,8 @@ def _draw_benchmarks(summaries: Summaries) -> Figure:
             baseline = baseline_of(Cell(task, "NRL", n_hidden, setting), summaries)
             if baseline is not None:
                 shown[baseline.cell] = baseline
-            _draw_curves(axes, [(summary, ALGORITHM_STYLES[summary.cell.algorithm]) for summary in shown.values()])
-            axes.set_title(f"{task}, {DEPTHS[n_hidden]}, {SETTINGS[setting]}", fontsize="medium")
+            curves = [(summary, ALGORITHM_STYLES[summary.cell.algorithm]) for summary in shown.values()]
+            _draw_curves(axes, curves, f"{task}, {DEPTHS[n_hidden]}, {SETTINGS[setting]}")
         bars = sorted(here, key=lambda summary: settings.index(summary.cell.setting))
         styled = [(summary, ALGORITHM_STYLES[summary.cell.algorithm]) for summary in bars]
         notes = {"paper": "", "recommended": "rec.\n"}
@@ -106,14 +108,15 @@ def _draw_noisy_passes(summaries: Summaries, results: Results) -> Figure:
         first.loglog(passes, table.mean(0), "o-", color="black", markersize=4, label=f"mean of {len(table)} seeds")
         first.loglog(passes, table[:, 0].mean() / np.sqrt(passes), ":", color="#d55e00", linewidth=2, label="1 / √N")
         first.legend(frameon=False)
+    else:
+        _leave_empty(first)
     first.set_title("A  Acrobot, 500 steps", fontsize="medium")
     first.set(xlabel="noisy passes N", ylabel="|clean output - mean of noisy outputs|")
     first.grid(alpha=0.3)
     for letter, setting, axes in zip("BC", settings, others, strict=False):
         shown = [summary for cell, summary in summaries.items() if cell.setting == setting]
-        _draw_curves(axes, [(summary, CHANGE_STYLES[summary.cell.change]) for summary in shown])
-        counts = (f"{CHANGE_STYLES[summary.cell.change].label} {summary.tally}" for summary in shown)
-        axes.set_title(f"{letter}  Acrobot, {SETTINGS[setting]}\n" + ", ".join(counts), fontsize="medium")
+        styled = [(summary, CHANGE_STYLES[summary.cell.change]) for summary in shown]
+        _draw_curves(axes, styled, f"{letter}  Acrobot, {SETTINGS[setting]}")
     _explain(figure, dict.fromkeys(CHANGE_STYLES[cell.change] for cell in summaries))
     return figure
 
@@ -134,7 +137,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
             cosines, style = np.array([columns["cosine"][rows] for columns in tables]), NOISE_STYLES[change]
             middle, low, high = cosines.mean(0), cosines.min(0), cosines.max(0)
             axes.errorbar(
-                tables[0][x][rows],
+                tables[0][x][rows] * _APART ** list(NOISE_STYLES).index(change),
                 middle,
                 [middle - low, high - middle],
                 fmt=MARKERS[n_hidden],
@@ -146,15 +149,17 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
         axes.set(xscale="log", ylabel="cosine to the exact gradient")
         axes.set_ylim(min(axes.get_ylim()[0], 0), 1)
         axes.grid(alpha=0.3)
-    samples.set(title=f"A  CartPole, as published, σ = {SMALL_NOISE:g}", xlabel="noise samples per step")
-    sizes.set(title=f"B  CartPole, as published, {most:,} noise samples per step", xlabel="σ")
+        if not measured:
+            _leave_empty(axes)
+    of_what = "CartPole, as published: mean and range of the seeds"
+    samples.set(title=f"A  {of_what}\nσ = {SMALL_NOISE:g}", xlabel="noise samples per step")
+    sizes.set(title=f"B  {of_what}\n{most:,} noise samples per step", xlabel="σ")
     for n_hidden in sorted({n_hidden for n_hidden, _ in measured}):
         sizes.plot([], [], MARKERS[n_hidden], color="0.4", label=DEPTHS[n_hidden])
     if measured:
         sizes.legend(frameon=False)
     styled = [(summary, NOISE_STYLES[cell.change]) for cell, summary in summaries.items()]
-    _draw_curves(curves, styled)
-    curves.set_title("C  Acrobot, recommended")
+    _draw_curves(curves, styled, "C  Acrobot, recommended")
     _draw_finals(finals, [(summary, style, f"{style.label}\n") for summary, style in styled])
     finals.set_title("D  " + finals.get_title())
     shown = {NOISE_STYLES[change] for _, change in measured} | {style for _, style in styled}
@@ -162,8 +167,19 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
     return figure
 
 
-def _draw_curves(axes: Axes, styled: Sequence[tuple[Summary, Style]]) -> None:
-    """A thin line for each seed, with a cross at the end of one that did not learn, and a thick line for their mean."""
+def _leave_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", va="center", color="0.4")
+
+
+def _draw_curves(axes: Axes, styled: Sequence[tuple[Summary, Style]], title: str) -> None:
+    """
+    A thin line for each seed, with a cross at the end of one that did not learn, and a thick line for their mean. Since
+    crosses may lie on one another, the title tells how many seeds learned.
+    """
+    counts = ", ".join(f"{style.label} {summary.tally}" for summary, style in styled)
+    axes.set_title(f"{title}\nseeds that learned: {counts}" if styled else title, fontsize="medium")
+    if not styled:
+        _leave_empty(axes)
     n_episodes = max(
         (columns["episode"][-1] for summary, _ in styled for columns in summary.curves.values()), default=1
     )
@@ -212,8 +228,10 @@ def _draw_finals(axes: Axes, bars: Sequence[tuple[Summary, Style, str]]) -> None
         interval = [[summary.iqm - summary.low], [summary.high - summary.iqm]]
         axes.errorbar(place + 0.25, summary.iqm, interval, fmt="D", color="black", markersize=4, capsize=2, linewidth=1)
     axes.set_xticks(range(len(bars)), [label + summary.tally for summary, _, label in bars], fontsize="small")
-    axes.set_title(f"last {N_LAST} episodes (seeds that learned)", fontsize="medium")
+    axes.set_title(f"last {N_LAST} episodes\n(below: seeds that learned)", fontsize="medium")
     axes.set_ylabel("return")
+    if not bars:
+        _leave_empty(axes)
     axes.grid(axis="y", alpha=0.3)
 
 

@@ -145,7 +145,7 @@ class UntrainedPolicies(Run):
 
     n_hidden: int
     n_policies: int = 20
-    n_episodes: int = 20
+    n_episodes: int = 200
     seed = 0
 
     @property
@@ -159,7 +159,7 @@ class UntrainedPolicies(Run):
 
     @property
     def expected_seconds(self) -> float:
-        return 0.1 * self.n_policies * self.n_episodes
+        return 0.06 * self.n_policies * self.n_episodes
 
     def measure(self) -> Columns:
         rows = [

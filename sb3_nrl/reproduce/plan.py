@@ -16,7 +16,6 @@ def plan(
     algorithms: Collection[str],
     seeds: Sequence[int],
     quick: bool = False,
-    measure: bool = True,
 ) -> list[Run]:
     """
     Find out what a figure needs.
@@ -26,7 +25,6 @@ def plan(
     :param algorithms: Algorithms to keep
     :param seeds: Seeds
     :param quick: Whether to shorten every run
-    :param measure: Whether measurements belong to it, besides trainings
     :return: The runs
     """
     runs: list[Run] = [
@@ -36,11 +34,11 @@ def plan(
         for seed in seeds
     ]
     depths = sorted({cell.n_hidden for cell in CELLS[figure] if cell.task == "Acrobot"})
-    if measure and figure in ("fig1", "fig2") and "Acrobot" in tasks and "NRL" in algorithms:
+    if figure in ("fig1", "fig2") and "Acrobot" in tasks and "NRL" in algorithms:
         runs += [UntrainedPolicies(*((n_hidden, 2, 5) if quick else (n_hidden,))) for n_hidden in depths]
-    if measure and figure == "fig4" and "Acrobot" in tasks and "NRL" in algorithms:
+    if figure == "fig4" and "Acrobot" in tasks and "NRL" in algorithms:
         runs += [CleanPassError(seed) for seed in seeds]
-    if measure and figure == "noise" and "CartPole" in tasks and "NRL" in algorithms:
+    if figure == "noise" and "CartPole" in tasks and "NRL" in algorithms:
         distributions = [cell.change for cell in CELLS[figure]]
         runs += [Alignment(*case, quick) for case in product((1, 2, 3), distributions, seeds)]
     return runs

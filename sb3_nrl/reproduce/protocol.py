@@ -10,6 +10,9 @@ ALGORITHMS = ("NRL", "BPTT", "RMHL")
 LABELS = {"NRL": "NRL", "BPTT": "BP", "RMHL": "RMHL"}
 """The algorithms' names in the paper."""
 
+SETTINGS = {"paper": "as published", "recommended": "recommended"}
+"""The settings of cells, and what they are called."""
+
 SEEDS = (0, 1, 2, 3, 4)
 N_LAST = 50
 """Episodes at the end whose mean return is the final performance."""
@@ -131,9 +134,10 @@ Where NRL as published does not end at BP's level with every seed: by task and n
 otherwise, for each algorithm that is trained again.
 
 In Acrobot a large head starts in a policy that favours some actions in some states. If its torque happens to go against
-the velocity of the second link, it brakes the swing, and never reaches the goal: all returns are -500, δ is 0, and the
-weights stay as they are, whatever the algorithm. With a small head the torque has no such bias, and the goal is reached
-once in a while; :class:`~sb3_nrl.reproduce.measurements.UntrainedPolicies` measures both. In Reaching NRL is slow:
+the velocity of the second link, it brakes the swing, and hardly ever reaches the goal: as long as all returns are -500,
+δ is 0, and the weights stay as they are, whatever the algorithm. With a small head the torque has next to no such bias,
+and the goal is reached once in a while; :class:`~sb3_nrl.reproduce.measurements.UntrainedPolicies` measures both. In
+Reaching NRL is slow:
 normalised per layer, it moves a layer of n nodes by an n-th of BP's step, and with BP's step (``"unbiased"``) a single
 noise sample is too noisy to stay at the optimum. The mean of eight pairs is not.
 """

@@ -217,8 +217,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
         unfinished.write_bytes(content)
         unfinished.replace(path)
     finally:
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # those of killed processes too
-            leftover.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def read(run: Run, folder: pathlib.Path) -> Result | None:

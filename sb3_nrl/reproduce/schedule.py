@@ -7,6 +7,7 @@ import pathlib
 import random
 import secrets
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,8 @@ def carry_out(
     if not todo:
         return failures
     with _make_workers(workers, address, console) as staff:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # a folder that cannot be written to is no place for results
         clock = Clock(todo, results, staff.number)
         with Progress(BarColumn(30), _ClockColumn(clock), console=console) as progress:
             bar = progress.add_task("", total=len(runs), completed=len(results))

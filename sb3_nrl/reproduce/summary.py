@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from rliable import library, metrics
 
-from sb3_nrl.reproduce.protocol import N_LAST, TASKS, Cell
+from sb3_nrl.reproduce.protocol import N_LAST, SEEDS, TASKS, Cell
 from sb3_nrl.reproduce.runs import Columns, Result, Run, Training, block_size, blocks, final_return
 
 LEARNED = 0.5
@@ -47,6 +47,11 @@ class Summary(NamedTuple):
     def tally(self) -> str:
         """How many of how many seeds learned."""
         return f"{self.learned.sum()}/{len(self.finals)}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are as many seeds as a verdict wants."""
+        return len(self.finals) >= len(SEEDS)
 
     @property
     def score(self) -> float:
