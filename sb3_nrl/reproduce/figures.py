@@ -152,8 +152,10 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
         if not measured:
             _leave_empty(axes)
     of_what = "CartPole, as published: mean and range of the seeds"
-    samples.set(title=f"A  {of_what}\nσ = {SMALL_NOISE:g}", xlabel="noise samples per step")
-    sizes.set(title=f"B  {of_what}\n{most:,} noise samples per step", xlabel="σ")
+    samples.set_title(f"A  {of_what}\nσ = {SMALL_NOISE:g}", fontsize="medium")
+    samples.set_xlabel("noise samples per step")
+    sizes.set_title(f"B  {of_what}\n{most:,} noise samples per step", fontsize="medium")
+    sizes.set_xlabel("σ")
     for n_hidden in sorted({n_hidden for n_hidden, _ in measured}):
         sizes.plot([], [], MARKERS[n_hidden], color="0.4", label=DEPTHS[n_hidden])
     if measured:
@@ -161,7 +163,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
     styled = [(summary, NOISE_STYLES[cell.change]) for cell, summary in summaries.items()]
     _draw_curves(curves, styled, "C  Acrobot, recommended")
     _draw_finals(finals, [(summary, style, f"{style.label}\n") for summary, style in styled])
-    finals.set_title("D  " + finals.get_title())
+    finals.set_title("D  " + finals.get_title(), fontsize="medium")
     shown = {NOISE_STYLES[change] for _, change in measured} | {style for _, style in styled}
     _explain(figure, [style for style in NOISE_STYLES.values() if style in shown], bars=True)
     return figure
