@@ -89,6 +89,8 @@ CHANGES = (
     Change("observations as they come", {"normalize": False}, tasks=(MOUNTAIN_CAR, PERCEPTUAL)),
 )
 
+RESULTS = ROOT / "results" / "ablation.csv"
+
 DOCUMENT = """\
 # What each part buys and costs
 
@@ -98,6 +100,8 @@ that is not all of them. A dash means that half or more did not pass; an empty c
 has not been run. Nothing else was tuned again, so that a row tells what the part is worth to the shipped settings. A
 running average goes without discount and entropy term, and with traces that keep all. The last column is the time of a
 step, relative to the shipped settings; the median over tasks and seeds, from runs at different times: read it as rough.
+Runs are of several commits. The older ones drew their actions from another generator, so that the same seed need not be
+the same run in two rows, nor in the README.
 
 {table}
 
@@ -174,7 +178,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--changes", nargs="*", default=names, choices=names)
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS), help="none to report only")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "ablation.csv")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
     outcomes: dict[Key, Outcome] = {}
     if arguments.out.exists():
@@ -190,7 +194,8 @@ def main() -> None:
             print(*key, *outcomes[key], flush=True)
     table = tabulate(outcomes)
     seeds = ", ".join(map(str, sorted({seed for _, _, seed in outcomes})))
-    write_whole(ROOT / "docs" / "ablation.md", DOCUMENT.format(seeds=seeds, table=table).encode())
+    document = ROOT / "docs" / "ablation.md" if arguments.out == RESULTS else arguments.out.with_suffix(".md")
+    write_whole(document, DOCUMENT.format(seeds=seeds, table=table).encode())
     print(table)
 
 

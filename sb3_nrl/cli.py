@@ -27,11 +27,13 @@ examples:
   sb3-nrl plot-train -a nrl -e CartPole-v1 -f logs         learning curves
   sb3-nrl reproduce fig1 --quick                           a first look at Figure 1 of the paper
 
-Algorithms: nrl, rmhl, bptt, and those of the RL Zoo. Environments: all of Gymnasium's, and neurogym/<Task>-v0.
+Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Environments: all of Gymnasium's, and
+neurogym/<Task>-v0. Text has quotes of its own: -params "noise_distribution:'uniform'".
 Each command has a --help of its own.
 """
 
 _MISTAKES = (
+    ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
@@ -42,7 +44,8 @@ _MISTAKES = (
     ValueError,
     gymnasium.error.Error,
 )
-"""What a wrong argument, file or environment raises. Arguments of the zoo are evaluated as Python."""
+"""What a wrong argument, file or environment raises, or a learning rate that is too high. Arguments of the zoo are
+evaluated as Python."""
 
 _LIBRARIES = (
     "<",  # no file at all
@@ -126,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args((sys.argv[1:] if arguments is None else arguments) or ["--help"])
     try:
         COMMANDS[chosen.command].run(chosen.arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except _MISTAKES as error:
         options = argparse.ArgumentParser(add_help=False)
         options.add_argument("--verbose", type=int, default=1)

@@ -516,9 +516,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             for values, values_before in zip(self.network.weights(), before, strict=True):
                 values[...] = values_before
             self.policy.optimizer.state.clear()  # moments may hold the refused change
+            wanted_rate = self.lr_schedule(self._current_progress_remaining)
             raise FloatingPointError(
                 f"Update {self._n_updates + 1} was refused: it would make weights infinite or NaN. The model keeps its "
-                f"last finite weights. Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
+                f"last finite weights. Lower learning_rate (now {wanted_rate:g}) or set a lower max_grad_norm."
             )
         return norm
 

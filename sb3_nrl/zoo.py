@@ -176,6 +176,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         else:
             try:
                 hyperparams, _ = super().read_hyperparameters()
+            except KeyError as error:
+                raise ValueError(f"{self.config} has no entry for {self.env_name.gym_id}, nor for {error}") from error
             except (yaml.YAMLError, AttributeError, ImportError, TypeError) as error:
                 raise ValueError(
                     f"-conf {self.config} is no table of hyper-parameters by environment: {error}"
@@ -260,15 +262,17 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
+        algorithm, learn = type(model), type(model).learn
         if self.resume:
             # A TensorBoard run of its own: Stable-Baselines3 would write into the latest, whosever it is.
-            model.set_logger(configure_logger(model.verbose, model.tensorboard_log, type(model).__name__))
-            algorithm = type(model)
-            going_on = partialmethod(algorithm.learn, reset_num_timesteps=False)
-            with mock.patch.object(algorithm, "learn", going_on):  # not of the model, which is saved with all it has
+            model.set_logger(configure_logger(model.verbose, model.tensorboard_log, algorithm.__name__))
+            learn = partialmethod(learn, reset_num_timesteps=False)  # type: ignore[assignment]
+        try:
+            with mock.patch.object(algorithm, "learn", learn):  # not of the model, which is saved with all it has
                 super().learn(model)
-        else:
-            super().learn(model)
+        except Exception:
+            self.save_trained_model(model)  # what it had learned until then
+            raise
 
     def objective(self, trial: optuna.Trial) -> float:
         trial.set_user_attr("policy_kwargs", self.entry.get("policy_kwargs"))
@@ -281,6 +285,18 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         os.makedirs(self.log_path, exist_ok=True)
         assert self.storage is not None
         storage = _open(self.storage)
+        study = optuna.create_study(
+            storage=storage, study_name=self.study_name, direction="maximize", load_if_exists=True
+        )
+        start = {name: str(value) for name, value in {**self.entry, "n_timesteps": self.n_timesteps}.items()}
+        before = study.user_attrs.get("start", start)
+        if before != start:
+            names = sorted(name for name in before.keys() | start.keys() if before.get(name) != start.get(name))
+            raise ValueError(
+                f"study {self.study_name} was started with other settings than these ({', '.join(names)}): "
+                "give this one a --study-name of its own"
+            )
+        study.set_user_attr("start", start)
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
@@ -329,7 +345,12 @@ def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: An
     parser.prog = sys.argv[0]
     if parser.get_default("folder") is not None:
         parser.set_defaults(folder="logs")  # enjoy and record-video look where train writes
-    arguments = _plain_parse_args(parser, args, namespace)
+    if parser.get_default("algo") is not None:
+        parser.set_defaults(algo="nrl")
+    try:
+        arguments = _plain_parse_args(parser, args, namespace)
+    except (NameError, SyntaxError) as error:
+        raise ValueError(f"{error}: name:value has text in quotes, as \"noise_distribution:'uniform'\"") from error
     agent = getattr(arguments, "trained_agent", "")
     exists = not agent or os.path.exists(agent)
     check("-i", agent, exists, "the folder of a run to go on with, or a model.zip to start from")
@@ -344,7 +365,7 @@ def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: An
         for name in ("conf_file", "trial_id"):
             value = getattr(arguments, name)
             check(name, value, value is None, f"left out, since {run} has its hyper-parameters; change them by -params")
-        arguments.trained_agent, arguments.resume = str(checkpoint), agent
+        arguments.trained_agent, arguments.resume = str(checkpoint.absolute()), agent
     environment = getattr(arguments, "env", None)
     if isinstance(environment, list):  # of the plots, which look for folders
         arguments.env = [name.replace("/", "-") for name in environment]

@@ -168,6 +168,11 @@ def test_a_time_limit_truncates_and_the_next_episode_is_a_new_trial() -> None:
     assert env.reset()[0][:2].tolist() == [1, 0]
 
 
+def test_a_task_in_the_place_of_its_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"build=.*: must be what makes the task, such as its class"):
+        NeuroGymEnv(ScriptedTask([2]))
+
+
 def test_several_trials_per_episode() -> None:
     env = scripted(2, 1, trials_per_episode=3)
     env.reset()

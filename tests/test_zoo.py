@@ -293,7 +293,7 @@ def test_run_that_left_no_checkpoint_goes_on_from_where_it_went_on_itself(
     main(["train", "-i", "logs/nrl/CartPole-v1_1", "-n", "96", "--save-freq", "1000"])
     capsys.readouterr()
     main(["train", "-i", "logs/nrl/CartPole-v1_2", "-n", "128"])
-    expected = "Going on from logs/nrl/CartPole-v1_1/rl_model_64_steps.zip: 64 of 128 steps are done"
+    expected = f"Going on from {here}/logs/nrl/CartPole-v1_1/rl_model_64_steps.zip: 64 of 128 steps are done"
     assert expected in capsys.readouterr().out
 
 
@@ -367,7 +367,10 @@ def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
         ([*NRL_CARTPOLE, "-params", "noise_std:-1"], "", ["noise_std=-1"]),
         ([*NRL_CARTPOLE, "--trial-id", "3"], "", ["no trial 3 of study nrl-CartPole-v1"]),
         ([*NRL_CARTPOLE, "-optimize", "--storage", "sqlite:///none/of.db"], "", ["sqlite:///none/of.db"]),
-        ([*NRL_CARTPOLE, "-params", "noise_distribution:uniform"], "", ["uniform"]),
+        ([*NRL_CARTPOLE, "-params", "noise_distribution:uniform"], "", ["'uniform'", "text in quotes"]),
+        ([*NRL_CARTPOLE, "-params", "learning_rate:lin_0.01"], "", ["text in quotes"]),
+        ([*NRL_CARTPOLE, "-params", "noise_std=0.1"], "", ["name:value"]),
+        (["train", "--env", "CartPole-v1", "-params", "noise_std:-1"], "", ["noise_std=-1"]),
         (["train", "--algo", "ppo", "-params", "n_setps:8"], "", ["n_setps", "maybe meant n_steps"]),
         (["enjoy", "--algo", "bptt", "--env", "CartPole-v1"], "", ["logs/bptt"]),
         (["train", "-i", "."], "", ["not the folder of a run"]),
@@ -383,6 +386,24 @@ def test_other_mistakes(here: pathlib.Path, arguments: list[str], config: str, s
     assert all(word in message for word in says), message
     assert "\n" not in message
     assert not list(here.glob("logs/*/*"))  # no run that enjoy would look for a model in, and no study
+
+
+def test_game_without_settings_is_refused(here: pathlib.Path) -> None:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(SystemExit, match=r"nrl\.yml has no entry for CartPole-v1"),
+    ):
+        patch.setattr(ExperimentManager, "is_atari", staticmethod(lambda env_id: True))
+        (here / "own").mkdir()
+        (here / "own" / "nrl.yml").write_text("default: {n_timesteps: 64, policy: MlpPolicy}")
+        main([*NRL_CARTPOLE, "-conf", "own/nrl.yml"])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_diverging_run_is_one_line_and_leaves_its_model(here: pathlib.Path) -> None:
+    with pytest.raises(SystemExit, match=r"^sb3-nrl train: Update \d+ was refused.* learning_rate \(now 1e\+38\)"):
+        main([*NRL_CARTPOLE, "-n", "3000", "-params", "learning_rate:1e38", "vf_coef:3.0"])
+    main(["enjoy", "--env", "CartPole-v1", "--no-render", "-n", "5"])
 
 
 def test_plots_complain_under_the_name_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -601,6 +622,27 @@ def test_environment_of_the_config_is_also_that_of_evaluation_and_of_later_comma
 
 
 # Tuning
+
+
+@pytest.mark.parametrize(
+    ("options", "differ"),
+    [
+        (["-params", "n_envs:2"], "n_envs"),
+        (["-n", "65"], "n_timesteps"),
+        (["-conf", "paper"], "gamma|reward_prediction"),
+    ],
+)
+def test_study_is_of_one_setting(
+    here: pathlib.Path, options: list[str], differ: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExperimentManager, "objective", lambda _, trial: float(len(sb3_nrl.tuning.suggest_nrl(trial))))
+    tune = [*NRL_CARTPOLE, "-optimize", "--n-trials", "1", "-n", "64"]
+    main(tune)
+    main(tune)
+    with pytest.raises(SystemExit, match=f"was started with other settings than these .*({differ}).*--study-name"):
+        main([*tune, *options])
+    assert len(study_of(here).trials) == 2
+    main([*tune, *options, "--study-name", "another"])
 
 
 def study_of(folder: pathlib.Path, url: str | None = None, task: str = "CartPole-v1") -> optuna.Study:

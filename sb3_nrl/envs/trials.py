@@ -34,12 +34,12 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
     Spaces are as the task declares them, except that bounds are finite, as Gymnasium recommends, and that a bounded
     ``Box`` of actions becomes [-1, 1], as Stable-Baselines3 recommends.
 
-    :param build: Makes the task: a ``neurogym.TrialEnv``, which its wrappers may change as long as they leave
-        observations alone. Called again by ``reset(seed=...)``
+    :param build: Makes the task, as its class does: a ``neurogym.core.TrialEnv``, which its wrappers may change as long
+        as they leave observations alone. Called again by ``reset(seed=...)``
     :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends, in
         which a running average learns only by ``reward_timing="step"`` or ``"nonzero"`` (a critic does anyway), and
         only a ``TimeLimit`` ends an evaluation
-    :raises ValueError: If ``trials_per_episode`` is no number of trials
+    :raises ValueError: If ``build`` is a task rather than makes one, or ``trials_per_episode`` no number of trials
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
@@ -48,6 +48,7 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         valid = trials_per_episode is None or is_count(trials_per_episode)
         check("trials_per_episode", trials_per_episode, valid, "a number of trials, or None for no end")
         self.trials_per_episode = trials_per_episode
+        check("build", build, callable(build), "what makes the task, such as its class")
         self._build = build
         self.task = build()
         self.observation_space = _finite(self.task.observation_space)
