@@ -41,9 +41,14 @@ class GradientAlignmentCallback(BaseCallback):
             )
         self._gradient_EW: th.Tensor | float = 0.0
         self._complete_E = np.full(self.model.n_envs, self.model.num_timesteps == 0)
+        self._n_resets = self.model.rollout_buffer.n_resets
         self.model.rollout_buffer.watchers.append(self._compare)
 
     def _compare(self, errors_TE: np.ndarray, restarts_TE: np.ndarray, change_W: Array) -> None:
+        n_resets = cast(RewardModulatedAlgorithm, self.model).rollout_buffer.n_resets
+        if n_resets != self._n_resets:  # the traces started anew
+            self._n_resets, self._gradient_EW = n_resets, 0.0
+            self._complete_E[:] = True
         exact_W = self._follow(errors_TE, restarts_TE)
         change = th.as_tensor(change_W)
         norms = th.linalg.vector_norm(change) * th.linalg.vector_norm(exact_W)
@@ -127,6 +132,8 @@ class HyperparametersCallback(BaseCallback):
             **{f"policy_kwargs/{name}": value for name, value in model.policy_kwargs.items()},
             "policy": type(model.policy).__name__,
         }
+        if isinstance(model, RewardModulatedAlgorithm):
+            values["trace_decay"] = model.decay
         plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
         metrics = {"rollout/ep_rew_mean": 0.0, "eval/mean_reward": 0.0}
         self.logger.record("hparams", HParam(plain, metrics), exclude=_EVERYWHERE_BUT_TENSORBOARD)

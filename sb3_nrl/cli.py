@@ -33,9 +33,9 @@ Each command has a --help of its own.
 """
 
 _MISTAKES = (
-    ArithmeticError,
     AssertionError,
     AttributeError,
+    FloatingPointError,
     ImportError,
     NameError,
     OSError,

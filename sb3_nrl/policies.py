@@ -230,7 +230,6 @@ class NoisyPolicy(BasePolicy):
         trainable = [id(parameter) for parameter in self.parameters() if parameter.requires_grad]
         if (modules, trainable) == self._found:
             return False
-        self._found = modules, trainable
         example = _examples(self.observation_space, 3, self.action_net.weight.device)
         self.perturbation = NodePerturbation(self, self._outputs, example)
         learn = {module for module in self.modules() if any(p.requires_grad for p in module.parameters(recurse=False))}
@@ -246,6 +245,7 @@ class NoisyPolicy(BasePolicy):
             n_nodes = max((site.nodes.stop for site in of_actor), default=0)
             ends.insert(1, (n_nodes, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
         self.networks = [Network(*map(slice, start, end)) for start, end in pairwise(ends)]
+        self._found = modules, trainable  # last, so that what is refused is refused again
         return True
 
     def _critic_parts(self) -> list[nn.Module]:
@@ -455,10 +455,19 @@ def repeat_rows(rows: PyTorchObs, n: int) -> PyTorchObs:
 
 
 def _examples(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs:
-    """A batch of random observations, always the same, and none so large that a network could not take them."""
+    """
+    A batch of random observations, always the same. Neighbours differ, and none is so large that a network could not
+    take it.
+    """
     if isinstance(space, spaces.Dict):
         return {key: cast("th.Tensor", _examples(part, n_rows, device)) for key, part in space.spaces.items()}
-    space = deepcopy(space)  # the environment may draw from it
-    space.seed(0)
-    rows = np.stack([space.sample() for _ in range(n_rows)])
-    return th.as_tensor(rows.clip(-_LARGE, _LARGE) if rows.dtype.kind == "f" else rows, device=device)
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
+        low = np.maximum(space.low, -_LARGE)
+        high = np.maximum(np.minimum(space.high, _LARGE), low + 1)
+        rows = np.random.default_rng(0).uniform(low, high, (n_rows, *space.shape)).astype(np.float32)
+    else:
+        space = deepcopy(space)  # the environment may draw from it
+        space.seed(0)
+        different = list({str(row): row for row in (space.sample() for _ in range(10 * n_rows))}.values())
+        rows = np.stack([different[place % len(different)] for place in range(n_rows)])
+    return th.as_tensor(rows, device=device)

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -282,7 +282,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def set_parameters(
         self,
-        load_path_or_dict: str | TensorDict,
+        load_path_or_dict: str | dict[str, Any],
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
@@ -293,8 +293,10 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :param exact_match: Whether to refuse parameters that are not of the policy and its optimizer, or only of some
         :param device: Where to load a file's parameters
         """
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        self.rollout_buffer.reset()
+        try:
+            super().set_parameters(load_path_or_dict, exact_match, device)
+        finally:  # it complains of missing names after it has replaced the others
+            self.rollout_buffer.reset()
 
     def learn(
         self: SelfRewardModulated,
@@ -339,12 +341,12 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: EligibilityTraceBuffer, n_rollout_steps: int
     ) -> bool:
         """
-        Step the environments until a reward time comes to one of them, ``n_steps`` steps wait, or training ends.
+        Step the environments until a reward time comes to one of them, no further step can wait, or training ends.
 
         :param env: The training environments
         :param callback: Called at each step, and at the beginning and end
         :param rollout_buffer: Where the steps wait
-        :param n_rollout_steps: How many steps may wait
+        :param n_rollout_steps: Stable-Baselines3's; ``rollout_buffer`` knows how many steps can wait
         :return: Whether to go on training
         """
         callback.on_rollout_start()
@@ -353,12 +355,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         # What a stopped training left: a critic's window is to be filled, a reward time is not to be passed over.
         predictor = self.reward_predictor
         going_on, rewarded = True, predictor is not None and bool(predictor.due.any())
-        while (
-            going_on
-            and not rewarded
-            and rollout_buffer.pos < n_rollout_steps
-            and self.num_timesteps < self._total_timesteps
-        ):
+        while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             noise = self.network.sample_noise(self.n_envs) if self._acts_with_noise else None
             obs = cast("np.ndarray | dict[str, np.ndarray]", self._last_obs)
             actions, log_probs = self.network.act(obs, noise, self._deviate())

@@ -6,13 +6,14 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import runpy
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partialmethod
 from types import ModuleType
 from typing import Any, NoReturn
@@ -177,7 +178,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             try:
                 hyperparams, _ = super().read_hyperparameters()
             except KeyError as error:
-                raise ValueError(f"{self.config} has no entry for {self.env_name.gym_id}, nor for {error}") from error
+                raise ValueError(f"-conf {self.config} has no {error}, to find {self.env_name.gym_id} in") from error
             except (yaml.YAMLError, AttributeError, ImportError, TypeError) as error:
                 raise ValueError(
                     f"-conf {self.config} is no table of hyper-parameters by environment: {error}"
@@ -262,16 +263,22 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
-        algorithm, learn = type(model), type(model).learn
+        patch: AbstractContextManager[Any] = nullcontext()
         if self.resume:
+            algorithm = type(model)
             # A TensorBoard run of its own: Stable-Baselines3 would write into the latest, whosever it is.
             model.set_logger(configure_logger(model.verbose, model.tensorboard_log, algorithm.__name__))
-            learn = partialmethod(learn, reset_num_timesteps=False)  # type: ignore[assignment]
+            going_on = partialmethod(algorithm.learn, reset_num_timesteps=False)
+            patch = mock.patch.object(algorithm, "learn", going_on)  # not of the model, which is saved with all it has
+        before = model.num_timesteps
         try:
-            with mock.patch.object(algorithm, "learn", learn):  # not of the model, which is saved with all it has
+            with patch:
                 super().learn(model)
         except Exception:
-            self.save_trained_model(model)  # what it had learned until then
+            if model.num_timesteps > before:
+                self.save_trained_model(model)  # what it had learned until then
+            else:
+                shutil.rmtree(self.save_path, ignore_errors=True)  # else the latest run would have learned nothing
             raise
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -288,7 +295,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         study = optuna.create_study(
             storage=storage, study_name=self.study_name, direction="maximize", load_if_exists=True
         )
-        start = {name: str(value) for name, value in {**self.entry, "n_timesteps": self.n_timesteps}.items()}
+        settings = {
+            **self.entry,
+            **{name: getattr(self, name) for name in ("n_timesteps", "n_evaluations", "n_eval_episodes")},
+            **{name: getattr(self, name) for name in ("env_kwargs", "eval_env_kwargs")},
+        }
+        start = {name: _as_text(value) for name, value in settings.items()}
         before = study.user_attrs.get("start", start)
         if before != start:
             names = sorted(name for name in before.keys() | start.keys() if before.get(name) != start.get(name))
@@ -315,6 +327,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 reported = states
                 page.write_text(tuning.report(study, self.env_name.gym_id, entry, " ".join(sys.argv)))
             print(f"The best trials, and a config of the best: {page}")
+
+
+def _as_text(value: Any) -> str:
+    """A setting, written alike in all processes that have the same."""
+    text = str(dict(sorted(value.items())) if isinstance(value, dict) else value)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _open(storage: str) -> BaseStorage:

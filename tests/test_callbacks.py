@@ -91,6 +91,25 @@ def test_few_noise_samples_point_roughly_along_it_and_hebbian_ones_nowhere() -> 
     assert abs(rmhl) < 0.1
 
 
+@pytest.mark.parametrize("change", ["parameters", "frozen layer"])
+def test_alignment_starts_anew_with_the_traces(change: str) -> None:
+    def drop(seen: dict[str, Any], _: dict[str, Any]) -> bool:
+        if model.num_timesteps % 15 == 0:
+            if change == "parameters":
+                model.set_parameters(model.get_parameters())
+            else:
+                model.policy.hidden_net[0].requires_grad_(model.num_timesteps % 2 == 0)
+        cosines.append(model.logger.name_to_value.get("train/alignment", 1.0))
+        return True
+
+    cosines: list[float] = []
+    env = ScriptedEnv([10])
+    model = BPTT("MlpPolicy", env, n_steps=4, reward_prediction="average", seed=0, device="cpu")
+    model.learn(200, [GradientAlignmentCallback(), ConvertCallback(drop)], log_interval=1000)
+    assert model.logger.name_to_count["train/alignment"] > 10
+    assert np.abs(np.array(cosines) - 1).max() < 1e-4
+
+
 def test_an_interrupted_training_ends_the_comparison() -> None:
     model, memory = make(NRL), Memory("train/alignment")
     model.set_logger(Logger(None, [memory]))

@@ -510,6 +510,31 @@ def test_more_steps_that_can_wait_leave_the_sum_of_rewards(algorithm: Algorithm)
     assert model.reward_predictor.average == RETURN
 
 
+@each_rule
+@pytest.mark.parametrize("n_steps", [4, 64])
+def test_another_number_of_steps_waits_for_the_next_training(algorithm: Algorithm, rule: str, n_steps: int) -> None:
+    def change(*_: Any) -> bool:
+        if model.num_timesteps == 30:
+            model.n_steps = n_steps
+        return True
+
+    model = make(algorithm, ScriptedEnv([50]), rule=rule)
+    model.learn(200, change)
+    assert (model.num_timesteps, model.rollout_buffer.n_steps) == (200, 16)
+    model.learn(200, reset_num_timesteps=False)
+    assert (model.num_timesteps, model.rollout_buffer.n_steps) == (400, n_steps)
+
+
+@each_rule
+def test_parameters_that_are_refused_in_part_drop_the_traces_too(algorithm: Algorithm, rule: str) -> None:
+    model = make(algorithm, rule=rule)
+    model.learn(20, lambda *_: model.num_timesteps < 18)
+    assert model.rollout_buffer.pos > 0
+    with pytest.raises(ValueError, match="Names of parameters do not match"):
+        model.set_parameters({"policy": model.policy.state_dict()})
+    assert (model.rollout_buffer.pos, model.rollout_buffer.trace_EW) == (0, None)
+
+
 @each_algorithm
 @pytest.mark.parametrize("at", [25, 30])
 def test_training_goes_on_with_a_new_episode_after_an_interruption(algorithm: Algorithm, at: int) -> None:

@@ -153,8 +153,64 @@ def test_networks_whose_credit_would_be_wrong_are_refused(
 def test_a_layer_whose_forward_is_replaced_later_is_refused(algorithm: Algorithm) -> None:
     model = make(algorithm)
     model.policy.hidden_net[0].forward = lambda x: x[:, :1].expand(-1, 64)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"hidden_net\.0\.weight' would never learn"):
+            model.learn(10)
+
+
+@each_algorithm
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ELU], ids=["NumPy", "PyTorch"])
+def test_a_layer_whose_forward_a_callback_replaces_is_refused(algorithm: Algorithm, activation: type) -> None:
+    def replace(*_: Any) -> bool:
+        layer: Any = model.policy.hidden_net[0]
+        layer.forward = lambda x: nn.functional.linear(x, -layer.weight)
+        return True
+
+    model = make(algorithm, policy_kwargs={"activation_fn": activation})
     with pytest.raises(ValueError, match=r"hidden_net\.0\.weight' would never learn"):
-        model.learn(10)
+        model.learn(100, replace)
+
+
+@each_rule
+@pytest.mark.parametrize("place", [0, 1], ids=["frozen layer", "activation"])
+def test_training_and_predict_know_of_a_replaced_forward(algorithm: Algorithm, rule: str, place: int) -> None:
+    model = make(algorithm, rule)
+    module = model.policy.hidden_net[place].requires_grad_(False)
+    module.forward = lambda x: th.ones(len(x), 64)
+    model.learn(40)
+    obs = np.ones((1, 4), np.float32)
+    one, other = (make_network(model.policy).act(obs + shift)[1] for shift in (0, 5))
+    logits = model.policy.action_net(model.policy.hidden_net[place + 1 :](th.ones(1, 64)))
+    assert any(np.allclose(log_prob, one) for log_prob in logits.log_softmax(1)[0].tolist())
+    assert any(np.allclose(log_prob, other) for log_prob in logits.log_softmax(1)[0].tolist())
+
+
+class CentresAnyRows(BaseFeaturesExtractor):
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, features_dim=4)
+        self.net = nn.Linear(spaces.flatdim(observation_space), 4)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.net(x - x.mean(0))
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(2),
+        spaces.Discrete(3),
+        spaces.MultiBinary(1),
+        spaces.Box(1e4, 1e5, (2,)),
+        spaces.Box(-3e38, 3e38, (2,), np.float64),
+    ],
+    ids=str,
+)
+def test_mixed_rows_are_noticed_in_small_spaces(algorithm: Algorithm, space: spaces.Space) -> None:
+    env = ScriptedEnv([5, 3])
+    env.observation_space = space
+    with pytest.raises(ValueError, match="mixes the rows"):
+        algorithm("MlpPolicy", env, policy_kwargs={"features_extractor_class": CentresAnyRows})
 
 
 @each_rule

@@ -843,7 +843,7 @@ def test_rmhl_is_beaten_with_five_seeds_only() -> None:
         results |= trainings(Cell("CartPole", "RMHL"), [80.0] * n_rmhl)
         (row,) = report.rows(summarize(results.items()))
         assert row.beats_rmhl is beats
-        assert row.claims == ("NRL beats RMHL" if beats else "nothing to compare with")
+        assert row.claims == ("NRL beats RMHL" if beats else "NRL has too few seeds to be compared with RMHL")
 
 
 def test_recommended_nrl_is_compared_with_bp_as_published_where_that_is_left_alone() -> None:

@@ -388,15 +388,11 @@ def test_other_mistakes(here: pathlib.Path, arguments: list[str], config: str, s
     assert not list(here.glob("logs/*/*"))  # no run that enjoy would look for a model in, and no study
 
 
-def test_game_without_settings_is_refused(here: pathlib.Path) -> None:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(SystemExit, match=r"nrl\.yml has no entry for CartPole-v1"),
-    ):
-        patch.setattr(ExperimentManager, "is_atari", staticmethod(lambda env_id: True))
-        (here / "own").mkdir()
-        (here / "own" / "nrl.yml").write_text("default: {n_timesteps: 64, policy: MlpPolicy}")
-        main([*NRL_CARTPOLE, "-conf", "own/nrl.yml"])
+def test_game_without_settings_is_refused(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ExperimentManager, "is_atari", staticmethod(lambda env_id: True))
+    (here / "own.yml").write_text("default: {n_timesteps: 64, policy: MlpPolicy}")
+    with pytest.raises(SystemExit, match=r"own\.yml has no 'atari', to find CartPole-v1 in"):
+        main([*NRL_CARTPOLE, "-conf", "own.yml"])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -630,6 +626,8 @@ def test_environment_of_the_config_is_also_that_of_evaluation_and_of_later_comma
         (["-params", "n_envs:2"], "n_envs"),
         (["-n", "65"], "n_timesteps"),
         (["-conf", "paper"], "gamma|reward_prediction"),
+        (["--env-kwargs", "max_episode_steps:5"], "env_kwargs"),
+        (["--eval-episodes", "7"], "n_eval_episodes"),
     ],
 )
 def test_study_is_of_one_setting(
@@ -643,6 +641,16 @@ def test_study_is_of_one_setting(
         main([*tune, *options])
     assert len(study_of(here).trials) == 2
     main([*tune, *options, "--study-name", "another"])
+
+
+def test_same_settings_are_one_study_however_they_are_written(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExperimentManager, "objective", lambda _, trial: float(len(sb3_nrl.tuning.suggest_nrl(trial))))
+    for kwargs in ("activation_fn=lambda: nn.ReLU(),use_bias=True", "use_bias=True,activation_fn=lambda: nn.ReLU()"):
+        start = [*NRL_CARTPOLE, "-optimize", "--n-trials", "1", "-n", "64"]
+        main([*start, "-params", f"policy_kwargs:dict({kwargs})"])
+    assert len(study_of(here).trials) == 2
 
 
 def study_of(folder: pathlib.Path, url: str | None = None, task: str = "CartPole-v1") -> optuna.Study:

@@ -102,6 +102,8 @@ class Row(NamedTuple):
                 parts.append(f"{'reaches' if self.reaches_bp else 'does not reach'} BP ({self.ratio:.0%})")
         if self.beats_rmhl is not None:
             parts.append(f"{'beats' if self.beats_rmhl else 'does not beat'} RMHL")
+        elif self.nrl and self.rmhl:
+            parts.append("has too few seeds to be compared with RMHL")
         return f"NRL {', '.join(parts)}" if parts else "nothing to compare with"
 
 
