@@ -321,8 +321,9 @@ def test_default_of_another_discount_is_there_on_loading_too(tmp_path: pathlib.P
     make(NRL, gamma=0.9, trace_decay=0.8).save(tmp_path / "model")
     assert NRL.load(tmp_path / "model", gamma=0.95).decay == 0.8
     assert NRL.load(tmp_path / "model", gamma=0.5, trace_decay=None).decay == pytest.approx(0.95 * 0.5)
-    make(NRL, gamma=0.9, trace_decay=None).save(tmp_path / "model")
-    model = NRL.load(tmp_path / "model", gamma=0.5)
+    saved = make(NRL, gamma=0.9, trace_decay=None)
+    saved.save(tmp_path / "model")
+    model = NRL.load(tmp_path / "model", env=saved.get_env(), gamma=0.5)
     assert model.decay == pytest.approx(0.95 * 0.5)
     model.gamma = 0.25
     assert model.decay == pytest.approx(0.95 * 0.25)
