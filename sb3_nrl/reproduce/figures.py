@@ -1,5 +1,6 @@
 """The paper's figures, and one about noise: to be read in colour and in grey, no run left out."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -43,6 +44,7 @@ NOISE_STYLES = {
     "rademacher": Style("#009e73", ":", "telegraph"),
     "poisson": Style("#000000", "-.", "shot"),
 }
+_TITLE_WIDTH, _UNBROKEN = 48, "\u00a0"
 _APART = 1.06
 """Factor between places of different noise, so that none hides another."""
 
@@ -178,8 +180,9 @@ def _draw_curves(axes: Axes, styled: Sequence[tuple[Summary, Style]], title: str
     A thin line for each seed, with a cross at the end of one that did not learn, and a thick line for their mean. Since
     crosses may lie on one another, the title tells how many seeds learned.
     """
-    counts = ", ".join(f"{style.label} {summary.tally}" for summary, style in styled)
-    axes.set_title(f"{title}\nseeds that learned: {counts}" if styled else title, fontsize="medium")
+    counts = ", ".join(f"{style.label} {summary.tally}".replace(" ", _UNBROKEN) for summary, style in styled)
+    lines = textwrap.fill(f"seeds that learned: {counts}", _TITLE_WIDTH).replace(_UNBROKEN, " ")
+    axes.set_title(f"{title}\n{lines}" if styled else title, fontsize="medium")
     if not styled:
         _leave_empty(axes)
     n_episodes = max(
