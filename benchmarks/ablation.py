@@ -194,7 +194,8 @@ def main() -> None:
             print(*key, *outcomes[key], flush=True)
     table = tabulate(outcomes)
     seeds = ", ".join(map(str, sorted({seed for _, _, seed in outcomes})))
-    document = ROOT / "docs" / "ablation.md" if arguments.out == RESULTS else arguments.out.with_suffix(".md")
+    published = arguments.out.resolve() == RESULTS.resolve()
+    document = ROOT / "docs" / "ablation.md" if published else arguments.out.with_suffix(".md")
     write_whole(document, DOCUMENT.format(seeds=seeds, table=table).encode())
     print(table)
 

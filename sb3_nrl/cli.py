@@ -44,8 +44,10 @@ _MISTAKES = (
     ValueError,
     gymnasium.error.Error,
 )
-"""What a wrong argument, file or environment raises, or a learning rate that is too high. Arguments of the zoo are
-evaluated as Python."""
+"""
+What a wrong argument, file or environment raises, or a learning rate that is too high. Arguments of the zoo are
+evaluated as Python.
+"""
 
 _LIBRARIES = (
     "<",  # no file at all

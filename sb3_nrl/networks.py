@@ -80,7 +80,7 @@ class TorchNetwork:
         return self._look() != self._found
 
     def _look(self) -> list[Any]:
-        """Which modules and parameters the policy has now, and which of them learn."""
+        """Which modules and parameters the policy has now, which of these learn, and whose forward was replaced."""
         contents = [id(content) for part in self._contents for content in part.values()]
         learn = [parameter.requires_grad for parameter in self.parameters]
         return [*contents, *learn, *["forward" in vars(module) for module in self.modules]]
@@ -205,14 +205,15 @@ class NumpyNetwork(TorchNetwork):
             and type(policy.hidden_net) is nn.Sequential
             and _is_perceptron(_actor_in_order(policy))
             and (not policy.critic or _is_plain_critic(policy))
-            and not _are_altered(policy.modules())
+            and not _have_hooks(policy.modules())
+            and not any("forward" in vars(module) for module in policy.modules())
         )
 
     def is_outdated(self) -> bool:
         return (
             super().is_outdated()
             or [module.negative_slope for module in self.leaky] != self.slopes
-            or _are_altered(self.modules)
+            or _have_hooks(self.modules)
         )
 
     def _find_weights(self) -> None:
@@ -359,9 +360,8 @@ def _is_perceptron(modules: list[nn.Module]) -> bool:
     )
 
 
-def _are_altered(modules: Iterable[nn.Module]) -> bool:
-    """Whether one of the modules does not do, or not only, what its class does."""
-    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in modules)
+def _have_hooks(modules: Iterable[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def _activation(module: nn.Module | None) -> Callable[[np.ndarray], np.ndarray] | None:

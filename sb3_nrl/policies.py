@@ -468,6 +468,7 @@ def _examples(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs
     else:
         space = deepcopy(space)  # the environment may draw from it
         space.seed(0)
-        different = list({str(row): row for row in (space.sample() for _ in range(10 * n_rows))}.values())
+        drawn = (np.asarray(space.sample()) for _ in range(10 * n_rows))
+        different = list({row.tobytes(): row for row in drawn}.values())
         rows = np.stack([different[place % len(different)] for place in range(n_rows)])
     return th.as_tensor(rows, device=device)

@@ -291,34 +291,18 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         os.makedirs(self.log_path, exist_ok=True)
         assert self.storage is not None
-        storage = _open(self.storage)
         study = optuna.create_study(
-            storage=storage, study_name=self.study_name, direction="maximize", load_if_exists=True
+            storage=_open(self.storage), study_name=self.study_name, direction="maximize", load_if_exists=True
         )
-        settings = {
-            **self.entry,
-            **{name: getattr(self, name) for name in ("n_timesteps", "n_evaluations", "n_eval_episodes")},
-            **{name: getattr(self, name) for name in ("env_kwargs", "eval_env_kwargs")},
-        }
-        start = {name: _as_text(value) for name, value in settings.items()}
-        before = study.user_attrs.get("start", start)
-        if before != start:
-            names = sorted(name for name in before.keys() | start.keys() if before.get(name) != start.get(name))
-            raise ValueError(
-                f"study {self.study_name} was started with other settings than these ({', '.join(names)}): "
-                "give this one a --study-name of its own"
-            )
-        study.set_user_attr("start", start)
+        self._check_settings(study)
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
-            study = optuna.load_study(study_name=self.study_name, storage=storage)
             n_pruned = len(study.get_trials(states=[TrialState.PRUNED]))
             if n_pruned < len(study.trials):
                 raise
             raise ValueError(f"nothing found: all {n_pruned} trials of {self.study_name} were pruned") from error
         if self.algo in ALGORITHMS:
-            study = optuna.load_study(study_name=self.study_name, storage=storage)
             page = pathlib.Path(self.log_path) / f"study_{study.study_name.replace('/', '-')}.md"
             entry = {**self.entry, "n_timesteps": self.n_timesteps}
             reported: list[TrialState] = []
@@ -327,6 +311,24 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 reported = states
                 page.write_text(tuning.report(study, self.env_name.gym_id, entry, " ".join(sys.argv)))
             print(f"The best trials, and a config of the best: {page}")
+
+    def _check_settings(self, study: optuna.Study) -> None:
+        """
+        Keep with a new study what its trials start from.
+
+        :raises ValueError: If trials of this study started from something else
+        """
+        names = ("n_timesteps", "n_evaluations", "n_eval_episodes", "env_kwargs", "eval_env_kwargs")
+        settings = {**self.entry, **{name: getattr(self, name) for name in names}}
+        start = {name: _as_text(value) for name, value in settings.items()}
+        before = study.user_attrs.get("start", start)
+        if before != start:
+            differing = sorted(name for name in before.keys() | start.keys() if before.get(name) != start.get(name))
+            raise ValueError(
+                f"study {self.study_name} was started with other settings than these ({', '.join(differing)}): "
+                "give this one a --study-name of its own"
+            )
+        study.set_user_attr("start", start)
 
 
 def _as_text(value: Any) -> str:

@@ -44,12 +44,17 @@ NOISE_STYLES = {
     "rademacher": Style("#009e73", ":", "telegraph"),
     "poisson": Style("#000000", "-.", "shot"),
 }
-_TITLE_WIDTH, _UNBROKEN = 48, "\u00a0"
+DEPTHS = {1: "one hidden layer", 2: "two hidden layers", 3: "three hidden layers"}
+MARKERS = {1: "o", 2: "s", 3: "^"}
+
 _APART = 1.06
 """Factor between places of different noise, so that none hides another."""
 
-DEPTHS = {1: "one hidden layer", 2: "two hidden layers", 3: "three hidden layers"}
-MARKERS = {1: "o", 2: "s", 3: "^"}
+_TITLE_WIDTH = 48
+"""Characters, as many as fit over a panel of Figure 4."""
+
+_UNBROKEN = "\u00a0"
+"""A space at which a title does not wrap."""
 
 
 def draw(figure: str, summaries: Summaries, results: Results) -> Figure:

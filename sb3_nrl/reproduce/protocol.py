@@ -137,9 +137,8 @@ In Acrobot a large head starts in a policy that favours some actions in some sta
 the velocity of the second link, it brakes the swing, and hardly ever reaches the goal: as long as all returns are -500,
 δ is 0, and the weights stay as they are, whatever the algorithm. With a small head the torque has next to no such bias,
 and the goal is reached once in a while; :class:`~sb3_nrl.reproduce.measurements.UntrainedPolicies` measures both. In
-Reaching NRL is slow:
-normalised per layer, it moves a layer of n nodes by an n-th of BP's step, and with BP's step (``"unbiased"``) a single
-noise sample is too noisy to stay at the optimum. The mean of eight pairs is not.
+Reaching NRL is slow: normalised per layer, it moves a layer of n nodes by an n-th of BP's step, and with BP's step
+(``"unbiased"``) a single noise sample is too noisy to stay at the optimum. The mean of eight pairs is not.
 """
 
 CHANGES: dict[str, dict[str, Any]] = {
