@@ -20,7 +20,7 @@ examples:
   sb3-nrl train --algo nrl --env CartPole-v1 -conf paper   the paper's
   sb3-nrl train --algo nrl --env CartPole-v1 -params noise_std:0.1 n_envs:4
   sb3-nrl train --algo nrl --env CartPole-v1 --save-freq 10000 -tb runs
-  sb3-nrl train -i logs/nrl/CartPole-v1_1                  go on with that run from its last checkpoint
+  sb3-nrl train -i logs/nrl/CartPole-v1_1                  go on with that run
   sb3-nrl train --algo nrl --env CartPole-v1 -optimize --n-trials 50 -n 100000
                                                            tune; start it in several processes to share the work
   sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the latest run

@@ -106,26 +106,32 @@ def saved(run: pathlib.Path, file: str) -> dict[str, Any]:
     return dict(yaml.load(files[0].read_text(), Loader=yaml.UnsafeLoader))  # as the zoo reads it, tuples and all
 
 
-def last_checkpoint(run: pathlib.Path) -> pathlib.Path:
+def last_model(run: pathlib.Path) -> pathlib.Path:
     """
-    The model that an interrupted run goes on from.
+    The model that a run goes on from.
 
     :param run: Folder of the run
-    :return: Path of the checkpoint with the most steps; of a run that went on itself, and was interrupted before its
-        first, the checkpoint that it started from
+    :return: What it saved at its end; if it was killed before that, its checkpoint with the most steps; if it went on
+        itself, and has none either, what it started from
     :raises ValueError: If there is none
     """
-    checkpoints = sorted(run.glob("rl_model_*_steps.zip"), key=_steps)
+    arguments = saved(run, "args.yml")
+    checkpoints = sorted(run.glob("rl_model_*_steps.zip"), key=lambda model: int(model.stem.split("_")[-2]))
+    at_its_end = run / f"{arguments['env']}.zip"
+    if at_its_end.exists():
+        return at_its_end
     if checkpoints:
         return checkpoints[-1]
-    arguments = saved(run, "args.yml")
     if arguments.get("resume"):
         return pathlib.Path(arguments["trained_agent"])
-    raise ValueError(f"{run} has no checkpoint: train with --save-freq to leave some")
+    raise ValueError(f"{run} has no model: train with --save-freq to leave some on the way")
 
 
-def _steps(checkpoint: pathlib.Path) -> int:
-    return int(checkpoint.stem.split("_")[-2])
+def _n_steps(model: pathlib.Path) -> int:
+    """The steps that a saved model has done."""
+    data, _, _ = load_from_zip_file(model)
+    assert data is not None
+    return int(data["num_timesteps"])
 
 
 def _statistics(model: str) -> str:
@@ -255,9 +261,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         model = super()._load_pretrained_agent(hyperparams, env)
         if self.resume:
             wanted, self.n_timesteps = self.n_timesteps, self.n_timesteps - model.num_timesteps
-            last = os.path.join(self.resume, f"{self.env_name}.zip")
-            n_done = load_from_zip_file(last)[0]["num_timesteps"] if os.path.exists(last) else model.num_timesteps  # type: ignore[index]
-            if n_done >= wanted:
+            if self.n_timesteps <= 0:
                 raise ValueError(f"{self.resume} has all its {wanted} steps: ask for more in all with -n")
             print(f"Going on from {self.trained_agent}: {model.num_timesteps} of {wanted} steps are done")
         return model
@@ -376,16 +380,16 @@ def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: An
     check("-i", agent, exists, "the folder of a run to go on with, or a model.zip to start from")
     if agent and os.path.isdir(agent):
         run = pathlib.Path(agent)
-        before, checkpoint = saved(run, "args.yml"), last_checkpoint(run)
+        before, model = saved(run, "args.yml"), last_model(run)
         # What its config came from is settled, and its random numbers up to here are spent.
         settled = {"conf_file": None, "hyperparams": None, "trial_id": None}
-        parser.set_defaults(**before | settled | {"seed": (before["seed"] + _steps(checkpoint)) % 2**32})
+        parser.set_defaults(**before | settled | {"seed": (before["seed"] + _n_steps(model)) % 2**32})
         arguments = _plain_parse_args(parser, args, namespace)
         check("algo", arguments.algo, arguments.algo == before["algo"], f"{before['algo']}, that of {run}")
         for name in ("conf_file", "trial_id"):
             value = getattr(arguments, name)
             check(name, value, value is None, f"left out, since {run} has its hyper-parameters; change them by -params")
-        arguments.trained_agent, arguments.resume = str(checkpoint.absolute()), agent
+        arguments.trained_agent, arguments.resume = str(model.absolute()), agent
     environment = getattr(arguments, "env", None)
     if isinstance(environment, list):  # of the plots, which look for folders
         arguments.env = [name.replace("/", "-") for name in environment]

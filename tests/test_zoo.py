@@ -236,6 +236,9 @@ def test_performance_in_tasks_of_neurogym_is_logged(here: pathlib.Path) -> None:
 # A run that was killed
 
 
+NRL_CARTPOLE = ["train", "--algo", "nrl", "--env", "CartPole-v1"]
+
+
 def last_checkpoint(run: pathlib.Path) -> int:
     return max((int(path.stem.split("_")[-2]) for path in run.glob("rl_model_*_steps.zip")), default=0)
 
@@ -272,7 +275,34 @@ def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None
     assert RMHL.load(resumed / "CartPole-v1.zip", device="cpu").lr_schedule(0.5) == 0.005
 
 
-NRL_CARTPOLE = ["train", "--algo", "nrl", "--env", "CartPole-v1"]
+def test_interrupted_run_goes_on_from_the_model_that_it_left(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(callback: PerformanceCallback) -> bool:
+        if callback.num_timesteps == 48:
+            raise KeyboardInterrupt
+        return True
+
+    options = ["-n", "96", "--save-freq", "32", "--eval-freq", "-1", "-params", "n_envs:1", "normalize:True"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PerformanceCallback, "_on_step", interrupt)
+        main([*NRL_CARTPOLE, *options])
+    starts: list[tuple[int, float]] = []
+
+    plain_start = PerformanceCallback._on_training_start
+
+    def spy(callback: PerformanceCallback) -> None:
+        plain_start(callback)
+        normalize: Any = callback.model.get_vec_normalize_env()
+        starts.append((callback.model.num_timesteps, normalize.obs_rms.count))
+
+    monkeypatch.setattr(PerformanceCallback, "_on_training_start", spy)
+    main(["train", "-i", "logs/nrl/CartPole-v1_1"])
+    first, second = (here / "logs" / "nrl" / f"CartPole-v1_{number}" for number in (1, 2))
+    left = statistics(first / "CartPole-v1" / "vecnormalize.pkl").obs_rms.count
+    assert starts == [(48, pytest.approx(left + 1))]
+    assert saved(second, "args.yml")["seed"] == (saved(first, "args.yml")["seed"] + 48) % 2**32
+    assert NRL.load(second / "CartPole-v1.zip", device="cpu").num_timesteps == 96
 
 
 def test_run_goes_on_with_the_config_that_it_began_with(here: pathlib.Path) -> None:
@@ -290,7 +320,9 @@ def test_run_that_left_no_checkpoint_goes_on_from_where_it_went_on_itself(
     here: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([*NRL_CARTPOLE, "-n", "64", "--save-freq", "32", "-params", "n_envs:1"])
+    (here / "logs" / "nrl" / "CartPole-v1_1" / "CartPole-v1.zip").unlink()  # as if killed
     main(["train", "-i", "logs/nrl/CartPole-v1_1", "-n", "96", "--save-freq", "1000"])
+    (here / "logs" / "nrl" / "CartPole-v1_2" / "CartPole-v1.zip").unlink()
     capsys.readouterr()
     main(["train", "-i", "logs/nrl/CartPole-v1_2", "-n", "128"])
     expected = f"Going on from {here}/logs/nrl/CartPole-v1_1/rl_model_64_steps.zip: 64 of 128 steps are done"
@@ -300,7 +332,9 @@ def test_run_that_left_no_checkpoint_goes_on_from_where_it_went_on_itself(
 def test_ars_goes_on_with_several_environments(here: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = ["n_envs:2", "n_delta:1", "n_top:1"]
     main(["train", "--algo", "ars", "--env", "CartPole-v1", "-n", "50", "--save-freq", "20", "-params", *params])
-    last = last_checkpoint(here / "logs" / "ars" / "CartPole-v1_1")
+    run = here / "logs" / "ars" / "CartPole-v1_1"
+    (run / "CartPole-v1.zip").unlink()  # as if killed
+    last = last_checkpoint(run)
     main(["train", "-i", "logs/ars/CartPole-v1_1", "-n", str(last + 50)])
     assert f"{last} of {last + 50} steps are done" in capsys.readouterr().out
     assert (here / "logs" / "ars" / "CartPole-v1_2" / "CartPole-v1.zip").exists()
@@ -489,18 +523,15 @@ def test_command_leaves_the_process_as_it_was(here: pathlib.Path) -> None:
         assert state() == before
 
 
-def test_run_without_a_checkpoint_or_without_steps_to_do(here: pathlib.Path) -> None:
-    command = ["train", "--algo", "bptt", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1"]
-    main([*command, "-params", "n_envs:1"])
-    with pytest.raises(SystemExit, match="has no checkpoint: train with --save-freq"):
-        main(["train", "-i", "logs/bptt/CartPole-v1_1"])
-    main([*command, "--save-freq", "32"])
-    with pytest.raises(SystemExit, match="has all its 64 steps"):
-        main(["train", "-i", "logs/bptt/CartPole-v1_2"])
-    main([*command, "-n", "80", "--save-freq", "64"])  # ends after the last checkpoint
-    with pytest.raises(SystemExit, match="CartPole-v1_3 has all its 80 steps"):
-        main(["train", "-i", "logs/bptt/CartPole-v1_3"])
-    assert not (here / "logs" / "bptt" / "CartPole-v1_4").exists()
+def test_run_without_a_model_or_without_steps_to_do(here: pathlib.Path) -> None:
+    run = here / "logs" / "bptt" / "CartPole-v1_1"
+    main(["train", "--algo", "bptt", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1", "-params", "n_envs:1"])
+    with pytest.raises(SystemExit, match="CartPole-v1_1 has all its 64 steps"):
+        main(["train", "-i", str(run)])
+    (run / "CartPole-v1.zip").unlink()  # as if killed
+    with pytest.raises(SystemExit, match="has no model: train with --save-freq"):
+        main(["train", "-i", str(run)])
+    assert not run.with_name("CartPole-v1_2").exists()
 
 
 def test_help_fits_a_screen_and_names_every_command(
