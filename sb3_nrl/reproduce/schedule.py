@@ -90,7 +90,7 @@ def carry_out(
     Do what is missing, keep each result as soon as it is there, and show how far it got.
 
     All runs from the first seed come before those from the second, and so on. Among them chance decides, so that two
-    commands on one folder share the work rather than do the same at the same time.
+    commands on one folder share most of the work; only the last runs of a seed may be done by both.
 
     :param runs: All runs
     :param results: The results of those that are finished; those of the others are added
