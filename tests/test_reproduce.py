@@ -958,14 +958,21 @@ def test_table_for_the_readme(benchmarks: Summaries) -> None:
     assert "- All runs were made with some versions." in page
 
 
-def test_different_versions_are_told() -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("sb3_nrl 8", "sb3_nrl 9 at abc", "2 with sb3_nrl 8; 1 with sb3_nrl 9 at abc."),
+        ("a 8, b 1, c 5", "a 9, b 2, c 5", "2 with a 8, b 1; 1 with a 9, b 2; all with c 5."),
+    ],
+)
+def test_different_versions_are_told(before: str, after: str, told: str) -> None:
     results = trainings(Cell("CartPole", "NRL"), [500.0] * 3)
-    last = next(reversed(results))
-    results[last] = results[last]._replace(made_with="sb3_nrl 9 at abc")
-    told = "Runs were made with different versions: 2 with some versions; 1 with sb3_nrl 9 at abc."
+    versions = dict(zip(results, (before, before, after), strict=True))
+    results = {run: result._replace(made_with=versions[run]) for run, result in results.items()}
     summaries = summarize(results.items())
-    assert told in report.describe(summaries, results)
-    assert f"- {told}" in report.markdown(summaries, results).splitlines()
+    line = f"Runs were made with different versions: {told}"
+    assert line in report.describe(summaries, results)
+    assert f"- {line}" in report.markdown(summaries, results).splitlines()
 
 
 # The paper's other claims

@@ -218,10 +218,14 @@ def unrepaired(summaries: Summaries) -> Iterator[str]:
 
 def provenance(results: Results) -> str:
     """Which versions and commits made the results."""
-    (first, _), *others = made_with = Counter(result.made_with for result in results.values()).most_common()
+    made_with = Counter(tuple(result.made_with.split(", ")) for result in results.values()).most_common()
+    (first, _), *others = made_with
     if not others:
-        return f"All runs were made with {first}."
-    return f"Runs were made with different versions: {'; '.join(f'{n} with {name}' for name, n in made_with)}."
+        return f"All runs were made with {', '.join(first)}."
+    alike = [part for part in first if all(part in parts for parts, _ in others)]
+    told = [f"{n} with {', '.join(part for part in parts if part not in alike)}" for parts, n in made_with]
+    told += [f"all with {', '.join(alike)}"] * bool(alike)
+    return f"Runs were made with different versions: {'; '.join(told)}."
 
 
 def markdown(summaries: Summaries, results: Results) -> str:
