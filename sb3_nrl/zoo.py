@@ -106,22 +106,21 @@ def saved(run: pathlib.Path, file: str) -> dict[str, Any]:
     return dict(yaml.load(files[0].read_text(), Loader=yaml.UnsafeLoader))  # as the zoo reads it, tuples and all
 
 
-def last_model(run: pathlib.Path) -> pathlib.Path:
+def last_model(run: pathlib.Path, arguments: dict[str, Any]) -> pathlib.Path:
     """
     The model that a run goes on from.
 
     :param run: Folder of the run
+    :param arguments: The zoo's arguments of that run
     :return: What it saved at its end; if it was killed before that, its checkpoint with the most steps; if it went on
         itself, and has none either, what it started from
     :raises ValueError: If there is none
     """
-    arguments = saved(run, "args.yml")
-    checkpoints = sorted(run.glob("rl_model_*_steps.zip"), key=lambda model: int(model.stem.split("_")[-2]))
     at_its_end = run / f"{arguments['env']}.zip"
     if at_its_end.exists():
         return at_its_end
-    if checkpoints:
-        return checkpoints[-1]
+    if checkpoints := list(run.glob("rl_model_*_steps.zip")):
+        return max(checkpoints, key=lambda checkpoint: int(checkpoint.stem.split("_")[-2]))
     if arguments.get("resume"):
         return pathlib.Path(arguments["trained_agent"])
     raise ValueError(f"{run} has no model: train with --save-freq to leave some on the way")
@@ -380,7 +379,8 @@ def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: An
     check("-i", agent, exists, "the folder of a run to go on with, or a model.zip to start from")
     if agent and os.path.isdir(agent):
         run = pathlib.Path(agent)
-        before, model = saved(run, "args.yml"), last_model(run)
+        before = saved(run, "args.yml")
+        model = last_model(run, before)
         # What its config came from is settled, and its random numbers up to here are spent.
         settled = {"conf_file": None, "hyperparams": None, "trial_id": None}
         parser.set_defaults(**before | settled | {"seed": (before["seed"] + _n_steps(model)) % 2**32})

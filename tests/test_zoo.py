@@ -115,7 +115,8 @@ def spied(output: str) -> dict[str, Any]:
 # Training, and what comes after it
 
 N_ENVS = 4
-TRAIN = ["train", "--algo", "nrl", "--env", "CartPole-v1", "-n", "1200", "--eval-freq", "400", "--eval-episodes", "2"]
+NRL_CARTPOLE = ["train", "--algo", "nrl", "--env", "CartPole-v1"]
+TRAIN = [*NRL_CARTPOLE, "-n", "1200", "--eval-freq", "400", "--eval-episodes", "2"]
 NORMALIZED = ["normalize:True", f"n_envs:{N_ENVS}"]
 
 
@@ -234,9 +235,6 @@ def test_performance_in_tasks_of_neurogym_is_logged(here: pathlib.Path) -> None:
 
 
 # A run that was killed
-
-
-NRL_CARTPOLE = ["train", "--algo", "nrl", "--env", "CartPole-v1"]
 
 
 def last_checkpoint(run: pathlib.Path) -> int:
@@ -524,14 +522,19 @@ def test_command_leaves_the_process_as_it_was(here: pathlib.Path) -> None:
 
 
 def test_run_without_a_model_or_without_steps_to_do(here: pathlib.Path) -> None:
-    run = here / "logs" / "bptt" / "CartPole-v1_1"
-    main(["train", "--algo", "bptt", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1", "-params", "n_envs:1"])
-    with pytest.raises(SystemExit, match="CartPole-v1_1 has all its 64 steps"):
-        main(["train", "-i", str(run)])
-    (run / "CartPole-v1.zip").unlink()  # as if killed
-    with pytest.raises(SystemExit, match="has no model: train with --save-freq"):
-        main(["train", "-i", str(run)])
-    assert not run.with_name("CartPole-v1_2").exists()
+    command = ["train", "--algo", "bptt", "--env", "CartPole-v1", "--eval-freq", "-1"]
+    first, second = (here / "logs" / "bptt" / f"CartPole-v1_{number}" for number in (1, 2))
+    main([*command, "-n", "64", "-params", "n_envs:1"])
+    (first / "CartPole-v1.zip").unlink()  # as if killed
+    with pytest.raises(SystemExit, match="CartPole-v1_1 has no model: train with --save-freq"):
+        main(["train", "-i", str(first)])
+    main([*command, "-n", "80", "--save-freq", "64"])  # ends after the last checkpoint
+    with pytest.raises(SystemExit, match="CartPole-v1_2 has all its 80 steps"):
+        main(["train", "-i", str(second)])
+    (second / "CartPole-v1.zip").unlink()
+    with pytest.raises(SystemExit, match="CartPole-v1_2 has all its 64 steps"):
+        main(["train", "-i", str(second), "-n", "64"])
+    assert not (here / "logs" / "bptt" / "CartPole-v1_3").exists()
 
 
 def test_help_fits_a_screen_and_names_every_command(
