@@ -5,6 +5,7 @@ study starts from: for the model that the trial trains, a run with the settings 
 report.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
 def _suggest(trial: optuna.Trial, prediction: str = "critic") -> dict[str, Any]:
     """
     The parameters that all three algorithms have. Who predicts rewards (by default ``prediction``), and when they
-    count, is not searched: the zoo keeps what the config says of it with the study.
+    count, is not searched: the study has kept what its config says of it.
     """
     suggested: dict[str, Any] = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 0.3, log=True),
@@ -39,7 +40,7 @@ def _suggest(trial: optuna.Trial, prediction: str = "critic") -> dict[str, Any]:
         "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.5, 3.0]),
         **{name: trial.suggest_categorical(name, choices) for name, choices in _POLICY_KWARGS.items()},
     }
-    config = trial.study.user_attrs
+    config = trial.study.user_attrs.get("start", {})
     if config.get("reward_prediction", prediction) == "critic":
         suggested["gamma"] = trial.suggest_categorical("gamma", [0.9, 0.95, 0.98, 0.99, 0.995])
         suggested["lambda"] = trial.suggest_float("lambda", 0.8, 1.0)
@@ -91,18 +92,23 @@ def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def combine(entry: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """
-    Lay the hyper-parameters of a trial over those that it started from. Of ``policy_kwargs``, which are one text, those
-    stay that the trial says nothing of.
+    Lay the hyper-parameters of a trial over those that it started from. Of ``policy_kwargs`` those stay that the trial
+    says nothing of.
 
-    :param entry: Hyper-parameters, written as in a config of the zoo
-    :param found: Those of the trial, written in the same way
+    :param entry: Hyper-parameters, as a config of the zoo has them: ``policy_kwargs`` may be a text or a dictionary
+    :param found: Those of the trial, by :func:`config_entry`, or none
     :return: Both
     """
     combined = {**entry, **found}
-    base, own = entry.get("policy_kwargs"), found.get("policy_kwargs")
-    if isinstance(base, str) and isinstance(own, str):
-        combined["policy_kwargs"] = f"dict({base}, **{own})"
+    if "policy_kwargs" in found and "policy_kwargs" in entry:
+        base, own = entry["policy_kwargs"], found["policy_kwargs"]
+        as_text = isinstance(base, str)
+        combined["policy_kwargs"] = f"dict({base}, **{own})" if as_text else {**base, **_evaluate(own)}
     return combined
+
+
+def _evaluate(policy_kwargs: str) -> dict[str, Any]:
+    return dict(eval(policy_kwargs, {"th": th, "nn": nn}))
 
 
 def sampler(suggest: Callable[[optuna.Trial], dict[str, Any]]) -> Sampler:
@@ -114,9 +120,8 @@ def sampler(suggest: Callable[[optuna.Trial], dict[str, Any]]) -> Sampler:
     """
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-        base = {"policy_kwargs": trial.user_attrs.get("policy_kwargs")}
-        arguments = ExperimentManager._preprocess_schedules(combine(base, config_entry(suggest(trial))))
-        return {**arguments, "policy_kwargs": eval(arguments["policy_kwargs"], {"th": th, "nn": nn})}
+        arguments = ExperimentManager._preprocess_schedules(config_entry(suggest(trial)))
+        return {**arguments, "policy_kwargs": _evaluate(arguments["policy_kwargs"])}
 
     return sample
 
@@ -147,6 +152,9 @@ def report(study: optuna.Study, env_id: str, entry: dict[str, Any], command: str
     if len(complete) > 1:
         importances = optuna.importance.get_param_importances(study)
         page.append("Importance: " + ", ".join(f"{name} {share:.2f}" for name, share in importances.items()))
+    if "policy_kwargs" in entry:
+        as_text = re.sub(r"<class 'torch\.([\w.]+)'>", r"th.\1", str(entry["policy_kwargs"]))
+        entry = {**entry, "policy_kwargs": as_text}
     tuned = {env_id: combine(entry, config_entry(best[0].params))}
     page.append(
         f"```yaml\n# Tuned, trial {best[0].number} of {len(study.trials)}: {command}\n{yaml.dump(tuned, width=100)}```"

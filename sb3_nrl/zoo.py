@@ -36,6 +36,7 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
+from rl_zoo3.exp_manager import EnvironmentName
 from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
@@ -56,6 +57,9 @@ _N_EVALUATIONS = 10
 
 _N_ATTEMPTS = 20
 """Times that a database is opened, a tenth of a second apart, before it is given up."""
+
+_KEPT = {"policy", "policy_kwargs", "normalize"}
+"""Hyper-parameters that no run changes when it goes on: they are those of its model and its statistics."""
 
 _WITHOUT_DISPLAY = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 """Matplotlib's backends that show nothing."""
@@ -116,7 +120,7 @@ def last_model(run: pathlib.Path, arguments: dict[str, Any]) -> pathlib.Path:
         itself, and has none either, what it started from
     :raises ValueError: If there is none
     """
-    at_its_end = run / f"{arguments['env']}.zip"
+    at_its_end = run / f"{EnvironmentName(arguments['env'])}.zip"
     if at_its_end.exists():
         return at_its_end
     if checkpoints := list(run.glob("rl_model_*_steps.zip")):
@@ -134,9 +138,10 @@ def _n_steps(model: pathlib.Path) -> int:
 
 
 def _statistics(model: str) -> str:
-    """Where the statistics of ``VecNormalize`` are, if they were saved with that model as a checkpoint."""
+    """Where the statistics of ``VecNormalize`` are, if they were saved with that model; nowhere for no checkpoint."""
     folder, name = os.path.split(model)
-    return os.path.join(folder, name.replace("rl_model_", "rl_model_vecnormalize_").replace(".zip", ".pkl"))
+    match = re.fullmatch(r"rl_model_(\d+_steps)\.zip", name)
+    return os.path.join(folder, f"rl_model_vecnormalize_{match[1]}.pkl") if match else ""
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -176,8 +181,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             raise
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        changed = self.custom_hyperparams or {}
         if self.resume:
             hyperparams = saved(pathlib.Path(self.resume), "config.yml")
+            for name in changed.keys() & _KEPT:
+                check(name, changed[name], False, f"left out, since {self.resume} goes on with what it has learned")
             hyperparams |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
         else:
             try:
@@ -188,7 +196,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 raise ValueError(
                     f"-conf {self.config} is no table of hyper-parameters by environment: {error}"
                 ) from error
-        hyperparams = tuning.combine(hyperparams, self.trial) | (self.custom_hyperparams or {})
+        hyperparams = tuning.combine(hyperparams, self.trial) | changed
         for name, value in hyperparams.items():
             if isinstance(value, str):
                 with suppress(ValueError):
@@ -263,6 +271,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             if self.n_timesteps <= 0:
                 raise ValueError(f"{self.resume} has all its {wanted} steps: ask for more in all with -n")
             print(f"Going on from {self.trained_agent}: {model.num_timesteps} of {wanted} steps are done")
+            normalize = model.get_vec_normalize_env()
+            if normalize is not None:
+                normalize.gamma = hyperparams.get("gamma", normalize.gamma)
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
@@ -285,7 +296,6 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             raise
 
     def objective(self, trial: optuna.Trial) -> float:
-        trial.set_user_attr("policy_kwargs", self.entry.get("policy_kwargs"))
         try:
             return super().objective(trial)
         except FloatingPointError as error:  # diverged
@@ -298,8 +308,16 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             storage=_open(self.storage), study_name=self.study_name, direction="maximize", load_if_exists=True
         )
         self._check_settings(study)
+        samplers = rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER
+        sample = samplers[self.algo]
+
+        def sample_over_config(*arguments: Any) -> dict[str, Any]:
+            found = sample(*arguments)  # which the zoo has replace what the config says
+            return {**found, "policy_kwargs": {**self._hyperparams.get("policy_kwargs", {}), **found["policy_kwargs"]}}
+
         try:
-            super().hyperparameters_optimization()
+            with mock.patch.dict(samplers, {self.algo: sample_over_config} if self.algo in ALGORITHMS else {}):
+                super().hyperparameters_optimization()
         except ValueError as error:
             n_pruned = len(study.get_trials(states=[TrialState.PRUNED]))
             if n_pruned < len(study.trials):
@@ -386,13 +404,16 @@ def _parse_args(parser: argparse.ArgumentParser, args: Any = None, namespace: An
         parser.set_defaults(**before | settled | {"seed": (before["seed"] + _n_steps(model)) % 2**32})
         arguments = _plain_parse_args(parser, args, namespace)
         check("algo", arguments.algo, arguments.algo == before["algo"], f"{before['algo']}, that of {run}")
+        check("env", arguments.env, arguments.env == before["env"], f"{before['env']}, that of {run}")
         for name in ("conf_file", "trial_id"):
             value = getattr(arguments, name)
             check(name, value, value is None, f"left out, since {run} has its hyper-parameters; change them by -params")
         arguments.trained_agent, arguments.resume = str(model.absolute()), agent
+    tuning_too = agent and getattr(arguments, "optimize_hyperparameters", False)
+    check("-i", agent, not tuning_too, "left out with -optimize, whose trials start from new models")
     environment = getattr(arguments, "env", None)
     if isinstance(environment, list):  # of the plots, which look for folders
-        arguments.env = [name.replace("/", "-") for name in environment]
+        arguments.env = [EnvironmentName(name) for name in environment]
     elif getattr(environment, "gym_id", environment or "").startswith("neurogym/"):
         importlib.import_module("sb3_nrl.envs")
         if hasattr(arguments, "no_render"):

@@ -227,11 +227,16 @@ def test_own_scripts_register_once_or_twice(home: pathlib.Path) -> None:
     assert saved(home / "logs" / "bptt" / "Acrobot-v1_1", "config.yml")["learning_rate"] == 5e-3
 
 
-def test_performance_in_tasks_of_neurogym_is_logged(here: pathlib.Path) -> None:
+def test_performance_in_tasks_of_neurogym_is_logged_and_they_go_on(
+    here: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("neurogym")
-    main(["train", "--algo", "nrl", "--env", "neurogym/GoNogo-v0", "-n", "300", "-tb", "tb", "--log-interval", "1"])
+    options = ["-n", "300", "--save-freq", "200", "-tb", "tb", "--log-interval", "1"]
+    main(["train", "--algo", "nrl", "--env", "neurogym/GoNogo-v0", *options, "-params", "n_envs:1"])
     (run,) = (here / "tb").glob("*/*")
     assert all(0 <= event.value <= 1 for event in EventAccumulator(str(run)).Reload().Scalars("rollout/performance"))
+    main(["train", "-i", "logs/nrl/neurogym-GoNogo-v0_1", "-n", "400"])
+    assert "neurogym-GoNogo-v0.zip: 300 of 400 steps are done" in capsys.readouterr().out
 
 
 # A run that was killed
@@ -285,20 +290,20 @@ def test_interrupted_run_goes_on_from_the_model_that_it_left(
     with monkeypatch.context() as patch:
         patch.setattr(PerformanceCallback, "_on_step", interrupt)
         main([*NRL_CARTPOLE, *options])
-    starts: list[tuple[int, float]] = []
+    starts: list[tuple[int, float, float]] = []
 
     plain_start = PerformanceCallback._on_training_start
 
     def spy(callback: PerformanceCallback) -> None:
         plain_start(callback)
         normalize: Any = callback.model.get_vec_normalize_env()
-        starts.append((callback.model.num_timesteps, normalize.obs_rms.count))
+        starts.append((callback.model.num_timesteps, normalize.obs_rms.count, normalize.gamma))
 
     monkeypatch.setattr(PerformanceCallback, "_on_training_start", spy)
-    main(["train", "-i", "logs/nrl/CartPole-v1_1"])
+    main(["train", "-i", "logs/nrl/CartPole-v1_1", "-params", "gamma:0.95"])
     first, second = (here / "logs" / "nrl" / f"CartPole-v1_{number}" for number in (1, 2))
     left = statistics(first / "CartPole-v1" / "vecnormalize.pkl").obs_rms.count
-    assert starts == [(48, pytest.approx(left + 1))]
+    assert starts == [(48, pytest.approx(left + 1), 0.95)]
     assert saved(second, "args.yml")["seed"] == (saved(first, "args.yml")["seed"] + 48) % 2**32
     assert NRL.load(second / "CartPole-v1.zip", device="cpu").num_timesteps == 96
 
@@ -449,11 +454,19 @@ def test_tasks_of_neurogym_cannot_be_filmed(here: pathlib.Path) -> None:
         main(["record-video", *options])
 
 
-def test_run_of_another_algorithm_does_not_go_on(here: pathlib.Path) -> None:
-    main([*NRL_CARTPOLE, "-n", "32", "--save-freq", "8"])
-    for option, value, says in (("--algo", "ppo", "must be nrl"), ("-conf", "paper", "change them by -params")):
+def test_run_does_not_go_on_as_another(here: pathlib.Path) -> None:
+    main([*NRL_CARTPOLE, "-n", "32", "-params", "normalize:True"])
+    for options, says in (
+        (["--algo", "ppo"], "must be nrl"),
+        (["--env", "Acrobot-v1"], "must be CartPole-v1"),
+        (["-conf", "paper"], "change them by -params"),
+        (["-optimize"], "left out with -optimize"),
+        (["-params", "policy_kwargs:dict(net_arch=[8])"], r"policy_kwargs=\{'net_arch': \[8\]\}: must be left out"),
+        (["-params", "normalize:False"], "normalize=False: must be left out"),
+    ):
         with pytest.raises(SystemExit, match=says):
-            main(["train", "-i", "logs/nrl/CartPole-v1_1", option, value])
+            main(["train", "-i", "logs/nrl/CartPole-v1_1", "-n", "64", *options])
+    assert [run.name for run in (here / "logs" / "nrl").iterdir()] == ["CartPole-v1_1"]
 
 
 def test_failed_start_leaves_no_run_that_would_be_the_latest(here: pathlib.Path) -> None:
@@ -732,7 +745,6 @@ def tuned(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     (tmp_path / "logs" / "nrl").mkdir(parents=True)
     study = study_of(tmp_path)
-    study.set_user_attr("reward_prediction", "critic")
     study.optimize(objective, n_trials=2)
     yield tmp_path
 
@@ -795,8 +807,7 @@ def test_run_with_the_settings_of_a_trial(tuned: pathlib.Path, trial: int) -> No
 def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, Any]) -> None:
     sb3_nrl.zoo.register()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for name in fixed.keys() - {"policy_kwargs"}:
-        study.set_user_attr(name, fixed[name])
+    study.set_user_attr("start", {name: fixed[name] for name in fixed.keys() - {"policy_kwargs"}})
     make: Callable[..., Any] = ALGORITHMS[algo]
     seen = set()
     for _ in range(20):
@@ -809,10 +820,23 @@ def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, 
     assert seen == {(32,), (64,), (32, 32), (64, 64)}
 
 
-def test_trial_keeps_what_the_config_says_of_the_policy_beside_its_own(tmp_path: pathlib.Path) -> None:
-    task = "MountainCarContinuous-v0"
+PYTHON_CONFIG = """
+from torch import nn
+
+policy_kwargs = {"action_correlation": 0.9, "log_std_init": 0.5, "activation_fn": nn.ReLU}
+hyperparams = {"default": {"policy": "MlpPolicy", "n_timesteps": 80, "policy_kwargs": policy_kwargs}}
+"""
+
+
+@pytest.mark.parametrize("config", [None, "own.py"], ids=["text", "Python"])
+def test_trial_keeps_what_the_config_says_of_the_policy_beside_its_own(
+    tmp_path: pathlib.Path, config: str | None
+) -> None:
+    (tmp_path / "own.py").write_text(PYTHON_CONFIG)
+    task, name = "MountainCarContinuous-v0", config and str(tmp_path / config)
     settings: dict[str, Any] = {"n_timesteps": 80, "n_trials": 1, "n_evaluations": 1, "n_eval_episodes": 1}
-    experiment = manager(tmp_path, "nrl", task, optimize_hyperparameters=True, no_optim_plots=True, **settings)
+    settings |= {"optimize_hyperparameters": True, "no_optim_plots": True}
+    experiment = manager(tmp_path, "nrl", task, name=name, **settings)
     models: list[NRL] = []
     setup = NRL._setup_learn
 
@@ -827,7 +851,7 @@ def test_trial_keeps_what_the_config_says_of_the_policy_beside_its_own(tmp_path:
     report = (tmp_path / "logs" / "nrl" / f"study_nrl-{task}.md").read_text()
     (tmp_path / "found.yml").write_text(report.split("```yaml\n")[1].split("```")[0])
     for later in (
-        manager(tmp_path, "nrl", task, trial_id=0),
+        manager(tmp_path, "nrl", task, name=name, trial_id=0),
         manager(tmp_path, "nrl", task, name=f"{tmp_path}/found.yml"),
     ):
         made = later.setup_experiment()
