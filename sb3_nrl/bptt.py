@@ -24,8 +24,8 @@ class BPTT(RewardModulatedAlgorithm):
     :param env: The environment, or its registered name
     :param learning_rate: η, or a function of the remaining progress (from 1 to 0)
     :param n_steps: Steps of each environment that can wait before they are folded into the traces. With a critic, the
-        steps between two changes of the weights; else it bounds the memory, and does not change the result but for
-        rounding
+        steps between two changes of the weights, and fewer before the last one of a ``learn`` whose steps it does not
+        divide; else it bounds the memory, and does not change the result but for rounding
     :param reward_prediction: Who predicts rewards. ``"average"``: a running average of them, for each environment.
         ``"critic"``: a network beside the policy's, V, with δ = r + γ V(s') - V(s) at every step; it learns as the
         policy does, by the same δ, with V in the place of log π. Weights then change every ``n_steps`` steps of each
@@ -108,7 +108,6 @@ class BPTT(RewardModulatedAlgorithm):
         # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
         noise = th.zeros(len(steps.actions), self.policy.perturbation.n_nodes, device=self.device, requires_grad=True)
         with th.enable_grad():
-            obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
-            objectives, pre = self.policy.noisy_pass(obs, th.as_tensor(steps.actions), noise)
+            objectives, pre = self.policy.noisy_pass(*steps.tensors(), noise)
             (post,) = th.autograd.grad(th.stack(objectives).sum(), noise)
         return self.network.array(post), [self.network.array(x.detach()) for x in pre]

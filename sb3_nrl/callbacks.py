@@ -74,8 +74,9 @@ class GradientAlignmentCallback(BaseCallback):
         )
         parameters = model.policy.perturbation.parameters
         with th.enable_grad():
-            obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
-            objective = model.policy.get_distribution(obs).log_prob(th.as_tensor(steps.actions))
+            obs, actions = steps.tensors()
+            clean_parameters = model.policy._action_parameters(obs)
+            objective = model.policy._distribution(clean_parameters).log_prob(actions)
             if model.policy.critic:
                 objective = objective + model.policy._values(obs)[:, 0]
             objective_TE = objective.view(n_steps, n_envs)

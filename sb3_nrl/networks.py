@@ -57,7 +57,7 @@ class TorchNetwork:
         self.modules = list(policy.modules())
         self.parameters = list(policy.parameters())
         # The dictionaries in which modules keep what they are made of: looking into them is quick.
-        self._contents = [part for module in self.modules for part in (module._modules, module._parameters) if part]
+        self._contents = [part for module in self.modules for part in (module._modules, module._parameters)]
         self._found = self._look()
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
@@ -169,7 +169,7 @@ class NumpyNetwork(TorchNetwork):
             parameter: slice(gradient.storage_offset(), gradient.storage_offset() + gradient.numel())
             for parameter, gradient in zip(perturbation.parameters, self.gradients, strict=True)
         }
-        self.actor, self.critic = (
+        self.actor_layers, self.critic_layers = (
             [
                 _Layer(
                     module,
@@ -232,7 +232,7 @@ class NumpyNetwork(TorchNetwork):
                     )
                     for layer in layers
                 ]
-                for layers in (self.actor, self.critic)
+                for layers in (self.actor_layers, self.critic_layers)
             )
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
@@ -294,13 +294,13 @@ class NumpyNetwork(TorchNetwork):
             log_probs = _log_gaussian((actions - outputs) / _std(log_std), log_std)
             if self.log_std.nodes is not None:
                 received.append(np.ones((len(outputs), 1), np.float32))
-        values = [_run(self.critic_steps, obs, noise_BN, received)[:, 0]] if self.critic else []
+        values = [_run(self.critic_steps, obs, noise_BN, received)[:, 0]] if self.critic_layers else []
         return NoisyPass([log_probs, *values], received)
 
     def outer(self, post_BN: Array, pre: list[Array], n_envs: int) -> Array:
         sum_EW = np.empty((n_envs, len(self.gradient_W)), np.float32)
         post_ENB = post_BN.reshape(-1, n_envs, post_BN.shape[1]).transpose(1, 2, 0)
-        layers = (*self.actor, *([] if self.log_std is None else [self.log_std]), *self.critic)
+        layers = (*self.actor_layers, *([] if self.log_std is None else [self.log_std]), *self.critic_layers)
         perturbed = [layer for layer in layers if layer.nodes is not None]
         for layer, received in zip(perturbed, pre, strict=True):
             post_EOB = post_ENB[:, layer.nodes]

@@ -42,8 +42,8 @@ class NRL(RewardModulatedAlgorithm):
         normalisation than ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent; Adam
         does not care for the length of a change
     :param n_steps: Steps of each environment that can wait before they are folded into the traces. With a critic, the
-        steps between two changes of the weights; else it bounds the memory, and does not change the result but for
-        rounding and the order of the noise
+        steps between two changes of the weights, and fewer before the last one of a ``learn`` whose steps it does not
+        divide; else it bounds the memory, and does not change the result but for rounding and the order of the noise
     :param reward_prediction: Who predicts rewards. ``"average"``: a running average of them, for each environment.
         ``"critic"``: a network beside the policy's, V, with δ = r + γ V(s') - V(s) at every step; it learns as the
         policy does, by the same δ, with V in the place of log π. Weights then change every ``n_steps`` steps of each
@@ -168,7 +168,10 @@ class NRL(RewardModulatedAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        n_nodes = max(network.n_nodes for network in self.policy.networks)
+        if self.device.type == "cuda":
+            # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
+            th.backends.cudnn.allow_tf32 = False
+        n_nodes = max(part.n_nodes for part in self.policy.parts)
         if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES * self._n_samples:
             warnings.warn(
                 f"The network has {n_nodes} nodes. Estimated from {self._n_samples} noisy passes, an update is mostly "
@@ -206,18 +209,18 @@ class NRL(RewardModulatedAlgorithm):
         return self._post_synaptic(noise, rhos), pre
 
     def _post_synaptic(self, noise_BN: Array, rhos: list[Array]) -> Array:
-        """ρ ξ / ‖ξ‖² with each network's ρ, by the rule that ``noise_normalization`` names."""
+        """ρ ξ / ‖ξ‖² with each part's ρ, by the rule that ``noise_normalization`` names."""
         post_BN = noise_BN / self.n_noise_samples
-        for network, rho_B in zip(self.policy.networks, rhos, strict=True):
-            nodes = network.nodes
-            parts = [nodes]
+        for part, rho_B in zip(self.policy.parts, rhos, strict=True):
+            nodes = part.nodes
+            spans = [nodes]
             if self.noise_normalization == "unbiased":
-                rho_B = rho_B * network.n_nodes
+                rho_B = rho_B * part.n_nodes
             elif self.noise_normalization == "layer":
                 sites = self.policy.perturbation.sites
-                parts = [site.nodes for site in sites if nodes.start <= site.nodes.start < nodes.stop]
-            for part in parts:
-                noise = noise_BN[:, part]
+                spans = [site.nodes for site in sites if nodes.start <= site.nodes.start < nodes.stop]
+            for span in spans:
+                noise = noise_BN[:, span]
                 # All the noise of a layer of one node can be 0.
-                post_BN[:, part] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
+                post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
         return post_BN

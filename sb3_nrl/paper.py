@@ -31,10 +31,10 @@ PAPER: dict[str, dict[str, Any]] = {
         "noise_normalization": "network",
         "n_noise_samples": 1,
         "antithetic": False,
-        "policy_kwargs": _NETWORK,
+        "policy_kwargs": {**_NETWORK},
     },
-    "BPTT": {**_AVERAGE, "learning_rate": 5e-3, "policy_kwargs": _NETWORK},
-    "RMHL": {"learning_rate": 1e-2, "noise_std": 0.1, "policy_kwargs": _NETWORK},
+    "BPTT": {**_AVERAGE, "learning_rate": 5e-3, "policy_kwargs": {**_NETWORK}},
+    "RMHL": {"learning_rate": 1e-2, "noise_std": 0.1, "policy_kwargs": {**_NETWORK}},
 }
 """
 Arguments for each algorithm: ``NRL("MlpPolicy", "CartPole-v1", **PAPER["NRL"])`` is the paper's own rule (Eq. 13 to 17)

@@ -41,9 +41,9 @@ _LARGE = 1e3
 """Larger than what networks observe, small enough for single precision to compute with."""
 
 
-class Network(NamedTuple):
+class Part(NamedTuple):
     """
-    One of the policy's networks, the actor's or the critic's.
+    A part of the policy, the actor or the critic.
 
     :param nodes: Its nodes, among all nodes
     :param weights: Its weights and biases that learn, among all of them
@@ -79,7 +79,8 @@ class NoisyPolicy(BasePolicy):
     ``Box`` action space the log standard deviation of the Gaussian is a layer of its own, fed by a constant 1: it does
     not depend on the observation, and is perturbed and learned like any other layer. The critic, which predicts the
     rewards to come, is a network of its own of the same kind, with a features extractor of its own. All are always in
-    evaluation mode: dropout does nothing, and batch normalization goes by the statistics that it came with.
+    evaluation mode: dropout does nothing, and batch normalization goes by the statistics that it came with. A subclass
+    with another distribution overrides ``_distribution``, which clean and noisy passes share.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -244,7 +245,7 @@ class NoisyPolicy(BasePolicy):
             own = {id(parameter) for site in of_actor for parameter in site.layer.parameters(recurse=False)}
             n_nodes = max((site.nodes.stop for site in of_actor), default=0)
             ends.insert(1, (n_nodes, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
-        self.networks = [Network(*map(slice, start, end)) for start, end in pairwise(ends)]
+        self.parts = [Part(*map(slice, start, end)) for start, end in pairwise(ends)]
         self._found = modules, trainable  # last, so that what is refused is refused again
         return True
 
@@ -259,18 +260,20 @@ class NoisyPolicy(BasePolicy):
         :param n_samples: Number of samples S for each
         :return: Shape (S · B, N), all rows of a sample side by side
         """
-        sizes = [network.n_nodes for network in self.networks]
+        sizes = [part.n_nodes for part in self.parts]
         device = self.action_net.weight.device
         return sample_noise(self.noise_distribution, self.noise_std, n_samples, n_rows, sizes, device).flatten(0, 1)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """
-        The clean pass: the action distribution π, differentiable where autograd is on.
+        The action distribution π, by a clean pass or the mean of ``clean_passes`` noisy ones.
 
-        :param obs: Observations
+        :param obs: Observations, B rows
         :return: The distribution
         """
-        return self._distribution(self._action_parameters(obs))
+        if self.clean_passes is None:
+            return self._distribution(self._action_parameters(obs))
+        return self._mean_of_noisy_passes(obs, self.clean_passes)
 
     def noisy_pass(self, obs: PyTorchObs, actions: th.Tensor, noise_BN: th.Tensor) -> NoisyPass:
         """
@@ -282,7 +285,8 @@ class NoisyPolicy(BasePolicy):
         :return: What comes of it
         """
         parameters, values, pre = self._run_noisy(obs, noise_BN)
-        if isinstance(self.action_space, spaces.Discrete):  # without the cost of a distribution object
+        plain = getattr(self._distribution, "__func__", None) is NoisyPolicy._distribution
+        if plain and isinstance(self.action_space, spaces.Discrete):  # without the cost of a distribution object
             log_probs = parameters.log_softmax(1).gather(1, actions[:, None])[:, 0]
         else:
             log_probs = self._distribution(parameters).log_prob(actions)
@@ -323,10 +327,8 @@ class NoisyPolicy(BasePolicy):
         """
         if noise_BN is not None:
             distribution = self._distribution(self._run_noisy(obs, noise_BN)[0])
-        elif self.clean_passes is None:
-            distribution = self.get_distribution(obs)
         else:
-            distribution = self._mean_of_noisy_passes(obs, self.clean_passes)
+            distribution = self.get_distribution(obs)
         if deviations_BA is None:
             actions = distribution.get_actions(deterministic=deterministic)
         else:

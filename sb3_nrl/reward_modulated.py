@@ -49,7 +49,7 @@ SelfRewardModulated = TypeVar("SelfRewardModulated", bound="RewardModulatedAlgor
 class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     """
     Three-factor learning: W ← W + η δ e at every reward time, with e = Σ post ⊗ pre since the last one; with a critic,
-    W ← W + η Σ δ e over ``n_steps`` steps, each of which is a reward time.
+    W ← W + η Σ δ e over ``n_steps`` steps, or fewer at the end of a training, each of which is a reward time.
 
     Subclasses say what the post-synaptic factor is. For the parameters see them; all parameters here are theirs.
     """
@@ -64,8 +64,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: EligibilityTraceBuffer  # type: ignore[assignment]
     network: TorchNetwork
-    reward_predictor: Any
-    """A ``RunningAverage``, or None if a critic predicts, which is a part of the policy."""
+    reward_predictor: RunningAverage | None
+    """None if a critic predicts, which is a part of the policy."""
 
     def __init__(
         self,
@@ -200,18 +200,18 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         noisy = issubclass(self.policy_class, NoisyPolicy)
         check("policy", self.policy_class, noisy, "a name or a subclass of sb3_nrl.policies.NoisyPolicy")
         space = self.observation_space
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+        parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
         supported = all(isinstance(part, _OBSERVATION_SPACES) for part in parts)
         check("observation_space", space, supported, "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these")
+        numbered = "numbered from 0 and of one dimension where it is discrete, by a wrapper of the environment"
+        check("observation_space", space, all(map(_is_numbered_plainly, parts)), numbered)
+        check("action_space", self.action_space, _is_numbered_plainly(self.action_space), numbered)
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._take_defaults()
         self._check_arguments()
         self.set_random_seed(self.seed)
-        if self.device.type == "cuda":
-            # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
-            th.backends.cudnn.allow_tf32 = False
         self.rollout_buffer = EligibilityTraceBuffer(self.n_steps, self.n_envs)
         previous = vars(self).get("reward_predictor")
         self.reward_predictor = None if self._has_critic else RunningAverage(self.n_envs, previous)
@@ -416,7 +416,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
     def train(self) -> None:
         """
         Fold the waiting steps into the traces and, where a reward time has come, let the reward prediction error turn
-        the traces into a weight change (Eq. 16). Nothing happens before a reward comes or ``n_steps`` steps wait.
+        the traces into a weight change (Eq. 16). Without a critic nothing happens before a reward time comes or
+        ``n_steps`` steps wait.
         """
         self._update_learning_rate(self.policy.optimizer)
         self._heed_changes()
@@ -469,6 +470,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             self.logger.record("train/std", self.policy.log_std_net.weight.detach().exp().mean().item())
         super().dump_logs(iteration)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # The last step of several environments may go beyond the end, where no schedule is defined.
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
         for group in self.policy.optimizer.param_groups:
@@ -494,12 +500,13 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
             moments start anew
         """
-        norms = [math.sqrt(float((part * part).sum())) for part in (change_W[n.weights] for n in self.policy.networks)]
+        changes = [change_W[part.weights] for part in self.policy.parts]
+        norms = [math.sqrt(float((change * change).sum())) for change in changes]
         norm = math.hypot(*norms)
-        for (_, weights), own_norm in zip(self.policy.networks, norms, strict=True):
+        for part, change, own_norm in zip(self.policy.parts, changes, norms, strict=True):
             bound = self.max_grad_norm
             clipping = 1.0 if bound is None or own_norm <= bound else bound / own_norm
-            self.network.gradient_W[weights] = change_W[weights] * -clipping
+            self.network.gradient_W[part.weights] = change * -clipping
         for parameter, gradient in zip(self.policy.perturbation.parameters, self.network.gradients, strict=True):
             parameter.grad = gradient
         before = deepcopy(self.network.weights())
@@ -573,6 +580,11 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _is_numbered_plainly(space: spaces.Space) -> bool:
+    """Whether Stable-Baselines3 can tell the values of a space apart: it takes no notice of where they start."""
+    return not np.any(getattr(space, "start", 0)) and np.ndim(getattr(space, "nvec", 0)) <= 1
 
 
 def _stack(observations: list[Any]) -> Any:

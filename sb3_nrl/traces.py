@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_nrl.arrays import Array
 from sb3_nrl.networks import TorchNetwork
@@ -30,6 +32,11 @@ class PendingSteps(NamedTuple):
     actions: Array
     log_probs: Array
     noise: Array | None
+
+    def tensors(self) -> tuple[PyTorchObs, th.Tensor]:
+        """Observations and actions for PyTorch: a network in NumPy has arrays, but never of a ``Dict`` space."""
+        obs = self.observations
+        return obs if isinstance(obs, dict) else th.as_tensor(obs), th.as_tensor(self.actions)
 
 
 class EligibilityTraceBuffer:

@@ -513,7 +513,7 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
         noise_normalization=noise_normalization,
     )
     estimated, exact = estimate_and_gradient(nrl, make(BPTT, space=space))
-    sizes = [network.n_nodes for network in nrl.policy.networks]
+    sizes = [part.n_nodes for part in nrl.policy.parts]
     names = {parameter: name for name, parameter in nrl.policy.named_parameters()}
     for parameter, one, two in zip(nrl.policy.perturbation.parameters, estimated, exact, strict=True):
         name = names[parameter]
@@ -528,11 +528,11 @@ def test_mean_estimate_is_the_exact_gradient_of_actor_and_critic(
 def test_as_many_orthogonal_samples_as_nodes_are_the_exact_gradient(space: spaces.Space) -> None:
     """Or a multiple of that. Actor and critic have different numbers of nodes."""
     nrl = make(NRL, space=space, noise_distribution="orthogonal", noise_std=1e-2)
-    actor, critic = (network.n_nodes for network in nrl.policy.networks)
+    actor, critic = (part.n_nodes for part in nrl.policy.parts)
     for n_samples, exactly in ((actor, [True, actor % critic == 0]), (actor * critic, [True, True]), (3, [False] * 2)):
         nrl.n_noise_samples = n_samples
         estimated, exact = estimate_and_gradient(nrl, make(BPTT, space=space))
-        for (_, weights), is_exact in zip(nrl.policy.networks, exactly, strict=True):
+        for (_, weights), is_exact in zip(nrl.policy.parts, exactly, strict=True):
             one, two = (th.cat([part.flatten() for part in parts])[weights] for parts in (estimated, exact))
             assert ((one - two).norm() < 2e-3 * two.norm()) == is_exact
 
@@ -585,7 +585,7 @@ def test_quick_network_follows_a_changed_critic(change: str) -> None:
 
 def test_actor_and_critic_do_not_perturb_each_other() -> None:
     policy = make(NRL, noise_std=0.5).policy
-    (actor, actors_weights), (critic, critics_weights) = policy.networks
+    (actor, actors_weights), (critic, critics_weights) = policy.parts
     assert (actor, critic) == (slice(0, 6 + 5 + 3), slice(14, 14 + 7 + 1))
     n_weights = 5 * 6 + 7 * 5 + 6 * 3
     assert (actors_weights, critics_weights) == (slice(0, n_weights), slice(n_weights, n_weights + 5 * 7 + 8 * 1))
@@ -664,7 +664,7 @@ def test_weights_of_the_actor_come_before_those_of_the_critic(frozen: tuple[str,
         sum(policy.get_parameter(name).numel() for name in learning if not (actor and name.startswith("v")))
         for actor in (True, False)
     )
-    assert [network.weights for network in policy.networks] == [slice(0, n_actor), slice(n_actor, n_all)]
+    assert [part.weights for part in policy.parts] == [slice(0, n_actor), slice(n_actor, n_all)]
 
 
 @pytest.mark.parametrize(
@@ -673,7 +673,7 @@ def test_weights_of_the_actor_come_before_those_of_the_critic(frozen: tuple[str,
 def test_changes_of_actor_and_critic_are_clipped_apart(bound: float | None, actors: float, critics: float) -> None:
     """The actor's change has a norm of 5, the critic's of 0.3."""
     model = make(NRL, learning_rate=0.1, max_grad_norm=bound, policy_kwargs=SGD)
-    actor, critic = (network.weights for network in model.policy.networks)
+    actor, critic = (part.weights for part in model.policy.parts)
     change = np.zeros(critic.stop, np.float32)
     change[actor.start], change[actor.stop - 1] = 3, -4
     change[critic.start], change[critic.stop - 1] = 0.1, 0.2 * 2**0.5
@@ -699,7 +699,7 @@ def test_critic_has_a_learning_rate_of_its_own(algorithm: Any, rate: Any, saved:
         model.learn(16, lambda *_: model.num_timesteps < 5)
         assert model._n_updates == 1
         assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(0.02 if rate == 0.02 else 0.015)
-        actor, critic = (network.weights for network in model.policy.networks)
+        actor, critic = (part.weights for part in model.policy.parts)
         return (flat_weights(model) - before)[actor], (flat_weights(model) - before)[critic]
 
     (actor, critic), (same_actor, faster_critic) = change(1.0), change(3.0)

@@ -253,6 +253,33 @@ def test_tuple_observations_are_refused(algorithm: Algorithm, policy: str) -> No
         make(algorithm, TupleEnv(), policy)
 
 
+class SpacesEnv(ScriptedEnv):
+    def __init__(self, observation_space: spaces.Space | None, action_space: spaces.Space | None) -> None:
+        super().__init__([5])
+        self.observation_space = observation_space or self.observation_space
+        self.action_space = action_space or self.action_space
+
+
+@each_algorithm
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(2, start=5),
+        spaces.MultiDiscrete([2, 3], start=[0, 1]),
+        spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
+    ],
+    ids=str,
+)
+def test_discrete_spaces_are_numbered_plainly(algorithm: Algorithm, space: spaces.Space) -> None:
+    for name, env, policy in (
+        ("action_space", SpacesEnv(None, space), "MlpPolicy"),
+        ("observation_space", SpacesEnv(space, None), "MlpPolicy"),
+        ("observation_space", SpacesEnv(spaces.Dict(part=space), None), "MultiInputPolicy"),
+    ):
+        with pytest.raises(ValueError, match=rf"(?s)^{name}=.*: must be numbered from 0 and of one dimension"):
+            make(algorithm, env, policy)
+
+
 # Layers that node perturbation does not reach
 
 

@@ -462,6 +462,19 @@ def test_training_follows_what_a_callback_changes(change: Any, rule: str) -> Non
     assert agrees(model)
 
 
+@with_either_rule
+def test_training_follows_a_layer_that_a_callback_adds_where_there_was_none(rule: str) -> None:
+    model = make(NRL, rule, policy_kwargs={"net_arch": [], "head_gain": 5.0}, learning_rate=0.0)
+
+    def add_once(*_: Any) -> bool:
+        if model.num_timesteps == 8:
+            model.policy.hidden_net.append(nn.Tanh())
+        return True
+
+    model.learn(40, add_once)
+    assert agrees(model)
+
+
 def freeze(model: RewardModulatedAlgorithm) -> None:
     model.policy.hidden_net[0].requires_grad_(False)
 

@@ -93,6 +93,12 @@ def trainings(cell: Cell, finals: Sequence[float]) -> dict[Run, Result]:
 # The protocol
 
 
+def test_papers_arguments_are_changed_one_by_one() -> None:
+    networks = [arguments["policy_kwargs"] for arguments in sb3_nrl.PAPER.values()]
+    assert networks[0] == networks[1] == networks[2]
+    assert len({id(network) for network in networks}) == 3
+
+
 @pytest.mark.parametrize("task", PAPER)
 @pytest.mark.parametrize("n_hidden", [1, 2, 3])
 def test_settings_are_the_papers(task: str, n_hidden: int) -> None:

@@ -28,6 +28,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnMaxEpisodes,
     StopTrainingOnRewardThreshold,
 )
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import (
     FakeImageEnv,
@@ -526,11 +527,11 @@ def test_loading_with_other_environments_keeps_the_mean_prediction(algorithm: Al
     envs = DummyVecEnv([lambda: ClockEnv([[0.0, 2.0]]), lambda: ClockEnv([[0.0, 4.0]])])
     make(algorithm, envs, rule="average").learn(20).save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=clock([0.0, 9.0], n_envs=3), device="cpu")
-    assert list(loaded.reward_predictor.average) == [3, 3, 3]
+    assert learned_of_rewards(loaded) == [3, 3, 3]
     before = weights(loaded)
     loaded.learn(12, reset_num_timesteps=False)
     assert loaded.num_timesteps == 32
-    assert loaded.reward_predictor.average.min() > 3
+    assert min(learned_of_rewards(loaded) or []) > 3
     assert not np.array_equal(weights(loaded), before)
 
 
@@ -539,7 +540,7 @@ def test_arguments_of_load_take_effect(algorithm: Algorithm, tmp_path: Path) -> 
     make(algorithm, clock([0.0, 4.0]), rule="average").learn(10).save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=clock([0.0, 8.0]), device="cpu", reward_smoothing=0.5)
     loaded.learn(2, reset_num_timesteps=False)
-    assert list(loaded.reward_predictor.average) == [6]
+    assert learned_of_rewards(loaded) == [6]
 
 
 @pytest.mark.parametrize("name", ["model", "model.zip", "model.v2"])
@@ -700,6 +701,15 @@ def test_learning_rate_follows_its_schedule(algorithm: Algorithm, rule: str) -> 
     assert recorder.seen == pytest.approx([halving(1 - step / 40) for step in range(40)])
 
 
+@each_rule
+def test_schedules_end_at_the_end(algorithm: Algorithm, rule: str) -> None:
+    """Also where the last step of all environments goes beyond it."""
+    model = make(algorithm, scripted(8), rule=rule, learning_rate=math.sqrt, n_steps=4)
+    model.learn(41)
+    assert model.num_timesteps == 48
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0
+
+
 @each_algorithm
 def test_max_grad_norm_bounds_the_change_of_the_weights(algorithm: Algorithm) -> None:
     def largest_change(max_grad_norm: float | None) -> float:
@@ -744,12 +754,8 @@ def test_noisy_passes_only(settings: dict[str, Any], box: bool, hooked: bool, mo
         layer_calls.append(self)
         return forward(self, x)
 
-    def forbidden(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a clean pass")
-
     monkeypatch.setattr(NodePerturbation, "run", noisy_run)
     monkeypatch.setattr(nn.Linear, "forward", counted_forward)
-    monkeypatch.setattr(NoisyPolicy, "get_distribution", forbidden)
     monkeypatch.setattr(networks, "_run", noisy_quick_run)
     model.learn(20)
     assert model._n_updates > 0
@@ -760,7 +766,9 @@ def test_noisy_passes_only(settings: dict[str, Any], box: bool, hooked: bool, mo
     obs = model.get_env().reset()
     for deterministic in (True, False):
         model.predict(obs, deterministic=deterministic)
-    assert [len(noise) for noise in noises[n_learning:]] == [3, 3]
+    with th.no_grad():
+        model.policy.get_distribution(th.as_tensor(obs))
+    assert [len(noise) for noise in noises[n_learning:]] == [3, 3, 3]
     assert len(layer_calls) == len(noises) * (2 + box + 2 * model.policy.critic)
     for noise in (*noises, *quick_noises):
         assert (noise != 0).all()
@@ -1064,3 +1072,19 @@ def test_overrides_of_noisy_passes_are_honoured(method: str) -> None:
     model = make(NRL, scripted(), type("Watched", (NoisyPolicy,), {method: override}), clean_passes=2)
     model.learn(1)
     assert calls
+
+
+class Hotter(NoisyPolicy):
+    def _distribution(self, parameters: th.Tensor) -> Distribution:
+        return super()._distribution(parameters / 5)
+
+
+@pytest.mark.parametrize("make_env", [scripted, IdentityEnvMultiDiscrete, IdentityEnvBox])
+def test_another_distribution_is_that_of_noisy_passes_too(make_env: Callable[[], Any]) -> None:
+    model = make(NRL, make_env(), Hotter)
+    obs = th.as_tensor(model.get_env().reset())
+    with th.no_grad():
+        actions, log_probs = model.policy(obs)
+        without_noise = th.zeros(len(obs), model.policy.perturbation.n_nodes)
+        noisy_log_probs, _ = model.policy.noisy_pass(obs, actions, without_noise).objectives
+    assert noisy_log_probs.numpy() == pytest.approx(log_probs.numpy())

@@ -148,6 +148,7 @@ def test_papers_arguments_are_equations_13_to_17() -> None:
     first, second = (sum(step["rewards"][0] for step in part) for part in (recorder.steps[:6], recorder.steps[6:]))
     delta = (second - first) / second  # the running average is the first return
     assert delta != 0
+    assert model.reward_predictor is not None
     assert model.reward_predictor.average[0] == pytest.approx(first + 0.66 * (second - first))
     for start, end, trace in zip(before, after, traces, strict=True):
         change = 5e-2 * delta * trace

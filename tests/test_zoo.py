@@ -266,6 +266,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(home: pathlib.Path) -> None
     assert f"{last} of {last + 800} steps are done" in output
     state = spied(output)
     assert (state["steps"], state["goal"]) == (model.num_timesteps, last + 800) == (last, last + 800)
+    assert model.reward_predictor is not None
     assert state["learned"] == model.reward_predictor.average.tolist()
     assert state["observations"] == pytest.approx(checkpoint.obs_rms.count + N_ENVS)
     assert state["return_variance"] == checkpoint.ret_rms.var
