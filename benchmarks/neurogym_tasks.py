@@ -27,11 +27,12 @@ from stable_baselines3.common.monitor import Monitor
 
 import sb3_nrl
 import sb3_nrl.envs
-from sb3_nrl import PAPER
+from sb3_nrl.reproduce.protocol import TASKS as TASKS_OF_THE_PAPER
+from sb3_nrl.reproduce.protocol import Cell
 
 N_TRIALS = 50
 VERSIONS = versions()  # of the code that is loaded, whatever becomes of the checkout during a training
-REACHING: dict[str, Any] = {"dt": 10, "timing": {"fixation": 0, "reach": 3000}}
+REACHING = TASKS_OF_THE_PAPER["Reaching"].env_kwargs
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Reaching1D": (REACHING, 1_000),
     "Reaching1DWithSelfDistraction": (REACHING, 200),
@@ -42,8 +43,10 @@ TASKS: dict[str, tuple[dict[str, Any], int]] = {
 }
 """The arguments of each task, and the number of trials."""
 
-NETWORK = {**PAPER["NRL"]["policy_kwargs"], "net_arch": [128]}
-IMMEDIATE: dict[str, Any] = {"reward_timing": "step", "scale_rpe": False, "policy_kwargs": NETWORK}
+CELLS = {
+    **{algorithm: Cell("Reaching", algorithm) for algorithm in ("BPTT", "NRL", "RMHL")},
+    "NRL-unbiased": Cell("Reaching", "NRL", setting="recommended"),
+}
 CRITIC: dict[str, Any] = {
     "gamma": 0.9,
     "trace_decay": 0.85,
@@ -51,20 +54,7 @@ CRITIC: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [128]},
 }
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "BPTT": ("BPTT", {**PAPER["BPTT"], "learning_rate": 1e-2, **IMMEDIATE}),
-    "NRL": ("NRL", {**PAPER["NRL"], "learning_rate": 1e-2, "noise_normalization": "layer", **IMMEDIATE}),
-    "RMHL": ("RMHL", {**PAPER["RMHL"], "learning_rate": 1e-1, **IMMEDIATE}),
-    "NRL-unbiased": (
-        "NRL",
-        {
-            **PAPER["NRL"],
-            "learning_rate": 1e-2,
-            "noise_normalization": "unbiased",
-            "n_noise_samples": 8,
-            "antithetic": True,
-            **IMMEDIATE,
-        },
-    ),
+    **{name: (cell.algorithm, cell.settings(0, 0)["arguments"]) for name, cell in CELLS.items()},
     "NRL-critic": ("NRL", CRITIC),
 }
 
@@ -73,7 +63,7 @@ def train(task: str, setting: str, seed: int, n_trials: int) -> tuple[list[tuple
     """Return and performance of each trial, and the seconds that training took."""
     env = Monitor(gymnasium.make(f"neurogym/{task}-v0", **TASKS[task][0]), info_keywords=("performance",))
     algorithm, arguments = SETTINGS[setting]
-    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+    model = getattr(sb3_nrl, algorithm)("MlpPolicy", env, device="cpu", **{**arguments, "seed": seed})
     trials: list[tuple[float, float]] = []
 
     def keep_trial(local: dict[str, Any], _: dict[str, Any]) -> bool:

@@ -15,6 +15,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_nrl import NRL
 
 
+def n_steps(checkpoint: pathlib.Path) -> int:
+    """The steps that a checkpoint has done, by its name."""
+    return int(checkpoint.stem.split("_")[-2])
+
+
 def main() -> None:
     """Train from the last checkpoint, if there is one, and leave new ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,10 +28,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     env = make_vec_env("CartPole-v1", n_envs=4, seed=0)
-    checkpoints = sorted(arguments.out.glob("*_steps.zip"), key=lambda path: int(path.stem.split("_")[-2]))
+    checkpoints = sorted(arguments.out.glob("*_steps.zip"), key=n_steps)
     if checkpoints:
-        model = NRL.load(checkpoints[-1], env=env)
-        print(f"going on from {checkpoints[-1]}, after {model.num_timesteps} steps")
+        last = checkpoints[-1]
+        model = NRL.load(last, env=env, seed=n_steps(last))  # else its random numbers would be those of the beginning
+        print(f"going on from {last}, after {model.num_timesteps} steps")
     else:
         model = NRL("MlpPolicy", env, seed=0, tensorboard_log=str(arguments.out))
 

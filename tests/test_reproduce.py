@@ -1375,6 +1375,8 @@ RISING = np.linspace(-500, -90, 8_000)
 def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
     target: str, a_figure_of_full_results: list[Run]
 ) -> None:
+    pathlib.Path("results/reproduction").mkdir(parents=True)
+    pathlib.Path("results/reproduction/table_fig3.md").write_text("the table of another day")
     main(["reproduce", target, "--out", "full", "--publish"])
     assert pathlib.Path("results/reproduction/fig2.png").read_bytes()[:4] == PNG
     thinned = find(a_figure_of_full_results, pathlib.Path("results/reproduction"), quiet())

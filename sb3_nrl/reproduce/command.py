@@ -235,7 +235,9 @@ def _draw(runs_of: Mapping[str, list[Run]], results: Results, summaries: Summari
 
 
 def _publish(targets: Sequence[str], made: Mapping[str, bytes], results: Results, console: Console) -> None:
-    """Bring everything to its place in the repository."""
+    """Bring everything to its place in the repository, and its table to that of the one before."""
+    for before in pathlib.Path(PLACE).glob("table*"):
+        before.unlink()
     for run, result in results.items():
         write(run, thin(run, result), pathlib.Path(PLACE))
     for name, content in made.items():
@@ -243,8 +245,8 @@ def _publish(targets: Sequence[str], made: Mapping[str, bytes], results: Results
     first = next(name for name in made if name.endswith(".png"))
     table = next(content for name, content in made.items() if name.endswith(".md"))
     readme = pathlib.Path("README.md")
-    before, start, rest = readme.read_text().partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
+    above, start, rest = readme.read_text().partition(MARKERS[0])
+    _, end, below = rest.partition(MARKERS[1])
     published = PUBLISHED.format(figure=first.removesuffix(".png"), targets=" ".join(targets))
-    write_whole(readme, f"{before}{start}\n{published}\n\n{table.decode()}{end}{after}".encode())
+    write_whole(readme, f"{above}{start}\n{published}\n\n{table.decode()}{end}{below}".encode())
     say(console, f"Published in {PLACE}/ and the README.")
