@@ -25,7 +25,7 @@ SAME_SPEED = 1.5
 
 LEGEND = f"""Mean return of the last {N_LAST} episodes (seeds that learned, that is, came half-way from the worst to the
 best possible return), and below it the interquartile mean with its bootstrap interval, which is to hold 95 %, and holds
-somewhat less with so few seeds. NRL reaches BP if both learned from all of {len(SEEDS)} seeds and it ends with
+somewhat less with so few seeds. BP is `BPTT`, the exact gradient. NRL reaches BP if both learned from all of {len(SEEDS)} seeds and it ends with
 {COMPARABLE:.0%} of BP's return, counted from the worst one; it beats RMHL if their intervals are apart. Episodes are
 those until the mean of the last {N_LAST} passes
 {", ".join(f"{task.goal:.0f} in {name} (every {block_size(task.n_episodes)})" for name, task in TASKS.items())}, looked
