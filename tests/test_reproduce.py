@@ -889,6 +889,14 @@ def test_change_of_the_noise_is_compared_with_bp_as_it_is() -> None:
     assert made is not None and made.cell == bp
 
 
+def test_changes_stand_in_the_order_of_their_size() -> None:
+    results: dict[Run, Result] = {}
+    for change in ("10 passes", "2 passes", ""):
+        results |= trainings(Cell("Acrobot", "NRL", change=change), [-90.0])
+    titles = [row.title for row in report.rows(summarize(results.items()))]
+    assert titles == ["Acrobot, 1", "Acrobot, 1, 2 passes", "Acrobot, 1, 10 passes"]
+
+
 def test_differences_from_the_reference_are_told(benchmarks: Summaries) -> None:
     told = {cell: report.agrees(made) for cell, made in benchmarks.items()}
     assert told == dict.fromkeys(BENCHMARKS, True)

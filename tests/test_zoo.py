@@ -166,6 +166,15 @@ def test_model_of_a_checkpoint_comes_with_the_statistics_of_the_checkpoint(train
     assert statistics(run / "CartPole-v1" / "vecnormalize.pkl").ret_rms.var != checkpoint.ret_rms.var
 
 
+def test_model_that_is_no_checkpoint_has_no_statistics_of_a_checkpoint(
+    trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    model = tmp_path / "final.zip"
+    model.write_bytes((trained / "logs" / "nrl" / "CartPole-v1_2" / "CartPole-v1.zip").read_bytes())
+    model.with_suffix(".pkl").write_text("of something else")
+    assert manager(tmp_path, "nrl", "CartPole-v1", trained_agent=str(model)).setup_experiment() is not None
+
+
 def test_enjoy_finds_the_latest_run(trained: pathlib.Path) -> None:
     output = run(trained, "enjoy", "--algo", "nrl", "--env", "CartPole-v1", "--no-render", "-n", "600")
     assert "Loading logs/nrl/CartPole-v1_2/CartPole-v1.zip" in output

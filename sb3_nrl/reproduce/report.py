@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_nrl.reproduce.findings import count, findings
-from sb3_nrl.reproduce.protocol import LABELS, N_LAST, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
+from sb3_nrl.reproduce.protocol import CHANGES, LABELS, N_LAST, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
 from sb3_nrl.reproduce.runs import Columns, block_size, blocks
 from sb3_nrl.reproduce.schedule import Results
 from sb3_nrl.reproduce.summary import LEARNED, Summaries, Summary, baseline_of
@@ -25,9 +25,9 @@ SAME_SPEED = 1.5
 
 LEGEND = f"""Mean return of the last {N_LAST} episodes (seeds that learned, that is, came half-way from the worst to the
 best possible return), and below it the interquartile mean with its bootstrap interval, which is to hold 95 %, and holds
-somewhat less with so few seeds. BP is `BPTT`, the exact gradient. NRL reaches BP if both learned from all of {len(SEEDS)} seeds and it ends with
-{COMPARABLE:.0%} of BP's return, counted from the worst one; it beats RMHL if their intervals are apart. Episodes are
-those until the mean of the last {N_LAST} passes
+somewhat less with so few seeds. BP is `BPTT`, the exact gradient. NRL reaches BP if both learned from all of
+{len(SEEDS)} seeds and it ends with {COMPARABLE:.0%} of BP's return, counted from the worst one; it beats RMHL if their
+intervals are apart. Episodes are those until the mean of the last {N_LAST} passes
 {", ".join(f"{task.goal:.0f} in {name} (every {block_size(task.n_episodes)})" for name, task in TASKS.items())}, looked
 at as often as the brackets say: the median of the seeds. The reference is an independent simulation of the same
 protocol, in bold where the two differ by more than {SAME:.0%} of the range of returns, or by a factor of {SAME_SPEED}
@@ -110,7 +110,10 @@ class Row(NamedTuple):
 def rows(summaries: Summaries) -> Iterator[Row]:
     """All that there is to compare."""
     cases = dict.fromkeys((cell.task, cell.n_hidden, cell.setting, cell.change) for cell in summaries)
-    for task, n_hidden, setting, change in sorted(cases, key=lambda case: (list(TASKS).index(case[0]), *case[1:])):
+    tasks, changes = list(TASKS), list(CHANGES)
+    for task, n_hidden, setting, change in sorted(
+        cases, key=lambda case: (tasks.index(case[0]), *case[1:3], changes.index(case[3]))
+    ):
         cell = Cell(task, "NRL", n_hidden, setting, change)
         rmhl = None if change else summaries.get(Cell(task, "RMHL", n_hidden, setting))
         yield Row(_title(cell), summaries.get(cell), baseline_of(cell, summaries), rmhl)
