@@ -41,7 +41,7 @@ class NodePerturbation:
         called, and with what shapes
     :raises ValueError: If no layer learns; if a trainable parameter would never learn, because it belongs to another
         type of layer or to a layer that ``forward`` does not call; or if a layer's credit would be wrong, because
-        ``forward`` mixes the rows of a batch or overwrites what the layer received
+        ``forward`` draws random numbers, mixes the rows of a batch or overwrites what the layer received
     """
 
     def __init__(self, module: nn.Module, forward: Callable[[Any], th.Tensor], example: Any) -> None:
@@ -105,10 +105,15 @@ class NodePerturbation:
                     f"What layer '{name}' received is overwritten in place later: make a new tensor instead."
                 )
         noise = th.zeros(3, self.n_nodes, device=clean.device)
+        if not _are_same(clean, self.run(example, noise)[0]):
+            raise ValueError(
+                "The forward pass draws random numbers: it gives different outputs for the same observation, which "
+                "would be taken for an effect of the noise."
+            )
         noise[1] = 1
         rows = [0, 2, 2]
         other = {key: part[rows] for key, part in example.items()} if isinstance(example, dict) else example[rows]
-        if not th.allclose(clean[::2], self.run(other, noise)[0][::2], rtol=0, atol=0, equal_nan=True):
+        if not _are_same(clean[::2], self.run(other, noise)[0][::2]):
             raise ValueError("The forward pass mixes the rows of a batch: what is in one row changes others' outputs.")
 
     def run(self, inputs: Any, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor]]:
@@ -160,6 +165,10 @@ class NodePerturbation:
         """
         parts = vector_W.split([parameter.numel() for parameter in self.parameters])
         return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+
+def _are_same(one: th.Tensor, other: th.Tensor) -> bool:
+    return th.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:

@@ -15,6 +15,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
+    DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
     make_proba_distribution,
@@ -37,8 +38,8 @@ from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.noise import sample_noise
 from sb3_nrl.perturbation import NodePerturbation
 
-_LARGE = 1e3
-"""Larger than what networks observe, small enough for single precision to compute with."""
+_EXTENT = 3.0
+"""How far examples of observations reach: far enough to differ, too little to saturate an activation function."""
 
 
 class Part(NamedTuple):
@@ -80,7 +81,7 @@ class NoisyPolicy(BasePolicy):
     not depend on the observation, and is perturbed and learned like any other layer. The critic, which predicts the
     rewards to come, is a network of its own of the same kind, with a features extractor of its own. All are always in
     evaluation mode: dropout does nothing, and batch normalization goes by the statistics that it came with. A subclass
-    with another distribution overrides ``_distribution``, which clean and noisy passes share.
+    that changes logits or means overrides ``_action_parameters``, which all passes share.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -329,7 +330,7 @@ class NoisyPolicy(BasePolicy):
             distribution = self._distribution(self._run_noisy(obs, noise_BN)[0])
         else:
             distribution = self.get_distribution(obs)
-        if deviations_BA is None:
+        if deviations_BA is None or type(distribution) is not DiagGaussianDistribution:
             actions = distribution.get_actions(deterministic=deterministic)
         else:
             gaussian: Any = distribution.distribution
@@ -459,13 +460,13 @@ def repeat_rows(rows: PyTorchObs, n: int) -> PyTorchObs:
 def _examples(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs:
     """
     A batch of random observations, always the same. Neighbours differ, and none is so large that a network could not
-    take it.
+    tell it from others.
     """
     if isinstance(space, spaces.Dict):
         return {key: cast("th.Tensor", _examples(part, n_rows, device)) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        low = np.maximum(space.low, -_LARGE)
-        high = np.maximum(np.minimum(space.high, _LARGE), low + 1)
+        low = np.maximum(space.low, -_EXTENT)
+        high = np.maximum(np.minimum(space.high, _EXTENT), low + 1)
         rows = np.random.default_rng(0).uniform(low, high, (n_rows, *space.shape)).astype(np.float32)
     else:
         space = deepcopy(space)  # the environment may draw from it

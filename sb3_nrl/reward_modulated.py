@@ -115,6 +115,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         self.reward_smoothing: Any = reward_smoothing
         self.scale_rpe: Any = scale_rpe
         self.trace_decay: Any = trace_decay
+        del self.gae_lambda  # trace_decay is in its place
         self._deviations: np.ndarray | None = None
 
     @abstractmethod
@@ -200,12 +201,13 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         noisy = issubclass(self.policy_class, NoisyPolicy)
         check("policy", self.policy_class, noisy, "a name or a subclass of sb3_nrl.policies.NoisyPolicy")
         space = self.observation_space
-        parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-        supported = all(isinstance(part, _OBSERVATION_SPACES) for part in parts)
+        of_keys = space.spaces.items() if isinstance(space, spaces.Dict) else ()
+        parts = {f"observation_space[{key!r}]": part for key, part in of_keys} or {"observation_space": space}
+        supported = all(isinstance(part, _OBSERVATION_SPACES) for part in parts.values())
         check("observation_space", space, supported, "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these")
-        numbered = "numbered from 0 and of one dimension where it is discrete, by a wrapper of the environment"
-        check("observation_space", space, all(map(_is_numbered_plainly, parts)), numbered)
-        check("action_space", self.action_space, _is_numbered_plainly(self.action_space), numbered)
+        for name, part in (*parts.items(), ("action_space", self.action_space)):
+            plain = not np.any(getattr(part, "start", 0)) and np.ndim(getattr(part, "nvec", 0)) <= 1
+            check(name, part, plain, "numbered from 0 and of one dimension, which a wrapper can make it")
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -273,7 +275,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
 
     def _hand_over_noise(self) -> None:
         for name, value in self._policy_noise().items():
-            setattr(self.policy, name, value)
+            if getattr(self.policy, name) != value:
+                self._check_arguments()
+                setattr(self.policy, name, value)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         super().set_random_seed(seed)
@@ -580,11 +584,6 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-
-
-def _is_numbered_plainly(space: spaces.Space) -> bool:
-    """Whether Stable-Baselines3 can tell the values of a space apart: it takes no notice of where they start."""
-    return not np.any(getattr(space, "start", 0)) and np.ndim(getattr(space, "nvec", 0)) <= 1
 
 
 def _stack(observations: list[Any]) -> Any:

@@ -100,7 +100,10 @@ class EligibilityTraceBuffer:
         if not self._rows:
             self._rows = {name: np.empty((self.n_steps, *value.shape), value.dtype) for name, value in values.items()}
         for name, value in values.items():
-            self._rows[name][self.pos] = value
+            rows = self._rows[name]
+            if not np.can_cast(value.dtype, rows.dtype):  # of observations, say, that began with whole numbers
+                rows = self._rows[name] = rows.astype(np.promote_types(value.dtype, rows.dtype))
+            rows[self.pos] = value
         self.pos += 1
 
     def fold(

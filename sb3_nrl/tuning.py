@@ -5,7 +5,6 @@ study starts from: for the model that the trial trains, a run with the settings 
 report.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -96,12 +95,12 @@ def combine(entry: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     says nothing of.
 
     :param entry: Hyper-parameters, as a config of the zoo has them: ``policy_kwargs`` may be a text or a dictionary
-    :param found: Those of the trial, by :func:`config_entry`, or none
+    :param found: Those of the trial, by :func:`config_entry`; of another algorithm, or none, they replace the others
     :return: Both
     """
     combined = {**entry, **found}
-    if "policy_kwargs" in found and "policy_kwargs" in entry:
-        base, own = entry["policy_kwargs"], found["policy_kwargs"]
+    base, own = entry.get("policy_kwargs"), found.get("policy_kwargs")
+    if base and isinstance(own, str):
         as_text = isinstance(base, str)
         combined["policy_kwargs"] = f"dict({base}, **{own})" if as_text else {**base, **_evaluate(own)}
     return combined
@@ -152,9 +151,12 @@ def report(study: optuna.Study, env_id: str, entry: dict[str, Any], command: str
     if len(complete) > 1:
         importances = optuna.importance.get_param_importances(study)
         page.append("Importance: " + ", ".join(f"{name} {share:.2f}" for name, share in importances.items()))
-    if "policy_kwargs" in entry:
-        as_text = re.sub(r"<class 'torch\.([\w.]+)'>", r"th.\1", str(entry["policy_kwargs"]))
-        entry = {**entry, "policy_kwargs": as_text}
+    base = entry.get("policy_kwargs")
+    if isinstance(base, dict):
+        kept = {name: value for name, value in base.items() if name not in _POLICY_KWARGS}
+        entry = {**entry, "policy_kwargs": str(kept)}
+        if "<" in entry["policy_kwargs"]:
+            page.append("What stands in angle brackets no config in YAML can name: it needs one in Python.")
     tuned = {env_id: combine(entry, config_entry(best[0].params))}
     page.append(
         f"```yaml\n# Tuned, trial {best[0].number} of {len(study.trials)}: {command}\n{yaml.dump(tuned, width=100)}```"

@@ -58,7 +58,7 @@ _N_EVALUATIONS = 10
 _N_ATTEMPTS = 20
 """Times that a database is opened, a tenth of a second apart, before it is given up."""
 
-_KEPT = {"policy", "policy_kwargs", "normalize"}
+_KEPT = {"policy", "policy_kwargs", "normalize", "stats_window_size"}
 """Hyper-parameters that no run changes when it goes on: they are those of its model and its statistics."""
 
 _WITHOUT_DISPLAY = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
@@ -185,7 +185,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if self.resume:
             hyperparams = saved(pathlib.Path(self.resume), "config.yml")
             for name in changed.keys() & _KEPT:
-                check(name, changed[name], False, f"left out, since {self.resume} goes on with what it has learned")
+                check(name, changed[name], False, f"left out, since {self.resume} goes on with its own")
             hyperparams |= {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
         else:
             try:
@@ -312,8 +312,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         sample = samplers[self.algo]
 
         def sample_over_config(*arguments: Any) -> dict[str, Any]:
-            found = sample(*arguments)  # which the zoo has replace what the config says
-            return {**found, "policy_kwargs": {**self._hyperparams.get("policy_kwargs", {}), **found["policy_kwargs"]}}
+            found, base = sample(*arguments), self._hyperparams.get("policy_kwargs") or {}
+            return {**found, "policy_kwargs": {**base, **found["policy_kwargs"]}}  # the zoo drops those of the config
 
         try:
             with mock.patch.dict(samplers, {self.algo: sample_over_config} if self.algo in ALGORITHMS else {}):

@@ -274,7 +274,7 @@ def test_discrete_spaces_are_numbered_plainly(algorithm: Algorithm, space: space
     for name, env, policy in (
         ("action_space", SpacesEnv(None, space), "MlpPolicy"),
         ("observation_space", SpacesEnv(space, None), "MlpPolicy"),
-        ("observation_space", SpacesEnv(spaces.Dict(part=space), None), "MultiInputPolicy"),
+        (r"observation_space\['part'\]", SpacesEnv(spaces.Dict(part=space), None), "MultiInputPolicy"),
     ):
         with pytest.raises(ValueError, match=rf"(?s)^{name}=.*: must be numbered from 0 and of one dimension"):
             make(algorithm, env, policy)

@@ -25,7 +25,7 @@ each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 def make(
     algorithm: Algorithm, rule: str = "default", policy: str | type[NoisyPolicy] = "MlpPolicy", **settings: Any
 ) -> NRL | RMHL | BPTT:
-    return algorithm(policy, ScriptedEnv([5, 3]), seed=0, **arguments(algorithm, rule, **settings))
+    return algorithm(policy, ScriptedEnv([5, 3]), **arguments(algorithm, rule, **{"seed": 0, **settings}))
 
 
 def snapshot(model: RewardModulatedAlgorithm) -> dict[str, th.Tensor]:
@@ -76,6 +76,16 @@ class ScalesAndMixesRows(Extractor):
     def forward(self, x: th.Tensor) -> th.Tensor:
         y = self.second(self.first(x / x.norm(dim=1, keepdim=True)))
         return y - y.mean(0)
+
+
+class SaturatesAndMixesRows(Extractor):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.second(self.first(x - 0.1 * x.mean(0)).tanh())
+
+
+class DrawsRandomNumbers(Extractor):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.second(nn.functional.dropout(self.first(x), 0.5))
 
 
 class Centred(nn.Linear):
@@ -135,6 +145,8 @@ class CallsByName(Extractor):
         (MixesRows, "mixes the rows"),
         (CentresRows, "mixes the rows"),
         (ScalesAndMixesRows, "mixes the rows"),
+        (SaturatesAndMixesRows, "mixes the rows"),
+        (DrawsRandomNumbers, "draws random numbers"),
         (OfAnotherLayer, r"'features_extractor\.second\.weight' would never learn: .*\(Centred\)"),
         (WithSpectralNorm, r"second\.bias' would never learn"),
         (WithForwardOfItsOwn, r"second\.weight' would never learn: .*\(Linear\) is none of them"),
@@ -145,8 +157,9 @@ class CallsByName(Extractor):
 def test_networks_whose_credit_would_be_wrong_are_refused(
     algorithm: Algorithm, extractor: type[BaseFeaturesExtractor], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(algorithm, policy_kwargs={"features_extractor_class": extractor})
+    for seed in range(5):
+        with pytest.raises(ValueError, match=message):
+            make(algorithm, seed=seed, policy_kwargs={"features_extractor_class": extractor})
 
 
 @each_algorithm
@@ -540,6 +553,18 @@ def test_a_callback_can_change_the_noise(argument: str, value: Any) -> None:
 
     model.learn(40, change_once)
     assert getattr(model.policy, argument) == value
+
+
+@pytest.mark.parametrize(("argument", "value"), [("noise_std", 0.0), ("clean_passes", 1)])
+def test_noise_that_a_callback_sets_is_checked(argument: str, value: Any) -> None:
+    model = make(NRL)
+
+    def change(*_: Any) -> bool:
+        setattr(model, argument, value)
+        return True
+
+    with pytest.raises(ValueError, match=f"^{argument}={value}: must be"):
+        model.learn(40, change)
 
 
 @each_rule

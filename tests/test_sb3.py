@@ -28,7 +28,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnMaxEpisodes,
     StopTrainingOnRewardThreshold,
 )
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import (
     FakeImageEnv,
@@ -156,11 +156,23 @@ def test_seed_decides_the_weights(algorithm: Algorithm, rule: str, n_envs: int) 
     assert not np.array_equal(trained(1), trained(2))
 
 
-def test_environments_in_processes_give_the_same_weights() -> None:
-    processes = make_vec_env("CartPole-v1", 4, vec_env_cls=SubprocVecEnv)
+class BeginsWithWholeNumbers(ScriptedEnv):
+    """What processes hand over as it is, environments beside one another in the type of their space."""
+
+    def __init__(self) -> None:
+        super().__init__([10], pay_at=[3, 4, 9])
+
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = super().reset(**arguments)
+        return np.rint(observation).astype(int), info
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", BeginsWithWholeNumbers])
+def test_environments_in_processes_give_the_same_weights(env: Any) -> None:
+    processes = make_vec_env(env, 4, vec_env_cls=SubprocVecEnv)
     try:
         for algorithm, rule in ((NRL, "default"), (NRL, "average"), (RMHL, "default"), (BPTT, "default")):
-            envs = (processes, make_vec_env("CartPole-v1", 4))
+            envs = (processes, make_vec_env(env, 4))
             first, second = (weights(make(algorithm, env, rule=rule).learn(120)) for env in envs)
             assert np.array_equal(first, second)
     finally:
@@ -1072,6 +1084,20 @@ def test_overrides_of_noisy_passes_are_honoured(method: str) -> None:
     model = make(NRL, scripted(), type("Watched", (NoisyPolicy,), {method: override}), clean_passes=2)
     model.learn(1)
     assert calls
+
+
+class Squashed(NoisyPolicy):
+    def _distribution(self, parameters: th.Tensor) -> Distribution:
+        mean, log_std = parameters.chunk(2, dim=1)
+        return SquashedDiagGaussianDistribution(mean.shape[1]).proba_distribution(mean, log_std)
+
+
+@each_rule
+def test_actions_are_of_the_policys_own_distribution(algorithm: Algorithm, rule: str) -> None:
+    recorder = Recorder(lambda callback: callback.locals["actions"].copy())
+    make(algorithm, IdentityEnvBox(ep_length=10), Squashed, rule, learning_rate=1e-6).learn(100, callback=recorder)
+    actions = np.abs(recorder.seen)
+    assert 0.9 < actions.max() < 1
 
 
 class Hotter(NoisyPolicy):

@@ -474,6 +474,7 @@ def test_run_does_not_go_on_as_another(here: pathlib.Path) -> None:
         (["-optimize"], "left out with -optimize"),
         (["-params", "policy_kwargs:dict(net_arch=[8])"], r"policy_kwargs=\{'net_arch': \[8\]\}: must be left out"),
         (["-params", "normalize:False"], "normalize=False: must be left out"),
+        (["-params", "stats_window_size:3"], "stats_window_size=3: must be left out"),
     ):
         with pytest.raises(SystemExit, match=says):
             main(["train", "-i", "logs/nrl/CartPole-v1_1", "-n", "64", *options])
@@ -843,9 +844,10 @@ def test_every_point_of_the_search_space_is_a_model(algo: str, fixed: dict[str, 
 
 
 PYTHON_CONFIG = """
+from functools import partial
 from torch import nn
 
-policy_kwargs = {"action_correlation": 0.9, "log_std_init": 0.5, "activation_fn": nn.ReLU}
+policy_kwargs = {"action_correlation": 0.9, "log_std_init": 0.5, "activation_fn": partial(nn.LeakyReLU, 0.1)}
 hyperparams = {"default": {"policy": "MlpPolicy", "n_timesteps": 80, "policy_kwargs": policy_kwargs}}
 """
 
@@ -885,6 +887,36 @@ def test_trial_keeps_what_the_config_says_of_the_policy_beside_its_own(
         assert (model.policy.action_correlation, model.policy.log_std_init) == (0.9, 0.5)
         chosen = (str(model.policy.net_arch), model.policy.head_gain)
         assert chosen == (trial.params["net_arch"], trial.params["head_gain"])
+
+
+@pytest.mark.parametrize("config", ["null", "{normalize_images: false}"])
+def test_trial_of_a_config_with_other_policy_kwargs_or_none(tmp_path: pathlib.Path, config: str) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text(f"CartPole-v1: {{policy: MlpPolicy, n_timesteps: 32, policy_kwargs: {config}}}")
+    settings: dict[str, Any] = {"name": str(own), "n_trials": 1, "n_evaluations": 1, "n_eval_episodes": 1}
+    experiment = manager(tmp_path, "nrl", "CartPole-v1", optimize_hyperparameters=True, **settings)
+    assert experiment.setup_experiment() is None
+    experiment.hyperparameters_optimization()
+    (trial,) = study_of(tmp_path).trials
+    made = manager(tmp_path, "nrl", "CartPole-v1", name=str(own), trial_id=0).setup_experiment()
+    assert made is not None and isinstance(made[0], NRL)
+    assert made[0].policy.head_gain == trial.params["head_gain"]
+    assert made[0].policy.normalize_images == (config == "null")
+
+
+def test_trial_of_an_algorithm_of_the_zoo(tmp_path: pathlib.Path) -> None:
+    """Its policy_kwargs replace those of the config, as they do in the zoo."""
+    sb3_nrl.zoo.register()
+    folder = tmp_path / "logs" / "a2c"
+    folder.mkdir(parents=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / "study_Pendulum-v1.log")))
+    study = optuna.create_study(storage=storage, study_name="a2c-Pendulum-v1")
+    study.optimize(lambda trial: len(rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER["a2c"](trial, 1, 1, {})), n_trials=1)
+    made = manager(tmp_path, "a2c", "Pendulum-v1", trial_id=0).setup_experiment()
+    assert made is not None
+    found = rl_zoo3.exp_manager.HYPERPARAMS_CONVERTER["a2c"](study.trials[0].params)["policy_kwargs"]
+    assert found == {name: made[0].policy_kwargs[name] for name in found}
+    assert "log_std_init" not in made[0].policy_kwargs
 
 
 def test_trial_that_diverges_is_pruned(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
