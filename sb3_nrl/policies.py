@@ -308,6 +308,21 @@ class NoisyPolicy(BasePolicy):
         _, values = self._run_noisy_passes(obs, self.clean_passes)
         return values.mean(0)[:, None]
 
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: th.Tensor
+    ) -> tuple[th.Tensor | None, th.Tensor, th.Tensor | None]:
+        """
+        What the policy thinks of actions, as in Stable-Baselines3.
+
+        :param obs: Observations, B rows
+        :param actions: Actions, B rows
+        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π(·|s), shape (B,),
+            None for a distribution that knows none
+        """
+        distribution = self.get_distribution(obs)
+        values = self.predict_values(obs) if self.critic else None
+        return values, distribution.log_prob(actions), distribution.entropy()
+
     def forward(
         self,
         obs: PyTorchObs,

@@ -1086,6 +1086,29 @@ def test_overrides_of_noisy_passes_are_honoured(method: str) -> None:
     assert calls
 
 
+@each_rule
+@pytest.mark.parametrize(
+    "make_env",
+    [scripted, lambda: IdentityEnvMultiDiscrete(3), IdentityEnvBox, lambda: IdentityEnvMultiBinary(3)],
+    ids=["discrete", "multi-discrete", "box", "multi-binary"],
+)
+def test_actions_are_evaluated_as_they_were_chosen(
+    algorithm: Algorithm, rule: str, make_env: Callable[[], Any]
+) -> None:
+    model = make(algorithm, make_env(), rule=rule)
+    obs = th.as_tensor(model.get_env().reset())
+    with th.no_grad():
+        actions, log_probs = model.policy(obs)
+    values, evaluated, entropy = model.policy.evaluate_actions(obs, actions)
+    assert th.equal(evaluated, log_probs)
+    assert entropy.shape == (len(obs),)
+    assert (values is None) == (rule == "average" or algorithm is RMHL)
+    if values is not None:
+        assert th.equal(values, model.policy.predict_values(obs))
+    gradients = th.autograd.grad(evaluated.sum(), list(model.policy.action_net.parameters()))
+    assert all((gradient != 0).any() for gradient in gradients)
+
+
 class Squashed(NoisyPolicy):
     def _distribution(self, parameters: th.Tensor) -> Distribution:
         mean, log_std = parameters.chunk(2, dim=1)
@@ -1105,7 +1128,11 @@ class Hotter(NoisyPolicy):
         return super()._distribution(parameters / 5)
 
 
-@pytest.mark.parametrize("make_env", [scripted, IdentityEnvMultiDiscrete, IdentityEnvBox])
+@pytest.mark.parametrize(
+    "make_env",
+    [scripted, lambda: IdentityEnvMultiDiscrete(3), IdentityEnvBox],
+    ids=["discrete", "multi-discrete", "box"],
+)
 def test_another_distribution_is_that_of_noisy_passes_too(make_env: Callable[[], Any]) -> None:
     model = make(NRL, make_env(), Hotter)
     obs = th.as_tensor(model.get_env().reset())
