@@ -235,13 +235,13 @@ def _draw(runs_of: Mapping[str, list[Run]], results: Results, summaries: Summari
 
 
 def _publish(targets: Sequence[str], made: Mapping[str, bytes], results: Results, console: Console) -> None:
-    """Bring everything to its place in the repository, and its table to that of the one before."""
-    for before in pathlib.Path(PLACE).glob("table*"):
-        before.unlink()
+    """Bring everything to its place in the repository, where the table takes that of the one before."""
     for run, result in results.items():
         write(run, thin(run, result), pathlib.Path(PLACE))
     for name, content in made.items():
         write_whole(pathlib.Path(PLACE) / name, content)
+    for table_of_before in set(pathlib.Path(PLACE).glob("table*")) - {pathlib.Path(PLACE) / name for name in made}:
+        table_of_before.unlink()
     first = next(name for name in made if name.endswith(".png"))
     table = next(content for name, content in made.items() if name.endswith(".md"))
     readme = pathlib.Path("README.md")
