@@ -64,6 +64,10 @@ class TorchNetwork:
         """Take over values, without a copy where that is possible."""
         return th.as_tensor(values, device=self.policy.device)
 
+    def numpy(self, values: Array) -> np.ndarray:
+        """The way back, likewise without a copy where that is possible."""
+        return values.cpu().numpy()
+
     def weights(self) -> list[Array]:
         """The parameters that learn, where they are now."""
         return [parameter.data for parameter in self.policy.perturbation.parameters]
@@ -100,7 +104,7 @@ class TorchNetwork:
         deviations = None if deviations_EA is None else self.array(deviations_EA)
         obs = obs_as_tensor(obs, self.policy.device)
         actions, log_probs = self.policy(obs, noise_BN=noise_EN, deviations_BA=deviations)
-        return actions.cpu().numpy(), log_probs.cpu().numpy()
+        return self.numpy(actions), self.numpy(log_probs)
 
     @th.no_grad()
     def values(self, obs: Any) -> Array:
@@ -237,6 +241,9 @@ class NumpyNetwork(TorchNetwork):
 
     def array(self, values: np.ndarray | th.Tensor) -> Array:
         return np.asarray(values)
+
+    def numpy(self, values: Array) -> np.ndarray:
+        return values
 
     def weights(self) -> list[Array]:
         self._find_weights()

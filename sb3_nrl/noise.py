@@ -53,11 +53,12 @@ def sample_noise(
     :param n_rows: Number of rows R
     :param sizes: Number of nodes of each network
     :param device: Where to draw it
-    :return: ξ, of shape (S, R, sum of the sizes); independent of one another, unless orthogonal
+    :return: ξ, of shape (S · R, sum of the sizes), all rows of a sample side by side; independent of one another,
+        unless orthogonal
     """
     if distribution == ORTHOGONAL:
-        return th.cat([_orthogonal(n_samples, n_rows, size, std, device) for size in sizes if size], dim=2)
-    return NOISE_DISTRIBUTIONS[distribution](th.empty(n_samples, n_rows, sum(sizes), device=device), std)
+        return th.cat([_orthogonal(n_samples, n_rows, size, std, device) for size in sizes if size], dim=1)
+    return NOISE_DISTRIBUTIONS[distribution](th.empty(n_samples * n_rows, sum(sizes), device=device), std)
 
 
 def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device) -> th.Tensor:
@@ -73,4 +74,4 @@ def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: t
     waves = (angles.cos() + angles.sin())[turns]
     order = th.randperm(n_nodes, device=device) + th.randint(n_nodes, (n_rows, 1), device=device)
     signs = _rademacher(th.empty(n_rows, n_nodes, device=device), std)
-    return waves.index_select(1, (order % n_nodes).flatten()).unflatten(1, order.shape) * signs
+    return (waves.index_select(1, (order % n_nodes).flatten()).unflatten(1, order.shape) * signs).flatten(0, 1)

@@ -262,8 +262,8 @@ class NoisyPolicy(BasePolicy):
         :return: Shape (S · B, N), all rows of a sample side by side
         """
         sizes = [part.n_nodes for part in self.parts]
-        device = self.action_net.weight.device
-        return sample_noise(self.noise_distribution, self.noise_std, n_samples, n_rows, sizes, device).flatten(0, 1)
+        device = self.perturbation.parameters[0].device
+        return sample_noise(self.noise_distribution, self.noise_std, n_samples, n_rows, sizes, device)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """

@@ -384,8 +384,9 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             else:
                 rewarded = predictor.observe(rewards, dones, self.reward_timing)
             if rollout_buffer.n_resets == n_resets:  # else this step, too, was made with parameters that are no more
-                noise = None if noise is None else th.as_tensor(noise).cpu().numpy()
-                rollout_buffer.add(obs, actions, log_probs, rewards, dones, noise)
+                rollout_buffer.add(
+                    obs, actions, log_probs, rewards, dones, None if noise is None else self.network.numpy(noise)
+                )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:
@@ -493,7 +494,7 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
         return np.concatenate([*values, self._predict_values(self._last_obs)]).reshape(-1, self.n_envs)
 
     def _predict_values(self, obs: Any) -> np.ndarray:
-        return th.as_tensor(self.network.values(obs)).cpu().numpy()
+        return self.network.numpy(self.network.values(obs))
 
     def _step(self, change_W: Array) -> float:
         """
