@@ -101,7 +101,8 @@ class EligibilityTraceBuffer:
             self._rows = {name: np.empty((self.n_steps, *value.shape), value.dtype) for name, value in values.items()}
         for name, value in values.items():
             rows = self._rows[name]
-            if not np.can_cast(value.dtype, rows.dtype):  # of observations, say, that began with whole numbers
+            # Observations, say, may have begun with whole numbers. Comparing types first is quicker.
+            if value.dtype != rows.dtype and not np.can_cast(value.dtype, rows.dtype):
                 rows = self._rows[name] = rows.astype(np.promote_types(value.dtype, rows.dtype))
             rows[self.pos] = value
         self.pos += 1
