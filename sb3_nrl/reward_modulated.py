@@ -384,9 +384,8 @@ class RewardModulatedAlgorithm(OnPolicyAlgorithm):
             else:
                 rewarded = predictor.observe(rewards, dones, self.reward_timing)
             if rollout_buffer.n_resets == n_resets:  # else this step, too, was made with parameters that are no more
-                rollout_buffer.add(
-                    obs, actions, log_probs, rewards, dones, None if noise is None else self.network.numpy(noise)
-                )
+                noise = None if noise is None else self.network.numpy(noise)
+                rollout_buffer.add(obs, actions, log_probs, rewards, dones, noise)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         if going_on:
