@@ -51,7 +51,7 @@ from sb3_nrl.reproduce.runs import (
     thin,
     write,
 )
-from sb3_nrl.reproduce.schedule import Clock, carry_out, find
+from sb3_nrl.reproduce.schedule import Clock, Failure, carry_out, find
 from sb3_nrl.reproduce.summary import Summaries, episodes_until, interquartile_mean, summarize
 
 PNG = b"\x89PNG"
@@ -384,6 +384,22 @@ def test_training_that_ends_too_soon_is_an_error(monkeypatch: pytest.MonkeyPatch
         Training(Cell("CartPole", "NRL"), 1, n_episodes=12).do()
 
 
+def test_training_that_diverges_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASKS["CartPole"]
+    too_large = {"NRL": {**task.own_arguments["NRL"], "learning_rate": 1e30}}
+    monkeypatch.setitem(TASKS, "CartPole", task._replace(own_arguments=too_large, worst=-3.0))
+    run = Training(Cell("CartPole", "NRL"), 1, n_episodes=100)
+    columns = run.do().columns
+    assert columns["episode"].tolist() == list(range(1, 101))
+    played = columns["length"] > 0
+    assert 0 < played.sum() < 100 and played[: played.sum()].all()
+    assert (columns["return"][played] == columns["length"][played]).all()
+    assert (columns["return"][~played] == -3).all()
+    (line,) = report.failures(summarize([(run, Result(columns, 1.0, ""))]))
+    after = f"its weights diverged soon after episode {played.sum()}, and all later episodes count as -3."
+    assert line == f"CartPole, 1: NRL did not learn from seed 1: {after}"
+
+
 def test_result_names_the_commit_and_whether_there_are_changes(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,6 +524,7 @@ def test_without_ray_runs_are_done_one_after_the_other(tmp_path: pathlib.Path, m
     ]
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.count("Ray is not installed, so one run is done after the other") == 1
+    assert said.splitlines()[1].startswith("0 done, 1 running, 2 left, about")  # before anything is done
     assert "1 done, 1 running, 1 left" in said
     with pytest.raises(ImportError, match=r"pip install 'sb3-nrl\[reproduce\]'"):
         carry_out(runs, {}, tmp_path, 1, "auto", quiet())
@@ -575,7 +592,8 @@ def test_the_rest_takes_as_long_as_finished_runs_let_expect(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     runs = [Small(seed, tmp_path) for seed in range(5)]
     results: dict[Run, Result] = {}
-    clock = Clock(runs, results, workers=2)
+    failures: dict[Run, Failure] = {}
+    clock = Clock(runs, results, failures, workers=2)
     assert clock.seconds_left() == 5 * 10 / 2
     results[runs[0]] = Result({}, 30.0, "")  # three times as long as expected
     clock.tick(runs[0])
@@ -583,7 +601,10 @@ def test_the_rest_takes_as_long_as_finished_runs_let_expect(
     now = 25.0
     assert clock.seconds_left() == 35
     assert str(clock) == "1 done, 2 running, 2 left, about 35 s to go"
-    for run in runs[1:]:
+    failures[runs[1]] = Failure("", "")
+    clock.tick(runs[1])
+    assert str(clock) == "1 done, 2 running, 1 left, 1 failed, about 45 s to go"
+    for run in runs[2:]:
         clock.tick(run)
     assert clock.seconds_left() == 0
 
@@ -733,6 +754,23 @@ def test_interquartile_means_and_intervals_are_beside_the_bars(benchmarks: Summa
     assert ends == [(pytest.approx(made.low), pytest.approx(made.high)) for made in shown]
 
 
+def test_bp_as_published_beside_what_is_recommended_is_called_so() -> None:
+    results = trainings(Cell("Reaching", "BPTT"), [263.0]) | trainings(Cell("Reaching", "NRL"), [240.0])
+    results |= trainings(Cell("Reaching", "NRL", setting="recommended"), [260.0])
+    figure = draw("fig1", summarize(results.items()), {})
+    title = panel(figure, "Reaching, one hidden layer, recommended").get_title().replace("\u00a0", " ")
+    assert title.endswith("seeds that learned: NRL 1/1, BP as published 1/1")
+    assert panel(figure, "Reaching, one hidden layer, as published").get_title().endswith("NRL 1/1")
+
+
+def test_halves_of_what_is_recommended_are_in_the_table_alone() -> None:
+    results = trainings(Cell("Reaching", "NRL"), [240.0])
+    whole = draw("fig1", summarize(results.items()), {})
+    results |= trainings(Cell("Reaching", "NRL", change="8 pairs"), [250.0])
+    both = draw("fig1", summarize(results.items()), {})
+    assert [len(axes.get_lines()) for axes in both.axes] == [len(axes.get_lines()) for axes in whole.axes]
+
+
 @pytest.mark.parametrize("styles", [ALGORITHM_STYLES, CHANGE_STYLES, NOISE_STYLES], ids=["1", "4", "noise"])
 def test_lines_can_be_told_apart_without_colour(styles: dict[str, Any]) -> None:
     assert len({style.line for style in styles.values()}) == len(styles)
@@ -870,15 +908,36 @@ def test_what_is_not_repaired_is_named() -> None:
         Cell("CartPole", "BPTT", 2): [500.0] * 5,
         Cell("CartPole", "NRL", 1): [476.0] * 5,  # 95.2 %
         Cell("CartPole", "BPTT", 1): [500.0] * 5,
-        Cell("Acrobot", "NRL", 1): [-500.0] * 5,  # something is recommended
+        Cell("Acrobot", "NRL", 1): [-500.0] * 5,  # something is recommended, and repairs it
         Cell("Acrobot", "BPTT", 1): [-80.0] * 5,
+        Cell("Acrobot", "NRL", 1, "recommended"): [-90.0] * 5,
+        Cell("Acrobot", "NRL", 1, "recommended", "2 passes"): [-500.0] * 5,  # which is not what is recommended
+        Cell("Acrobot", "NRL", 2): [-500.0] * 5,  # something is recommended, and does not
+        Cell("Acrobot", "BPTT", 2): [-80.0] * 5,
+        Cell("Acrobot", "NRL", 2, "recommended"): [-90.0] * 4 + [-500.0],
     }
     results: dict[Run, Result] = {}
     for cell, of_seeds in finals.items():
         results |= trainings(cell, of_seeds)
     told = list(report.unrepaired(summarize(results.items())))
-    assert [line.partition(":")[0] for line in told] == ["CartPole, 2", "CartPole, 3"]
-    assert all("no recommended setting yet" in line for line in told)
+    assert [line.partition(":")[0] for line in told] == ["Acrobot, 2, recommended", "CartPole, 2", "CartPole, 3"]
+    assert all("nothing is recommended that repairs it" in line for line in told)
+
+
+def test_seeds_that_were_lost_for_a_while_are_told() -> None:
+    fall = [20.0, *[500.0] * 198, 11.0, *[500.0] * 200]
+    dip = [20.0, *[500.0] * 198, 251.0, *[500.0] * 200]
+    lost = [20.0, *[500.0] * 198, *[11.0] * 201]
+    late = [*[11.0] * 300, *[500.0] * 100]
+    nrl = dict(training(Cell("CartPole", "NRL", 3), seed, curve) for seed, curve in enumerate([fall, dip, lost, late]))
+    bp = dict([training(Cell("CartPole", "BPTT"), 7, dip), training(Cell("CartPole", "RMHL"), 0, fall)])
+    summaries = summarize((nrl | bp).items())
+    told = "CartPole, 3: NRL had passed 475, fell to 11 at episode 10,000 (seed 0), and came back."
+    assert list(report.relapses(summaries)) == [told]
+    assert told in report.describe(summaries, nrl | bp)
+    whole = Training(Cell("CartPole", "NRL", 3), 0, 20_000)
+    columns = {"episode": np.arange(1, 20_001), "return": np.repeat(fall, 50), "length": np.full(20_000, 9)}
+    assert list(report.relapses(summarize([(whole, Result(columns, 1.0, ""))]))) == [told]
 
 
 def test_change_of_the_noise_is_compared_with_bp_as_it_is() -> None:
@@ -1040,16 +1099,19 @@ def test_more_passes_are_said_to_come_closer(power: float, bump: float, verdict:
         ([-50.0, -50.0, -310.0, -310.0, -310.0], -206, 2, "differs"),
     ],
 )
+@pytest.mark.parametrize("lost", [0, 2, 3])
 def test_ten_passes_are_said_to_be_faster_at_first(
-    early: list[float], mean: float, n_faster: int, verdict: str
+    early: list[float], mean: float, n_faster: int, verdict: str, lost: int
 ) -> None:
     results: dict[Run, Result] = {}
     for passes, firsts, rest in (("2 passes", [-300.0] * 5, -90.0), ("10 passes", early, -300.0)):
         for seed, first in enumerate(firsts):
-            curve = [*[first] * 40, *[rest] * 120]  # rows of 50 episodes, and the first 2,000 are meant
+            last = -500.0 if seed < lost else rest
+            curve = [*[first] * 40, *[last] * 120]  # rows of 50 episodes, and the first 2,000 are meant
             results |= dict([training(Cell("Acrobot", "NRL", change=passes), seed, curve)])
     line = told(summarize(results.items()), results, "The paper, Figure 4B")
-    assert f"is {mean} with 10, -300 with 2, and higher with 10 from {n_faster} of 5 seeds: {verdict}." in line
+    assert f"is {mean} with 10, -300 with 2, and higher with 10 from {n_faster} of 5 seeds: " in line
+    assert line.partition("5 seeds: ")[2].startswith("cannot be compared" if lost == 3 else verdict)
     results.popitem()
     assert not any("4B" in line for line in findings(summarize(results.items()), results))
 
@@ -1085,7 +1147,25 @@ def test_untrained_policies_are_told_of() -> None:
     assert "the goal in 1 of 21, the others in 5 of 7; those with a small head in 3 of 28." in line
     results |= trainings(Cell("Acrobot", "NRL", 2), [-90.0, -500.0, -85.0])
     line = told(summarize(results.items()), results, "Acrobot, 2: the untrained policies of seeds 0, 1, 2 ")
-    assert "in 0, 5, 1 episodes as published (NRL then learned from seeds 0, 2), in 1, 2, 0 with a small" in line
+    assert "in 0, 5, 1 episodes as published (correlations: -0.20, 0.30, -0.10; NRL then learned from " in line
+    assert "learned from seeds 0, 2), in 1, 2, 0 with a small" in line
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_why_reaching_needs_both_halves_is_told() -> None:
+    def nrl(setting: str = "paper", change: str = "") -> Cell:
+        return Cell("Reaching", "NRL", 1, setting, change)
+
+    results = trainings(Cell("Reaching", "BPTT"), [270.0] * 5)  # 300 above the worst one
+    for cell, final in ((nrl(), 240.0), (nrl(change="unbiased"), 180.0), (nrl(change="8 pairs"), 246.0)):
+        results |= trainings(cell, [final] * 5)
+    assert not any("BP's step" in line for line in findings(summarize(results.items()), results))
+    results |= trainings(nrl("recommended"), [273.0] * 5)
+    line = told(summarize(results.items()), results, "Reaching: ")
+    for part in ("ends at 90% of BP", "alone it ends at 70%", "pairs of samples alone at 92%", "with both at 101%"):
+        assert part in line
+    title = "| Reaching, 1, unbiased |"
+    assert title in report.markdown(summarize(results.items()), results)
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -1132,23 +1212,22 @@ def test_updates_come_closer_to_the_gradient_with_more_samples() -> None:
 
 
 def test_cosines_are_all_of_the_untrained_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[tuple[dict[str, Any], Any, int]] = []
-    plainly_train = runs.train
+    trained: list[tuple[Any, int]] = []
+    plainly_learn = runs.learn
 
-    def train(settings: dict[str, Any], *arguments: Any) -> Any:
-        model, env = plainly_train(settings, *arguments)
-        trained.append((settings, model, len(env.get_episode_rewards())))
-        return model, env
+    def learn(model: Any, *arguments: Any) -> None:
+        plainly_learn(model, *arguments)
+        (returns,) = model.get_env().env_method("get_episode_rewards")
+        trained.append((model, len(returns)))
 
-    monkeypatch.setattr("sb3_nrl.reproduce.measurements.train", train)
+    monkeypatch.setattr("sb3_nrl.reproduce.measurements.learn", learn)
     run = Alignment(2, "uniform", 3, quick=True)
     columns = run.do().columns
     begin = make_model(Cell("CartPole", "NRL", 2).settings(3, 1))[0]
     assert len(trained) == len(run.cases) == len(columns["cosine"])
-    for (settings, model, n_episodes), (std, n_samples) in zip(trained, run.cases, strict=True):
-        assert settings["arguments"]["noise_distribution"] == model.noise_distribution == "uniform"
-        assert (model.noise_std, model.n_noise_samples) == (std, n_samples)
-        assert n_episodes == settings["n_episodes"] == run.settings["n_episodes"]
+    for (model, n_episodes), (std, n_samples) in zip(trained, run.cases, strict=True):
+        assert (model.noise_distribution, model.noise_std, model.n_noise_samples) == ("uniform", std, n_samples)
+        assert n_episodes == run.settings["n_episodes"]
         for one, other in zip(model.policy.parameters(), begin.policy.parameters(), strict=True):
             assert one.equal(other)
     assert Alignment(1, "", 0).settings["n_episodes"] >= 30
@@ -1179,7 +1258,7 @@ def test_quick_look(
         "--tasks",
         "cartpole",
         "--algos",
-        "bptt",
+        "bp",
         "--seeds",
         "1",
         "--workers",
@@ -1189,13 +1268,11 @@ def test_quick_look(
     folder = tmp_path / "runs" / "reproduce" / "quick"
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
     trained = [f"CartPole/BPTT_{n}-hidden_paper_seed-1.csv" for n in (1, 2, 3)]
-    recommended = [f"{cell.name}_seed-1.csv" for cell in CELLS["fig1"] + CELLS["fig3"] if cell.setting == "recommended"]
-    recommended = [name for name in recommended if name.startswith("CartPole/BPTT")]
     covers = "_CartPole_BPTT_seeds-1"
     made = [
         f"{name}{covers}.{kind}" for name, kind in (("fig1", "png"), ("fig3", "png"), ("table", "csv"), ("table", "md"))
     ]
-    assert names == sorted([*trained, *recommended, *made])
+    assert names == sorted([*trained, *made])
     for name in made[:2]:
         assert (folder / name).read_bytes()[:4] == PNG
     said = capsys.readouterr().out
@@ -1205,7 +1282,7 @@ def test_quick_look(
     monkeypatch.setattr(Training, "measure", lambda run: pytest.fail(f"{run} was repeated"))
     main(command)
     main(["reproduce", "fig3", "--quick", "--draw-only", "--seeds", "1", "3"])
-    assert f"from {2 + len(recommended)} of " in capsys.readouterr().out
+    assert "from 2 of 12 runs" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -1225,7 +1302,8 @@ def test_failed_run_leaves_the_others_and_a_bad_status(
     where = tmp_path / "CartPole" / "NRL_1-hidden_paper_seed-1.traceback"
     assert f"CartPole/NRL_1-hidden_paper_seed-1 failed: FloatingPointError: it diverged (see {where})" in said
     assert 'raise FloatingPointError("it diverged")' in where.read_text()
-    assert "What follows is from 4 of 5 runs." in said
+    caveat = "What follows is from 4 of 5 runs."
+    assert caveat in said and (tmp_path / "table_fig1_CartPole_NRL.md").read_text().startswith(f"{caveat}\n\n| task,")
     assert "0/4 seeds learned; the reference, 498 (5/5), differs" in said
     assert len(list(tmp_path.glob("CartPole/*.csv"))) == 4
 
@@ -1416,7 +1494,6 @@ def test_publishing_fills_the_readme_and_the_folders_of_the_repository(
 def test_nothing_is_published_before_everything_is_there(
     more: tuple[str, ...],
     a_figure_of_full_results: list[Run],
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def measure(run: Training) -> Columns:
@@ -1432,9 +1509,11 @@ def test_nothing_is_published_before_everything_is_there(
     )  # a text is status 1
     assert not pathlib.Path("results").exists()
     assert "to be replaced" in pathlib.Path("README.md").read_text()
-    assert "to be done again" not in capsys.readouterr().out
 
 
-def test_readme_has_a_place_for_the_table() -> None:
-    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+def test_readme_has_the_published_table() -> None:
+    root = pathlib.Path(__file__).parents[1]
+    readme = (root / "README.md").read_text()
     assert all(readme.count(marker) == 1 for marker in MARKERS)
+    (table,) = (root / "results" / "reproduction").glob("table*.md")
+    assert f"{table.read_text()}{MARKERS[1]}" in readme

@@ -12,9 +12,9 @@ from typing import NoReturn
 from rich.console import Console
 
 from sb3_nrl.reproduce.plan import FIGURES, plan
-from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, SEEDS, TASKS
-from sb3_nrl.reproduce.runs import Run, Training, thin, write, write_whole
-from sb3_nrl.reproduce.schedule import Failures, Results, carry_out, find, say
+from sb3_nrl.reproduce.protocol import ALGORITHMS, CELLS, LABELS, SEEDS, TASKS
+from sb3_nrl.reproduce.runs import Results, Run, Training, thin, write, write_whole
+from sb3_nrl.reproduce.schedule import Failures, carry_out, find, say
 
 try:
     from sb3_nrl.reproduce.figures import draw
@@ -40,7 +40,7 @@ PUBLISHED = f"""![{{figure}}, reproduced]({PLACE}/{{figure}}.png)
 Made by `sb3-nrl reproduce {{targets}} --publish`. In `{PLACE}/` are the figures, the tables and the runs, thinned to a
 row for each point of a figure: `sb3-nrl reproduce {{targets}} --out {PLACE}` makes figures and tables of them again,
 without training."""
-"""What stands before it."""
+"""What stands before the published table."""
 
 DESCRIPTION = """
 Train what figures of the paper need, draw them, and compare the results with the paper's claims. Interrupted at any
@@ -85,15 +85,15 @@ def main(arguments: list[str]) -> None:
     if not results:
         parser.error(f"there is no finished run in {folder}")
     results = {run: results[run] for run in runs if run in results}
-    if len(results) < len(runs):
-        say(console, f"What follows is from {len(results)} of {len(runs)} runs.")
+    caveats = [f"What follows is from {len(results)} of {len(runs)} runs."] if len(results) < len(runs) else []
+    caveats += [TOO_SHORT] if chosen.quick else []
+    for caveat in caveats:
+        say(console, caveat)
     summaries = summarize(results.items())
-    tables = {"csv": table(summaries), "md": f"{markdown(summaries, results)}\n"}
+    page = "\n\n".join([*caveats, markdown(summaries, results)])
+    tables = {"csv": table(summaries), "md": f"{page}\n"}
     pictures = {} if chosen.targets == ["table"] else _draw(runs_of, results, summaries)
-    if chosen.quick:
-        say(console, TOO_SHORT)
-        tables["md"] = f"{TOO_SHORT}\n\n{tables['md']}"
-    else:
+    if not chosen.quick:
         for line in describe(summaries, results):
             say(console, line)
     stem = "_".join(["table", *([] if len(figures) == len(FIGURES) else figures), *_narrowed(chosen)])
@@ -153,11 +153,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--algos",
         nargs="+",
-        type=_any_case(ALGORITHMS),
+        type=_any_case(ALGORITHMS, LABELS),
         default=list(ALGORITHMS),
         choices=ALGORITHMS,
         metavar="ALGO",
-        help=f"only these: {', '.join(ALGORITHMS)}",
+        help=f"only these: {', '.join(LABELS.values())}",
     )
     add(
         "--out",
@@ -178,9 +178,10 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _any_case(names: Iterable[str]) -> Callable[[str], str]:
-    by_lower_case = {name.lower(): name for name in names}
-    return lambda text: by_lower_case.get(text.lower(), text)
+def _any_case(names: Iterable[str], labels: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """Find a name by itself or by its label."""
+    found = {name.lower(): name for name in names} | {label.lower(): name for name, label in (labels or {}).items()}
+    return lambda text: found.get(text.lower(), text)
 
 
 def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:

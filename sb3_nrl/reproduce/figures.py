@@ -13,8 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sb3_nrl.reproduce.measurements import SMALL_NOISE, Alignment, CleanPassError
 from sb3_nrl.reproduce.protocol import LABELS, N_LAST, SETTINGS, TASKS, Cell
-from sb3_nrl.reproduce.runs import Columns, block_size, blocks
-from sb3_nrl.reproduce.schedule import Results
+from sb3_nrl.reproduce.runs import Columns, Results, block_size, blocks
 from sb3_nrl.reproduce.summary import Summaries, Summary, baseline_of
 
 Line: TypeAlias = Literal["-", "--", "-.", ":"]
@@ -45,7 +44,7 @@ NOISE_STYLES = {
     "poisson": Style("#000000", "-.", "shot"),
 }
 DEPTHS = {1: "one hidden layer", 2: "two hidden layers", 3: "three hidden layers"}
-MARKERS = {1: "o", 2: "s", 3: "^"}
+DEPTH_MARKERS = {1: "o", 2: "s", 3: "^"}
 
 _APART = 1.06
 """Factor between places of different noise, so that none hides another."""
@@ -75,6 +74,7 @@ def draw(figure: str, summaries: Summaries, results: Results) -> Figure:
 
 def _draw_benchmarks(summaries: Summaries) -> Figure:
     """Figures 1 to 3: a row for each task and depth, with the returns as published, as recommended, and at last."""
+    summaries = {cell: summary for cell, summary in summaries.items() if not cell.change}
     rows = list(dict.fromkeys((cell.task, cell.n_hidden) for cell in summaries))
     wide = any(cell.setting == "recommended" for cell in summaries)
     figure = Figure(figsize=(12 if wide else 9, 0.5 + 3 * len(rows)), layout="constrained")
@@ -90,7 +90,7 @@ def _draw_benchmarks(summaries: Summaries) -> Figure:
             baseline = baseline_of(Cell(task, "NRL", n_hidden, setting), summaries)
             if baseline is not None:
                 shown[baseline.cell] = baseline
-            curves = [(summary, ALGORITHM_STYLES[summary.cell.algorithm]) for summary in shown.values()]
+            curves = [(summary, _style_beside(summary, setting)) for summary in shown.values()]
             _draw_curves(axes, curves, f"{task}, {DEPTHS[n_hidden]}, {SETTINGS[setting]}")
         bars = sorted(here, key=lambda summary: settings.index(summary.cell.setting))
         styled = [(summary, ALGORITHM_STYLES[summary.cell.algorithm]) for summary in bars]
@@ -101,6 +101,13 @@ def _draw_benchmarks(summaries: Summaries) -> Figure:
         )
     _explain(figure, dict.fromkeys(ALGORITHM_STYLES[cell.algorithm] for cell in summaries), bars=True)
     return figure
+
+
+def _style_beside(summary: Summary, setting: str) -> Style:
+    """An algorithm's style, with its setting in its name where others have another one."""
+    style = ALGORITHM_STYLES[summary.cell.algorithm]
+    own = summary.cell.setting
+    return style if own == setting else style._replace(label=f"{style.label} {SETTINGS[own]}")
 
 
 def _draw_noisy_passes(summaries: Summaries, results: Results) -> Figure:
@@ -147,7 +154,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
                 tables[0][x][rows] * _APART ** list(NOISE_STYLES).index(change),
                 middle,
                 [middle - low, high - middle],
-                fmt=MARKERS[n_hidden],
+                fmt=DEPTH_MARKERS[n_hidden],
                 linestyle=style.line,
                 color=style.color,
                 markersize=4,
@@ -164,7 +171,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
     sizes.set_title(f"B  {of_what}\n{most:,} noise samples per step", fontsize="medium")
     sizes.set_xlabel("σ")
     for n_hidden in sorted({n_hidden for n_hidden, _ in measured}):
-        sizes.plot([], [], MARKERS[n_hidden], color="0.4", label=DEPTHS[n_hidden])
+        sizes.plot([], [], DEPTH_MARKERS[n_hidden], color="0.4", label=DEPTHS[n_hidden])
     if measured:
         sizes.legend(frameon=False)
     styled = [(summary, NOISE_STYLES[cell.change]) for cell, summary in summaries.items()]

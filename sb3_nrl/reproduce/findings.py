@@ -8,9 +8,8 @@ import numpy as np
 
 from sb3_nrl.reproduce.measurements import HEAD_GAINS, Alignment, CleanPassError, UntrainedPolicies
 from sb3_nrl.reproduce.protocol import LABELS, SETTINGS, TASKS, Cell
-from sb3_nrl.reproduce.runs import Columns
-from sb3_nrl.reproduce.schedule import Results
-from sb3_nrl.reproduce.summary import Summaries
+from sb3_nrl.reproduce.runs import Columns, Results
+from sb3_nrl.reproduce.summary import Summaries, baseline_of
 
 
 class Finding(NamedTuple):
@@ -52,6 +51,7 @@ def findings(summaries: Summaries, results: Results) -> Iterator[str]:
             "measured; returns beside them are of Acrobot as recommended, whose trainings are short."
         )
     yield from _untrained(results, summaries)
+    yield from _halves(summaries)
     if any(cell.task == "Reaching" for cell in summaries):
         yield (
             "Reaching rewards the target that is shown, and has NeuroGym's three actions (stay, left, right), where "
@@ -108,12 +108,13 @@ def _noisy_passes(summaries: Summaries, results: Results) -> Iterator[Finding]:
                 for cell in (two, ten)
             )
             n_faster, n_seeds = int((with_ten > with_two).sum()), len(with_two)
+            comparable = (summaries[two].learned | summaries[ten].learned).sum() > n_seeds / 2
             yield Finding(
                 "The paper, Figure 4B: with 10 noisy passes learning is slightly faster at first than with 2",
                 f"the mean return of the first {n_episodes:,} episodes, {SETTINGS[setting]}, is "
                 f"{with_ten.mean():.0f} with 10, {with_two.mean():.0f} with 2, and higher with 10 from {n_faster} of "
                 f"{n_seeds} seeds",
-                bool(with_ten.mean() > with_two.mean() and n_faster > n_seeds / 2),
+                bool(with_ten.mean() > with_two.mean() and n_faster > n_seeds / 2) if comparable else None,
             )
 
 
@@ -160,10 +161,26 @@ def _untrained(results: Results, summaries: Summaries) -> Iterator[str]:
             if published and seeds:
                 yield (
                     f"Acrobot, {run.n_hidden}: the untrained policies of seeds {', '.join(map(str, seeds))} reached it "
-                    f"in {', '.join(f'{reached[seed]:.0f}' for seed in seeds)} episodes as published (NRL then learned "
-                    f"from seeds {', '.join(map(str, compress(published.curves, published.learned))) or '–'}), in "
+                    f"in {', '.join(f'{reached[seed]:.0f}' for seed in seeds)} episodes as published (correlations: "
+                    f"{', '.join(f'{correlation[seed]:.2f}' for seed in seeds)}; NRL then learned from seeds "
+                    f"{', '.join(map(str, compress(published.curves, published.learned))) or '–'}), in "
                     f"{', '.join(f'{small[seed]:.0f}' for seed in seeds)} with a small head."
                 )
+
+
+def _halves(summaries: Summaries) -> Iterator[str]:
+    published = Cell("Reaching", "NRL")
+    halves = [Cell("Reaching", "NRL", change=change) for change in ("unbiased", "8 pairs")]
+    cells = (published, *halves, Cell("Reaching", "NRL", setting="recommended"))
+    bp = baseline_of(published, summaries)
+    if bp and all(cell in summaries and summaries[cell].complete for cell in cells):
+        nothing, step, pairs, both = (f"{summaries[cell].score / bp.score:.0%}" for cell in cells)
+        yield (
+            "Reaching: normalised per layer, NRL moves a layer of n nodes by an n-th of BP's step, and ends at "
+            f"{nothing} of BP. With BP's step alone it ends at {step}, since one noise sample is too noisy for "
+            f"that; with eight pairs of samples alone at {pairs}, since the step stays small; with both at {both}, "
+            "for 16 noisy passes instead of one."
+        )
 
 
 def _of(reached: np.ndarray, run: UntrainedPolicies) -> str:

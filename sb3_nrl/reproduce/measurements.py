@@ -13,7 +13,7 @@ import torch as th
 
 from sb3_nrl.callbacks import GradientAlignmentCallback
 from sb3_nrl.reproduce.protocol import SMALL_HEAD, TASKS, Cell
-from sb3_nrl.reproduce.runs import Columns, Run, make_model, train
+from sb3_nrl.reproduce.runs import Columns, Run, learn, make_model
 
 N_PASSES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -124,7 +124,8 @@ class Alignment(Run):
         for std, n_samples in self.cases:
             settings = self.settings
             settings["arguments"] |= {"noise_std": std, "n_noise_samples": n_samples}
-            model, _ = train(settings, TASKS["CartPole"].n_steps, GradientAlignmentCallback())
+            model, _ = make_model(settings)
+            learn(model, settings["n_episodes"], TASKS["CartPole"].n_steps, GradientAlignmentCallback())
             rows.append((std, n_samples, model.logger.name_to_value["train/alignment"]))
         return dict(zip(("std", "samples", "cosine"), np.array(rows).T, strict=True))
 
@@ -159,7 +160,7 @@ class UntrainedPolicies(Run):
 
     @property
     def expected_seconds(self) -> float:
-        return 0.06 * self.n_policies * self.n_episodes
+        return 0.1 * self.n_policies * self.n_episodes
 
     def measure(self) -> Columns:
         rows = [

@@ -10,9 +10,8 @@ import numpy as np
 
 from sb3_nrl.reproduce.findings import count, findings
 from sb3_nrl.reproduce.protocol import CHANGES, LABELS, N_LAST, RECOMMENDED, REFERENCE, SEEDS, TASKS, Cell
-from sb3_nrl.reproduce.runs import Columns, block_size, blocks
-from sb3_nrl.reproduce.schedule import Results
-from sb3_nrl.reproduce.summary import LEARNED, Summaries, Summary, baseline_of
+from sb3_nrl.reproduce.runs import Columns, Results, block_size, blocks
+from sb3_nrl.reproduce.summary import LEARNED, Summaries, Summary, baseline_of, episodes_until, recent_means
 
 COMPARABLE = 0.95
 """The part of BP's score from which on NRL's is comparable with it."""
@@ -78,7 +77,7 @@ class Row(NamedTuple):
     @property
     def reaches_bp(self) -> bool | None:
         """Whether NRL ends where BP does, and from every seed: the paper's first claim. None if too little is there."""
-        if self.ratio is None or not all(summary.complete for summary in (self.nrl, self.bp) if summary):
+        if self.ratio is None or not (self.nrl and self.bp and self.nrl.complete and self.bp.complete):
             return None
         return not self.falls_short
 
@@ -150,6 +149,9 @@ def diagnose(columns: Columns, task: str) -> str:
     """
     curve = blocks(columns, block_size(int(columns["episode"][-1])))
     returns, episodes = curve["return"], curve["episode"]
+    if curve["length"][-1] == 0:
+        last = episodes[curve["length"] > 0].max(initial=0)
+        return f"its weights diverged soon after episode {last:.0f}, and all later episodes count as {returns[-1]:.0f}"
     if np.ptp(columns["return"]) == 0:
         return f"every return was {returns[0]:.0f}, so that there was nothing to learn from"
     best = int(returns.argmax())
@@ -190,6 +192,7 @@ def _agrees(same: bool) -> str:
 def _notes(summaries: Summaries, results: Results) -> Iterator[str]:
     """What a reader of the comparison has to know besides, in sentences."""
     yield from failures(summaries)
+    yield from relapses(summaries)
     yield from unrepaired(summaries)
     yield from findings(summaries, results)
     yield provenance(results)
@@ -208,15 +211,35 @@ def failures(summaries: Summaries) -> Iterator[str]:
                 yield f"{_title(cell)}: {LABELS[cell.algorithm]} did not learn from {which}: {reason}."
 
 
+def relapses(summaries: Summaries) -> Iterator[str]:
+    """Which seeds of NRL and BP had passed the goal, and ended well, but were lost in between."""
+    for cell, summary in summaries.items():
+        if cell.algorithm != "RMHL":
+            task = TASKS[cell.task]
+            fell = []
+            for seed, learned in zip(summary.curves, summary.learned, strict=True):
+                episodes, means = recent_means(summary.curves[seed])
+                later = (episodes >= episodes_until(task.goal, summary.curves[seed])) & learned
+                if later.any() and task.score(means[later].min()) < LEARNED:
+                    lowest = int(np.where(later, means, np.inf).argmin())
+                    fell.append(f"to {means[lowest]:.0f} at episode {episodes[lowest]:,.0f} (seed {seed})")
+            if fell:
+                yield (
+                    f"{_title(cell)}: {LABELS[cell.algorithm]} had passed {task.goal:.0f}, fell {', '.join(fell)}, and "
+                    "came back."
+                )
+
+
 def unrepaired(summaries: Summaries) -> Iterator[str]:
-    """Where NRL as published falls short, and nothing is recommended."""
+    """Where NRL falls short, as published without a recommended setting, or with it."""
     for row in rows(summaries):
         cell = row.nrl and row.nrl.cell
-        if cell and cell.setting == "paper" and row.falls_short and (cell.task, cell.n_hidden) not in RECOMMENDED:
-            yield (
-                f"{row.title}: NRL ends below {COMPARABLE:.0%} of BP or did not learn from every seed, and there is no "
-                "recommended setting yet."
-            )
+        if cell and not cell.change and row.falls_short:
+            if cell.setting == "recommended" or (cell.task, cell.n_hidden) not in RECOMMENDED:
+                yield (
+                    f"{row.title}: NRL ends below {COMPARABLE:.0%} of BP or did not learn from every seed, and nothing "
+                    "is recommended that repairs it."
+                )
 
 
 def provenance(results: Results) -> str:
@@ -250,7 +273,7 @@ def markdown(summaries: Summaries, results: Results) -> str:
         lines = [header, "|---|---|---|---|---|---|---|---|", *lines, "", LEGEND, ""]
     recommended = dict.fromkeys((cell.task, cell.n_hidden) for cell in summaries if cell.setting == "recommended")
     notes = [
-        *(f"Recommended for {task}, {n}: {_listed(RECOMMENDED[task, n])}." for task, n in recommended),
+        *(f"Recommended for {task}, {n}: {_recommendation(RECOMMENDED[task, n])}." for task, n in recommended),
         *_notes(summaries, results),
     ]
     return "\n".join([*lines, *(f"- {note}" for note in notes)])
@@ -280,7 +303,7 @@ def _in_table(summary: Summary) -> str:
     return f"{summary.mean:.0f} ({summary.tally})<br>{interval}"
 
 
-def _listed(changes: dict[str, dict[str, Any]]) -> str:
+def _recommendation(changes: dict[str, dict[str, Any]]) -> str:
     """What is recommended, by algorithm."""
     return "; ".join(f"{LABELS[algorithm]} with `{arguments}`" for algorithm, arguments in changes.items())
 

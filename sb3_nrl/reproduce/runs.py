@@ -13,7 +13,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -42,6 +42,10 @@ class Result(NamedTuple):
     columns: Columns
     seconds: float
     made_with: str
+
+
+Results: TypeAlias = "dict[Run, Result]"
+"""What runs left, those that are finished."""
 
 
 class Unusable(Exception):
@@ -89,6 +93,9 @@ class Training(Run):
     """
     One training of a cell; its columns are ``episode``, ``return`` and ``length``.
 
+    A training that diverges is a result, too: the episodes that it never played have the task's worst return and no
+    steps.
+
     :param cell: What is trained
     :param seed: Seed of all random numbers
     :param n_episodes: Number of episodes
@@ -115,14 +122,21 @@ class Training(Run):
         return 60 * minutes * (1.6 if "passes" in self.cell.change else 1)
 
     def measure(self) -> Columns:
-        _, env = train(self.settings, TASKS[self.cell.task].n_steps)
+        task = TASKS[self.cell.task]
+        model, env = make_model(self.settings)
+        diverged = False
+        try:
+            learn(model, self.n_episodes, task.n_steps)
+        except FloatingPointError:
+            diverged = True
         returns, lengths = env.get_episode_rewards(), env.get_episode_lengths()
-        if len(returns) < self.n_episodes:
+        n_missing = self.n_episodes - len(returns)
+        if n_missing and not diverged:
             raise RuntimeError(f"The training ended after {len(returns)} of {self.n_episodes} episodes")
         return {
-            "episode": np.arange(1, len(returns) + 1),
-            "return": np.array(returns),
-            "length": np.array(lengths),
+            "episode": np.arange(1, self.n_episodes + 1),
+            "return": np.array(returns + [task.worst] * n_missing),
+            "length": np.array(lengths + [0] * n_missing),
         }
 
     def summary(self, columns: Columns) -> str:
@@ -135,19 +149,17 @@ def make_model(settings: dict[str, Any]) -> tuple[RewardModulatedAlgorithm, Moni
     return getattr(sb3_nrl, settings["algorithm"])("MlpPolicy", env, device="cpu", **settings["arguments"]), env
 
 
-def train(settings: dict[str, Any], n_steps: int, *callbacks: BaseCallback) -> tuple[RewardModulatedAlgorithm, Monitor]:
+def learn(model: RewardModulatedAlgorithm, n_episodes: int, n_steps: int, *callbacks: BaseCallback) -> None:
     """
     Train a model of :func:`make_model`.
 
-    :param settings: As :meth:`Cell.settings <sb3_nrl.reproduce.protocol.Cell.settings>` gives them
+    :param model: The model
+    :param n_episodes: Number of episodes
     :param n_steps: Most steps of an episode
     :param callbacks: More to call
-    :return: The trained model, and its environment with the returns of all episodes
     """
-    model, env = make_model(settings)
-    end = StopTrainingOnMaxEpisodes(settings["n_episodes"])
-    model.learn(settings["n_episodes"] * n_steps, [end, *callbacks], log_interval=sys.maxsize)
-    return model, env
+    end = StopTrainingOnMaxEpisodes(n_episodes)
+    model.learn(n_episodes * n_steps, [end, *callbacks], log_interval=sys.maxsize)
 
 
 def blocks(columns: Columns, n_episodes: int) -> Columns:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from sb3_nrl.reproduce.runs import Result, Run, Unusable, path_of, read, write, write_whole
+from sb3_nrl.reproduce.runs import Result, Results, Run, Unusable, path_of, read, write, write_whole
 
 MAX_RETRIES = 3
 """How often a run is done again whose process died."""
@@ -44,7 +44,6 @@ class Failure(NamedTuple):
         return cls(" ".join(f"{type(error).__name__}: {error}".split()), "".join(traceback.format_exception(error)))
 
 
-Results = dict[Run, Result]
 Failures = dict[Run, Failure]
 Completions = Iterator[tuple[Run, Result | Failure]]
 
@@ -108,7 +107,9 @@ def carry_out(
     with _make_workers(workers, address, console) as staff:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # a folder that cannot be written to is no place for results
-        clock = Clock(todo, results, staff.number)
+        clock = Clock(todo, results, failures, staff.number)
+        if not console.is_terminal:
+            say(console, str(clock))
         with Progress(BarColumn(30), _ClockColumn(clock), console=console) as progress:
             bar = progress.add_task("", total=len(runs), completed=len(results))
             for run, outcome in staff.do(todo, folder.resolve()):
@@ -135,12 +136,14 @@ class Clock:
 
     :param todo: Runs that are to be done
     :param results: Results of all finished runs, those of an earlier time included; others may be added
+    :param failures: Runs that failed; others may be added
     :param workers: How many runs are done at once
     """
 
-    def __init__(self, todo: Sequence[Run], results: Results, workers: int) -> None:
+    def __init__(self, todo: Sequence[Run], results: Results, failures: Failures, workers: int) -> None:
         self.left = list(todo)
         self.results = results
+        self.failures = failures
         self.workers = workers
         self._last = time.monotonic()
 
@@ -160,8 +163,9 @@ class Clock:
 
     def __str__(self) -> str:
         running = min(self.workers, len(self.left))
+        failed = f", {len(self.failures)} failed" if self.failures else ""
         return (
-            f"{len(self.results)} done, {running} running, {len(self.left) - running} left, "
+            f"{len(self.results)} done, {running} running, {len(self.left) - running} left{failed}, "
             f"about {_duration(self.seconds_left())} to go"
         )
 

@@ -103,12 +103,22 @@ def episodes_until(goal: float, columns: Columns) -> float:
     :param columns: Of the training; if they are thinned, the answer is the same
     :return: After how many episodes the mean return of the last 50 was above the goal, infinite if it never was
     """
+    episodes, means = recent_means(columns)
+    passed = episodes[means > goal]
+    return float(passed[0]) if len(passed) else np.inf
+
+
+def recent_means(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Follow the mean return of the last 50 episodes.
+
+    :param columns: Of a training; if they are thinned, the answer is the same
+    :return: Episodes, and the mean of the 50 up to each
+    """
     size = block_size(int(columns["episode"][-1]))
     rows = blocks(columns, size)
     n_rows = min(N_LAST // size, len(rows["return"]))
-    means = np.convolve(rows["return"], np.full(n_rows, 1 / n_rows), "valid")
-    passed = rows["episode"][n_rows - 1 :][means > goal]
-    return float(passed[0]) if len(passed) else np.inf
+    return rows["episode"][n_rows - 1 :], np.convolve(rows["return"], np.full(n_rows, 1 / n_rows), "valid")
 
 
 def interquartile_mean(finals: np.ndarray) -> tuple[float, float, float]:
