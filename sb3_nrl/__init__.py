@@ -4,7 +4,19 @@ from sb3_nrl.bptt import BPTT
 from sb3_nrl.nrl import NRL
 from sb3_nrl.paper import PAPER
 from sb3_nrl.rmhl import RMHL
+from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 __version__ = "0.2.0.dev0"
 
-__all__ = ["BPTT", "NRL", "PAPER", "RMHL", "__version__"]
+__all__ = [
+    "BPTT",
+    "NRL",
+    "PAPER",
+    "RMHL",
+    "Eligibility",
+    "LearningRule",
+    "OuterProducts",
+    "ThreeFactorAlgorithm",
+    "__version__",
+]

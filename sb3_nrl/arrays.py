@@ -1,10 +1,49 @@
-"""One word for what multi-layer perceptrons on the CPU keep in NumPy's arrays and others in PyTorch's tensors."""
+"""NumPy and PyTorch behind one name: what is written against ``xp`` runs in both.
 
+A layer, an activation function or an action distribution takes ``xp``, which is the module ``numpy`` or ``torch``, and
+uses only what the two share. NumPy is several times quicker on the few hundred numbers between two steps of an
+environment; PyTorch has other devices, autograd and everybody's modules.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, TypeAlias
 
+import numpy as np
+import torch as th
+
 Array: TypeAlias = Any
-"""
-``np.ndarray`` or ``th.Tensor``, of which only operators, indexing, ``shape``, ``reshape`` and ``sum`` are used, so that
-what is written for one works for the other. On a few hundred numbers, between the steps of an environment, an operation
-takes PyTorch up to ten times as long as NumPy.
-"""
+"""``np.ndarray`` or ``th.Tensor``."""
+
+ArrayNamespace: TypeAlias = ModuleType
+"""``numpy`` or ``torch``."""
+
+Observations: TypeAlias = Any
+"""An array whose first dimension is the batch, or a dictionary of such arrays for a ``Dict`` space."""
+
+
+def map_observations(function: Callable[[Array], Array], obs: Observations) -> Observations:
+    """Apply a function to the array of observations, or to each array of a ``Dict`` space."""
+    return {key: function(part) for key, part in obs.items()} if isinstance(obs, dict) else function(obs)
+
+
+def n_rows(obs: Observations) -> int:
+    """Number of rows B of a batch of observations."""
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+
+def as_float(xp: ArrayNamespace, x: Array) -> Array:
+    """Single precision, without a copy where it is that already."""
+    return x.float() if xp is th else x.astype(np.float32, copy=False)
+
+
+def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
+    """The whole batch ``n`` times over, one copy after the other."""
+    return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)
+
+
+def like(values: np.ndarray, reference: Array) -> Array:
+    """NumPy's values, in single precision if they are floats, as an array of the kind and on the device of another."""
+    if values.dtype == np.float64:
+        values = values.astype(np.float32)
+    return th.as_tensor(values, device=reference.device) if isinstance(reference, th.Tensor) else values

@@ -1,10 +1,14 @@
-"""Bad arguments are refused by name."""
+"""Checks that name what is wrong, and what would be right."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from sb3_nrl.noise import NOISE_DISTRIBUTIONS
+import numpy as np
+from gymnasium import spaces
+
+_OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def is_count(value: Any, least: int = 1) -> bool:
@@ -32,12 +36,40 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
         raise ValueError(f"{argument}={value!r}: must be {wanted}")
 
 
-def check_noise(std: float, distribution: str, *others: str) -> None:
+def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    Check the arguments of all algorithms that add noise.
+    Refuse spaces that no policy can be made for.
 
-    :param others: What may stand in the place of a distribution
+    :raises ValueError: If there are such
     """
-    check("noise_std", std, is_number(std, 0), "positive and finite")
-    distributions = (*NOISE_DISTRIBUTIONS, *others)
-    check("noise_distribution", distribution, distribution in distributions, f"one of {distributions}")
+    of_keys = observation_space.spaces.items() if isinstance(observation_space, spaces.Dict) else ()
+    parts = {f"observation_space[{key!r}]": part for key, part in of_keys} or {"observation_space": observation_space}
+    supported = all(isinstance(part, _OBSERVATION_SPACES) for part in parts.values())
+    wanted = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these"
+    check("observation_space", observation_space, supported, wanted)
+    for name, part in (*parts.items(), ("action_space", action_space)):
+        plain = not np.any(getattr(part, "start", 0)) and np.ndim(getattr(part, "nvec", 0)) <= 1
+        check(name, part, plain, "numbered from 0 and of one dimension, which a wrapper can make it")
+
+
+def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] | None = None) -> None:
+    """
+    Refuse observations and rewards that would spoil the weights.
+
+    :param obs: Observations, a row for each environment
+    :param rewards: Rewards, as many
+    :param step: Number of steps so far
+    :param envs: The environments, by default all
+    :raises ValueError: If an observation or a reward is not finite, with the environment and the step
+    """
+    named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
+    for name, values in (("reward", rewards), *named.items()):
+        # The sum of squares is the quickest to tell; it is infinite also where finite numbers are huge.
+        if values.dtype.kind == "f" and not math.isfinite(np.vdot(values, values)):
+            if np.isfinite(values).all():
+                continue
+            row, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
+            env = row if envs is None else envs[row]
+            raise ValueError(
+                f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step {step}: must be finite"
+            )

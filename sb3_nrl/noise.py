@@ -1,12 +1,15 @@
 """The noise ξ that perturbs the nodes: zero mean and variance σ² each.
 
-Shapes: S samples of each step, R rows (steps of environments), n nodes of a network.
+Shapes: K samples of each row, B rows (steps of environments), n nodes of a network.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch as th
+
+from sb3_nrl.checks import check, is_number
 
 _SHOT_NOISE_RATE = 2.5
 """Events per draw of the shot noise. Not a whole number, so that no node's noise is ever exactly zero."""
@@ -35,37 +38,55 @@ NOISE_DISTRIBUTIONS: dict[str, Callable[[th.Tensor, float], th.Tensor]] = {
     "rademacher": _rademacher,
     "poisson": _poisson,
 }
-"""What fills a tensor with noise of a given σ: thermal noise, uniform noise, random telegraph noise, shot noise."""
+"""Functions that fill a tensor with noise of a given σ: thermal, uniform, random telegraph and shot noise."""
 
 ORTHOGONAL = "orthogonal"
-"""Not a distribution of each node's noise, but directions that the samples of a step share out among them."""
+"""Directions that the K samples of a row share out among them, instead of a distribution of each node's noise."""
 
 
-def sample_noise(
-    distribution: str, std: float, n_samples: int, n_rows: int, sizes: Sequence[int], device: th.device
-) -> th.Tensor:
+class Noise(NamedTuple):
     """
-    Draw noise from PyTorch's default generator.
+    A source of noise.
 
-    :param distribution: A key of ``NOISE_DISTRIBUTIONS``, or ``ORTHOGONAL``
     :param std: Standard deviation σ, in the units of the pre-activations
-    :param n_samples: Number of samples S of each row
-    :param n_rows: Number of rows R
-    :param sizes: Number of nodes of each network
-    :param device: Where to draw it
-    :return: ξ, of shape (S · R, sum of the sizes), all rows of a sample side by side; independent of one another,
-        unless orthogonal
+    :param distribution: A key of ``NOISE_DISTRIBUTIONS``, or ``ORTHOGONAL``
     """
-    if distribution == ORTHOGONAL:
-        return th.cat([_orthogonal(n_samples, n_rows, size, std, device) for size in sizes if size], dim=1)
-    return NOISE_DISTRIBUTIONS[distribution](th.empty(n_samples * n_rows, sum(sizes), device=device), std)
+
+    std: float
+    distribution: str = "gaussian"
+
+    def check(self) -> None:
+        """
+        Check both arguments.
+
+        :raises ValueError: If one of them is out of range, with its name in the algorithms' constructors
+        """
+        check("noise_std", self.std, is_number(self.std, 0), "positive and finite")
+        known = (*NOISE_DISTRIBUTIONS, ORTHOGONAL)
+        check("noise_distribution", self.distribution, self.distribution in known, f"one of {known}")
+
+    def sample(self, n_samples: int, n_rows: int, sizes: Sequence[int], device: th.device | str = "cpu") -> th.Tensor:
+        """
+        Draw noise from PyTorch's default generator.
+
+        :param n_samples: Number of samples K of each row
+        :param n_rows: Number of rows B
+        :param sizes: Number of nodes of each network
+        :param device: Where to draw it
+        :return: ξ of shape (K · B, sum of the sizes), all rows of a sample side by side; independent of one another
+            unless orthogonal
+        """
+        if self.distribution == ORTHOGONAL:
+            return th.cat([_orthogonal(n_samples, n_rows, size, self.std, device) for size in sizes if size], dim=1)
+        empty = th.empty(n_samples * n_rows, sum(sizes), device=device)
+        return NOISE_DISTRIBUTIONS[self.distribution](empty, self.std)
 
 
-def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device) -> th.Tensor:
+def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device | str) -> th.Tensor:
     """
     Samples of length σ √n, orthogonal to one another as long as there are no more than nodes; further ones repeat them.
 
-    They are the first rows of the Hartley transform, with the nodes exchanged, and in each row of the batch shifted and
+    They are the first rows of the Hartley transform, with the nodes permuted, and in each row of the batch shifted and
     flipped in sign, at random: the mean of ξ ξᵀ is the identity times σ².
     """
     nodes = th.arange(n_nodes, device=device)

@@ -4,93 +4,134 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.checks import check, check_noise, is_count
-from sb3_nrl.noise import ORTHOGONAL
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check, is_count
+from sb3_nrl.noise import ORTHOGONAL, Noise
 from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
-from sb3_nrl.traces import PendingSteps
+from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 NOISE_NORMALIZATIONS = ("network", "layer", "unbiased")
 
-_TINY = th.finfo(th.float32).tiny
+_TINY = np.finfo(np.float32).tiny
 
-_MANY_NODES = 200
-"""Nodes per noisy pass from which on the default settings are no good advice."""
+_MANY_NODES_PER_PASS = 200
+"""Nodes for each noisy pass from which on the default settings are too noisy."""
 
 
-class NRL(RewardModulatedAlgorithm):
+class NodePerturbation(LearningRule):
+    """
+    Eligibility ρ ξ / ‖ξ‖² ⊗ x̃ (Eq. 17): noise ξ on every node, and ρ = log π̃(a|s) − log π(a|s), which tells whether
+    the noise made the action likelier. For the critic, ρ = Ṽ(s) − V(s). Forward passes alone.
+
+    For the parameters see :class:`NRL`.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        noise_normalization: str = "unbiased",
+        n_noise_samples: int = 4,
+        antithetic: bool = True,
+        n_baseline_passes: int | None = None,
+    ) -> None:
+        self.noise = noise
+        self.noise_normalization = noise_normalization
+        self.n_noise_samples = n_noise_samples
+        self.antithetic = antithetic
+        self.n_baseline_passes = n_baseline_passes
+        self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
+
+    def check(self) -> None:
+        super().check()
+        normalization, passes = self.noise_normalization, self.n_baseline_passes
+        known = normalization in NOISE_NORMALIZATIONS
+        check("noise_normalization", normalization, known, f"one of {NOISE_NORMALIZATIONS}")
+        orthogonal = self.noise is not None and self.noise.distribution == ORTHOGONAL
+        valid = normalization != "layer" or not orthogonal
+        wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
+        check("noise_normalization", normalization, valid, wanted)
+        samples = self.n_noise_samples
+        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
+        check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
+        check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
+
+    def eligibility(self, policy: NoisyPolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+        obs, actions, n_samples = window.observations, window.actions, self.n_noise_samples
+        noise_BN = policy.sample_noise(len(actions), n_samples)
+        noisy = policy.noisy_pass(obs, actions, noise_BN)
+        if self.antithetic:
+            opposite = policy.noisy_pass(obs, actions, -noise_BN)
+            rhos = [(plus - minus) / 2 for plus, minus in zip(noisy.objectives, opposite.objectives, strict=True)]
+            # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
+            pre = [_mean(*pair) for pair in zip(noisy.received, opposite.received, strict=True)]
+        else:
+            clean = [window.log_probs, *([policy.values(obs)] if policy.critic is not None else [])]
+            rhos = [
+                (objective.reshape(n_samples, -1) - policy.array(value)).reshape(-1)
+                for objective, value in zip(noisy.objectives, clean, strict=True)
+            ]
+            pre = noisy.received
+        return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre), None
+
+    def _post_synaptic(self, policy: NoisyPolicy, noise_BN: Array, rhos: list[Array]) -> Array:
+        """ρ ξ / ‖ξ‖² with the ρ of actor and critic, normalized as ``noise_normalization`` says."""
+        post_BN = noise_BN / self.n_noise_samples
+        for part, rho_B in zip(policy.parts, rhos, strict=True):
+            spans = part.layer_nodes if self.noise_normalization == "layer" else [part.nodes]
+            if self.noise_normalization == "unbiased":
+                rho_B = rho_B * part.n_nodes
+            for span in spans:
+                noise = noise_BN[:, span]
+                # All the noise of a layer of one node can be 0.
+                post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
+        return post_BN
+
+
+def _mean(one: Any, other: Any) -> Any:
+    """Mean of what a layer received in two passes."""
+    if isinstance(one, list | tuple):
+        return [_mean(*pair) for pair in zip(one, other, strict=True)]
+    return None if one is None else (one + other) / 2
+
+
+class NRL(ThreeFactorAlgorithm):
     r"""
     Noise-based reward-modulated learning (García Fernández, Ahmad and van Gerven): no backward pass.
 
-    Actions come from a clean pass. A noisy pass over the same observation adds noise ξ to every node, and tells by
-    ρ = log π̃(a|s) - log π(a|s) whether the noise made the action likelier. The eligibility trace of each synapse sums
-    ρ ξ / ‖ξ‖² ⊗ x̃ since the last reward (Eq. 17), x̃ being the synapse's input in the noisy pass, and the reward
-    prediction error δ turns it into a weight change, W ← W + η δ e (Eq. 16).
+    Actions come from a clean pass. Noisy passes over the same observation add noise ξ to every node, and tell by
+    ρ = log π̃(a|s) − log π(a|s) whether the noise made the action likelier. Each synapse's trace sums ρ ξ / ‖ξ‖² ⊗ x̃,
+    with x̃ its input in the noisy pass (Eq. 17), and the reward prediction error δ turns the trace into a weight change
+    (Eq. 16).
 
-    By default a critic predicts the rewards, every step has a temporal-difference error and is credited by several
-    pairs of noisy passes, and Adam makes the steps. The paper's own rule, a single noisy pass with plain SGD and a
-    running average of the rewards (Eq. 13 to 17), is ``NRL(policy, env, **PAPER["NRL"])``.
+    By default a critic predicts rewards, pairs of noisy passes estimate the gradient, and the optimizer is Adam. The
+    paper's own rule, one noisy pass, plain SGD and a running average (Eq. 13 to 17), is
+    ``NRL(policy, env, **PAPER["NRL"])``.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
-        :class:`~sb3_nrl.policies.NoisyPolicy`
-    :param env: The environment, or its registered name
-    :param learning_rate: η, or a function of the remaining progress (from 1 to 0). With plain SGD and another
-        normalisation than ``"unbiased"`` it is larger by the number of nodes than what suits gradient descent; Adam
-        does not care for the length of a change
-    :param n_steps: Steps of each environment that can wait before they are folded into the traces. With a critic, the
-        steps between two changes of the weights, and fewer before the last one of a ``learn`` whose steps it does not
-        divide; else it bounds the memory, and does not change the result but for rounding and the order of the noise
-    :param reward_prediction: Who predicts rewards. ``"average"``: a running average of them, for each environment.
-        ``"critic"``: a network beside the policy's, V, with δ = r + γ V(s') - V(s) at every step; it learns as the
-        policy does, by the same δ, with V in the place of log π. Weights then change every ``n_steps`` steps of each
-        environment, by Σ δ e over these steps, and traces start anew with each episode
-    :param reward_timing: When rewards count: ``"episode"`` (the default), at the episode's end; ``"nonzero"``, at every
-        reward other than 0 and at the episode's end; ``"step"``, at every step, and the running average starts anew
-        with each episode, so that episodes of a single step teach nothing. With a critic always ``"step"``
-    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15), 0.66
-        by default. None with a critic
-    :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
-        Acrobot's; the default with a running average. Switch it off where rewards come close to 0, since δ / \|r\| is
-        huge there. None with a critic
-    :param gamma: Discount γ of rewards to come, in [0, 1], for a critic, 0.99 by default; a running average has none, 1
-    :param ent_coef: Reward for surprising actions, -log π(a|s) times this at each step, for a critic alone: keeps the
-        policy from becoming certain too soon. The critic predicts these rewards too
-    :param vf_coef: The critic's learning rate, as a multiple of the policy's
-    :param trace_decay: Factor per step on the eligibility trace. With a critic γλ, in [0, γ], by default 0.95 γ; else
-        in (0, 1], where 1, the default, keeps the full history; always 1 with rewards at every ``"step"``
-    :param max_grad_norm: Largest norm of the change Σ δ e that the optimizer is given, of the policy and of the critic
-        each, None for no bound: keeps single surprises from spoiling a policy. Nearly every sum over ``n_steps`` steps
-        is longer than the default, so that all have the same length, whatever the size of the rewards; Adam then does
-        not care which
-    :param noise_std: σ of the noise ξ, in the units of the pre-activations. Small: ρ is to be a directional derivative
+    The parameters below are NRL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
+
+    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations; small, since ρ is to be a
+        directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
-        another, so that as many as the policy, or the critic, has nodes give its gradient itself, but for terms of
-        higher order in σ. With fewer it matters less: the variance is (n - K) / (n - 1) of that of independent ones.
-        More than nodes repeat the first ones, to no use
-    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the policy, or of the
-        critic; ``"layer"``: ‖ξ‖² over the layer's nodes, which has no finite variance in layers of one or two nodes;
-        ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the trace estimates the gradient of log π. The estimate's
-        noise grows with n: networks of thousands of nodes, as convolutional ones, want more noise samples or a lower
-        learning rate
-    :param n_noise_samples: Noisy passes K to average for each step (Eq. 12)
-    :param antithetic: Whether each sample is a pair of passes with ξ and -ξ, and ρ half their difference: a central
+        another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes
+    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the
+        critic; ``"layer"``: ‖ξ‖² over the layer's nodes, without a finite variance in layers of one or two;
+        ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the expected eligibility is the gradient of log π
+    :param n_noise_samples: Number K of noise samples per step, averaged (Eq. 12). The estimate's variance grows with
+        the number of nodes and falls with K
+    :param antithetic: Whether each sample is a pair of passes with ξ and −ξ, and ρ half their difference: a central
         difference, for twice the passes
-    :param clean_passes: None for a true clean pass. N ≥ 2 replaces it by the mean of N noisy passes, whose action
-        probabilities the action is drawn from, also in ``predict`` (section 3.3)
-    :param stats_window_size: Number of episodes that the logged return and length are averaged over
-    :param tensorboard_log: Folder for TensorBoard, None for no log
-    :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
-    :param verbose: 0 for no output, 1 for information, 2 for debug messages
-    :param seed: Seed of all random numbers
-    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``. On CUDA, TF32 is switched off for convolutions, in all of
-        the process: it has too few digits for small noise
-    :param _init_setup_model: Whether to build the network at once
-    :raises ValueError: If an argument is out of range, with its name and what it takes
+    :param n_baseline_passes: None: actions and values come from a clean pass. N ≥ 2: they come from the mean of N noisy
+        passes, in ``predict`` too (section 3.3)
+    :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process: it has
+        too few digits for small noise
+    :raises ValueError: If an argument is out of range, with its name and what would be right
     """
 
     def __init__(
@@ -113,7 +154,7 @@ class NRL(RewardModulatedAlgorithm):
         noise_normalization: str = "unbiased",
         n_noise_samples: int = 4,
         antithetic: bool = True,
-        clean_passes: int | None = None,
+        n_baseline_passes: int | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -121,19 +162,23 @@ class NRL(RewardModulatedAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        clean_passes: int | None = None,
     ) -> None:
+        if clean_passes is not None:
+            warnings.warn("clean_passes is now n_baseline_passes", DeprecationWarning, stacklevel=2)
+            n_baseline_passes = clean_passes
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
             reward_prediction=reward_prediction,
-            reward_timing=reward_timing,
-            reward_smoothing=reward_smoothing,
-            scale_rpe=scale_rpe,
             gamma=gamma,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
+            reward_timing=reward_timing,
+            reward_smoothing=reward_smoothing,
+            scale_rpe=scale_rpe,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -142,85 +187,33 @@ class NRL(RewardModulatedAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            _init_setup_model=False,
         )
         self.noise_std = noise_std
         self.noise_distribution = noise_distribution
         self.noise_normalization = noise_normalization
         self.n_noise_samples = n_noise_samples
         self.antithetic = antithetic
-        self.clean_passes = clean_passes
+        self.n_baseline_passes = n_baseline_passes
         if _init_setup_model:
             self._setup_model()
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        check_noise(self.noise_std, self.noise_distribution, ORTHOGONAL)
-        normalization = self.noise_normalization
-        valid = normalization in NOISE_NORMALIZATIONS
-        check("noise_normalization", normalization, valid, f"one of {NOISE_NORMALIZATIONS}")
-        valid = normalization != "layer" or self.noise_distribution != ORTHOGONAL
-        wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
-        check("noise_normalization", normalization, valid, wanted)
-        check("n_noise_samples", self.n_noise_samples, is_count(self.n_noise_samples), "a whole number, at least 1")
-        check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
-        valid = self.clean_passes is None or is_count(self.clean_passes, least=2)
-        check("clean_passes", self.clean_passes, valid, "None, or a whole number of noisy passes, at least 2")
+    def make_rule(self) -> NodePerturbation:
+        noise = Noise(self.noise_std, self.noise_distribution)
+        return NodePerturbation(
+            noise, self.noise_normalization, self.n_noise_samples, self.antithetic, self.n_baseline_passes
+        )
 
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.device.type == "cuda":
-            # TF32 convolutions keep 10 bits of a pre-activation: too few to see small noise.
             th.backends.cudnn.allow_tf32 = False
-        n_nodes = max(part.n_nodes for part in self.policy.parts)
-        if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES * self._n_samples:
+        assert self.rule is not None
+        n_nodes, n_passes = max(part.n_nodes for part in self.policy.parts), self.rule.n_passes
+        if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES_PER_PASS * n_passes:
             warnings.warn(
-                f"The network has {n_nodes} nodes. Estimated from {self._n_samples} noisy passes, an update is mostly "
-                f"noise, about {math.sqrt(n_nodes / self._n_samples):.0f} times as long as the gradient: raise "
-                "n_noise_samples, or lower learning_rate.",
+                f"The network has {n_nodes} nodes. Estimated from {n_passes} noisy passes, an update is mostly noise, "
+                f"about {math.sqrt(n_nodes / n_passes):.0f} times as long as the gradient: raise n_noise_samples, or "
+                "lower learning_rate.",
                 stacklevel=3,
             )
-
-    def _policy_noise(self) -> dict[str, Any]:
-        return {
-            "noise_std": self.noise_std,
-            "noise_distribution": self.noise_distribution,
-            "clean_passes": self.clean_passes,
-        }
-
-    @property
-    def _n_samples(self) -> int:
-        return 2 * self.n_noise_samples if self.antithetic else self.n_noise_samples
-
-    def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
-        obs, actions, network = steps.observations, steps.actions, self.network
-        noise = network.sample_noise(len(actions), self.n_noise_samples)
-        objectives, pre = network.noisy_pass(obs, actions, noise)
-        if self.antithetic:
-            opposites, opposite_pre = network.noisy_pass(obs, actions, -noise)
-            rhos = [(noisy - opposite) / 2 for noisy, opposite in zip(objectives, opposites, strict=True)]
-            # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
-            pre = [(x + opposite_x) / 2 for x, opposite_x in zip(pre, opposite_pre, strict=True)]
-        else:
-            clean = [steps.log_probs, *([network.values(obs)] if self.policy.critic else [])]
-            rhos = [
-                (noisy.reshape(self.n_noise_samples, -1) - value).reshape(-1)
-                for noisy, value in zip(objectives, clean, strict=True)
-            ]
-        return self._post_synaptic(noise, rhos), pre
-
-    def _post_synaptic(self, noise_BN: Array, rhos: list[Array]) -> Array:
-        """ρ ξ / ‖ξ‖² with each part's ρ, by the rule that ``noise_normalization`` names."""
-        post_BN = noise_BN / self.n_noise_samples
-        for part, rho_B in zip(self.policy.parts, rhos, strict=True):
-            nodes = part.nodes
-            spans = [nodes]
-            if self.noise_normalization == "unbiased":
-                rho_B = rho_B * part.n_nodes
-            elif self.noise_normalization == "layer":
-                sites = self.policy.perturbation.sites
-                spans = [site.nodes for site in sites if nodes.start <= site.nodes.start < nodes.stop]
-            for span in spans:
-                noise = noise_BN[:, span]
-                # All the noise of a layer of one node can be 0.
-                post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
-        return post_BN

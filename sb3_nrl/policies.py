@@ -1,57 +1,54 @@
-"""The policy that can be perturbed: features, hidden layers, action distribution.
+"""The policy: an actor and a critic whose nodes can be perturbed.
 
-Shapes: B rows of a batch, N nodes of the network, A components of an action.
+Shapes: B rows of a batch, E environments, K noise samples, N nodes of both networks, A components of an action, W
+weights and biases that learn.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
-from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import (
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    Distribution,
-    MultiCategoricalDistribution,
-    make_proba_distribution,
-)
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    create_mlp,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
-from torch.nn.functional import logsigmoid
 
-from sb3_nrl.arrays import Array
+from sb3_nrl.arrays import Array, ArrayNamespace, Observations, map_observations, n_rows, repeat_batch
 from sb3_nrl.checks import check, is_count, is_number
-from sb3_nrl.noise import sample_noise
-from sb3_nrl.perturbation import NodePerturbation
+from sb3_nrl.distributions import make_distribution
+from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
+from sb3_nrl.network import Network
+from sb3_nrl.noise import Noise
 
 _EXTENT = 3.0
-"""How far examples of observations reach: far enough to differ, too little to saturate an activation function."""
+"""Largest size of an example observation: enough to differ, too little to saturate an activation function."""
 
 
 class Part(NamedTuple):
     """
-    A part of the policy, the actor or the critic.
+    Where the actor, or the critic, lies among all nodes and weights.
 
-    :param nodes: Its nodes, among all nodes
-    :param weights: Its weights and biases that learn, among all of them
+    :param nodes: Its nodes
+    :param weights: Its weights and biases that learn
+    :param layer_nodes: The nodes of each of its layers
     """
 
     nodes: slice
     weights: slice
+    layer_nodes: list[slice]
 
     @property
     def n_nodes(self) -> int:
@@ -61,54 +58,52 @@ class Part(NamedTuple):
 
 class NoisyPass(NamedTuple):
     """
-    What a noisy pass gives.
+    What a pass through actor and critic gives.
 
-    :param objectives: What each network is to increase: log π̃(a|s) and, with a critic, its prediction Ṽ(s), each of
-        shape (B,)
-    :param pre: The pre-synaptic activity x̃ that each perturbed layer received, B rows
+    :param objectives: What each network is to increase: log π(a|s) and, with a critic, its value V(s); shape (B,) each
+    :param received: Pre-synaptic activity x̃ of each layer, the actor's first
+    :param potentials: Pre-activations h of each layer, the actor's first
     """
 
     objectives: list[Array]
-    pre: list[Array]
+    received: list[Any]
+    potentials: list[Array]
 
 
 class NoisyPolicy(BasePolicy):
     """
-    An actor whose nodes can be perturbed, and on request a critic.
+    An actor and, unless a running average predicts the rewards, a critic: two modules that share nothing, made of
+    layers that noise can be added to.
 
-    The network is a features extractor, hidden layers and an action head, one output for each logit or mean. For a
-    ``Box`` action space the log standard deviation of the Gaussian is a layer of its own, fed by a constant 1: it does
-    not depend on the observation, and is perturbed and learned like any other layer. The critic, which predicts the
-    rewards to come, is a network of its own of the same kind, with a features extractor of its own. All are always in
-    evaluation mode: dropout does nothing, and batch normalization goes by the statistics that it came with. A subclass
-    that changes logits or means overrides ``_action_parameters``, which all passes share.
+    Actor and critic each have features, hidden layers and a head (:class:`~sb3_nrl.network.Network`). On the CPU they
+    run in NumPy if all layers do, else in PyTorch; calling the policy always uses PyTorch. Modules stay in evaluation
+    mode: dropout does nothing, and batch normalization uses its stored statistics.
+
+    A subclass that wants other layers overrides :meth:`make_layer`.
 
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule
-    :param net_arch: Widths of the hidden layers, ``[64]`` by default; ``[]`` for none. For a critic with others than
-        the actor's: ``dict(pi=[...], vf=[...])``
-    :param activation_fn: Makes the activation function after each hidden layer, tanh by default
+    :param net_arch: Widths of the hidden layers of actor and critic, ``[64]`` by default, ``[]`` for none; or
+        ``dict(pi=[...], vf=[...])``
+    :param activation_fn: Activation function after each hidden layer, tanh by default
     :param use_bias: Whether hidden layers and heads have biases
-    :param head_gain: Factor on the initial weights of the heads. Large values start in a policy that favours some
-        actions in some states; if that happens to work against the task, it may never see another return, nor learn
-    :param log_std_init: Initial log standard deviation of the actions in a ``Box`` space, in the units of the actions
-    :param action_correlation: Correlation, in [0, 1), of the random parts of successive actions in a ``Box`` space, of
-        a training: with more, exploration is in one direction for longer. log π(a|s) stays that of a single action, so
-        that a state gets credit, too, for the similar actions that followed: a bias, where these do something else
-    :param noise_std: Standard deviation σ of the noise ξ
-    :param noise_distribution: Distribution of the noise, see :mod:`sb3_nrl.noise`
-    :param clean_passes: None: actions come from a clean pass. N: from the mean of N noisy passes, for networks that
-        cannot do without noise
+    :param head_gain: Factor on the initial weights of the heads. A large one starts in a policy that prefers some
+        actions; where these never reach a reward, nothing is learned
+    :param log_std_init: Initial log standard deviation of continuous actions, in the units of the actions
+    :param action_correlation: Correlation, in [0, 1), between the random parts of successive continuous actions during
+        training; larger values explore in one direction for longer. log π(a|s) stays that of a single action, which is
+        a bias
+    :param noise: Noise of the nodes, None for none
+    :param n_baseline_passes: None: actions and values come from a clean pass. N: they come from the mean of N noisy
+        passes (section 3.3), for hardware that cannot do without noise
     :param critic: Whether there is a critic
-    :param features_extractor_class: Features extractor, built of Linear and Conv2d layers if it learns; by default one
-        that flattens the observation
+    :param features_extractor_class: Features extractor; by default the observation is flattened
     :param features_extractor_kwargs: Keyword arguments of the features extractor
     :param normalize_images: Whether to divide images by 255
     :param optimizer_class: Optimizer, Adam by default
     :param optimizer_kwargs: Keyword arguments of the optimizer, except the learning rate
-    :raises ValueError: If an argument is out of range, or if the network has parameters that node perturbation cannot
-        reach
+    :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
     """
 
     default_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
@@ -124,9 +119,8 @@ class NoisyPolicy(BasePolicy):
         head_gain: float = 0.01,
         log_std_init: float = 0.0,
         action_correlation: float = 0.0,
-        noise_std: float = 0.0,
-        noise_distribution: str = "gaussian",
-        clean_passes: int | None = None,
+        noise: Noise | None = None,
+        n_baseline_passes: int | None = None,
         critic: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -144,272 +138,323 @@ class NoisyPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         self.net_arch = [64] if net_arch is None else net_arch
-        architectures = self.net_arch if isinstance(self.net_arch, dict) else dict.fromkeys(("pi", "vf"), self.net_arch)
-        fits = set(architectures) == {"pi", "vf"} and (critic or not isinstance(self.net_arch, dict))
-        widths = architectures.values()
-        if not fits or not all(isinstance(own, list | tuple) and all(map(is_count, own)) for own in widths):
-            raise ValueError(
-                f"net_arch={net_arch!r}: must be a list of hidden layers' widths"
-                + (", or dict(pi=[...], vf=[...])" if critic else " (there is no value network)")
-            )
-        check("use_bias", use_bias, isinstance(use_bias, bool), "True or False")
-        check("head_gain", head_gain, is_number(head_gain, 0), "positive, or layers before the head would not learn")
-        check("log_std_init", log_std_init, is_number(log_std_init, -math.inf), "finite")
-        correlated = is_number(action_correlation, 0) and action_correlation < 1
-        check("action_correlation", action_correlation, correlated or action_correlation == 0, "in [0, 1)")
-        for name, value in (("log_std_init", log_std_init), ("action_correlation", action_correlation)):
-            check(name, value, value == 0 or isinstance(action_space, spaces.Box), "0 but for Box actions")
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain
         self.log_std_init = log_std_init
         self.action_correlation = action_correlation
-        self.noise_std = noise_std
-        self.noise_distribution = noise_distribution
-        self.clean_passes = clean_passes
-        self.critic = critic
+        self.noise = noise
+        self.n_baseline_passes = n_baseline_passes
+        self._check_arguments(critic)
 
-        self.features_extractor = self.make_features_extractor()
-        make_layers = partial(_make_layers, activation_fn=activation_fn, use_bias=use_bias, head_gain=head_gain)
-        n_outputs = _n_outputs(action_space)
-        self.action_dist = make_proba_distribution(action_space)
-        self.hidden_net, action_net = make_layers(self.features_extractor.features_dim, architectures["pi"], n_outputs)
-        if isinstance(action_space, spaces.Box):
-            self.log_std_net = nn.Linear(1, n_outputs, bias=False)
-            nn.init.constant_(self.log_std_net.weight, log_std_init)
-        self.action_net = action_net
-        if critic:
-            self.vf_features_extractor = self.make_features_extractor()
-            self.vf_hidden_net, self.value_net = make_layers(
-                self.vf_features_extractor.features_dim, architectures["vf"], 1
-            )
-
+        widths = self.net_arch if isinstance(self.net_arch, dict) else dict.fromkeys(("pi", "vf"), self.net_arch)
+        self.action_dist = make_distribution(action_space)
+        self.actor = self._make_network(widths["pi"], self.action_dist.n_outputs, isinstance(action_space, spaces.Box))
+        self.critic = self._make_network(widths["vf"], 1) if critic else None
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
-        """What a training draws in NumPy. Its own: environments that seed NumPy's would repeat the exploration."""
-        self._found: tuple[list[tuple[nn.Module, bool]], list[int]] = ([], [])
-        self.find_layers()
-        critics = {id(parameter) for part in self._critic_parts() for parameter in part.parameters()}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.parameters() if (id(p) in critics) == of_critic], "critic": of_critic}
-            for of_critic in (False, True)[: 1 + critic]
-        ]
+        """Random numbers of the actions in training. An environment that seeds NumPy's would repeat its exploration."""
+        groups = [{"params": list(network.parameters()), "critic": network is self.critic} for network in self.networks]
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.refresh()
+
+    def _check_arguments(self, critic: bool) -> None:
+        shared = not isinstance(self.net_arch, dict)
+        of_networks = [self.net_arch] if shared else list(self.net_arch.values())  # type: ignore[union-attr]
+        are_widths = all(isinstance(widths, list | tuple) and all(map(is_count, widths)) for widths in of_networks)
+        check(
+            "net_arch",
+            self.net_arch,
+            are_widths and (shared or (critic and set(self.net_arch) == {"pi", "vf"})),
+            "a list of hidden layers' widths" + (", or dict(pi=[...], vf=[...])" if critic else " (there is no critic)"),
+        )
+        check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
+        positive = is_number(self.head_gain, 0)
+        check("head_gain", self.head_gain, positive, "positive, or layers before the head would not learn")
+        check("log_std_init", self.log_std_init, is_number(self.log_std_init, -math.inf), "finite")
+        correlation = self.action_correlation
+        valid = correlation == 0 or (is_number(correlation, 0) and correlation < 1)
+        check("action_correlation", correlation, valid, "in [0, 1)")
+        if not isinstance(self.action_space, spaces.Box):
+            for name in ("log_std_init", "action_correlation"):
+                check(name, getattr(self, name), getattr(self, name) == 0, "0 but for Box actions")
+
+    def _make_network(self, widths: Sequence[int], n_outputs: int, is_gaussian: bool = False) -> Network:
+        extractor = self.make_features_extractor()
+        is_flat = type(extractor) is FlattenExtractor or (
+            type(extractor) is CombinedExtractor and not any(True for _ in extractor.parameters())
+        )
+        features: Layer
+        if is_flat:
+            features = FlatFeatures(self.observation_space, self.normalize_images)
+        else:
+            preprocess = partial(
+                preprocess_obs, observation_space=self.observation_space, normalize_images=self.normalize_images
+            )
+            features = ForeignModule(extractor, preprocess, _examples(self.observation_space, 3))
+        n_inputs = [extractor.features_dim, *widths]
+        hidden = [
+            self.make_layer(inputs, outputs, self.activation_fn())
+            for inputs, outputs in zip(n_inputs[:-1], widths, strict=True)
+        ]
+        head = self.make_layer(n_inputs[-1], n_outputs // 2 if is_gaussian else n_outputs, None)
+        for layer in (*hidden, head):
+            nn.init.xavier_normal_(layer.weight, gain=self.head_gain if layer is head else 1.0)
+            if self.use_bias:
+                nn.init.zeros_(layer.bias)
+        if not is_gaussian:
+            return Network(features, hidden, head)
+        log_std = Dense(1, n_outputs // 2, bias=False)
+        nn.init.constant_(log_std.weight, self.log_std_init)
+        return Network(features, hidden, GaussianHead(head, log_std))
+
+    def make_layer(self, n_inputs: int, n_outputs: int, activation: nn.Module | None) -> Dense:
+        """
+        Make a hidden layer, or the linear layer of a head. Its initial weights are set afterwards.
+
+        :param n_inputs: Number of inputs I
+        :param n_outputs: Number of nodes O
+        :param activation: Activation function, None for a head
+        :return: The layer
+        """
+        return Dense(n_inputs, n_outputs, self.use_bias, activation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = (
+            *("net_arch", "activation_fn", "use_bias", "head_gain", "log_std_init", "action_correlation"),
+            *("noise", "n_baseline_passes", "features_extractor_class", "features_extractor_kwargs"),
+            *("optimizer_class", "optimizer_kwargs"),
+        )
         return {
             **super()._get_constructor_parameters(),
             "lr_schedule": self._dummy_schedule,
-            **{
-                name: getattr(self, name)
-                for name in (
-                    "net_arch",
-                    "activation_fn",
-                    "use_bias",
-                    "head_gain",
-                    "log_std_init",
-                    "action_correlation",
-                    "noise_std",
-                    "noise_distribution",
-                    "clean_passes",
-                    "critic",
-                    "features_extractor_class",
-                    "features_extractor_kwargs",
-                    "optimizer_class",
-                    "optimizer_kwargs",
-                )
-            },
+            "critic": self.critic is not None,
+            **{name: getattr(self, name) for name in names},
         }
 
-    def find_layers(self) -> bool:
-        """
-        Find out which layers there are to perturb, if modules or what is trainable changed since the last time.
+    @property
+    def networks(self) -> list[Network]:
+        """The actor and, if there is one, the critic."""
+        return [self.actor] if self.critic is None else [self.actor, self.critic]
 
-        :return: Whether they did
-        :raises ValueError: If a trainable parameter would never learn
+    def refresh(self) -> bool:
         """
-        modules = [(module, "forward" in vars(module)) for module in self.modules()]
-        trainable = [id(parameter) for parameter in self.parameters() if parameter.requires_grad]
-        if (modules, trainable) == self._found:
-            return False
-        example = _examples(self.observation_space, 3, self.action_net.weight.device)
-        self.perturbation = NodePerturbation(self, self._outputs, example)
-        learn = {module for module in self.modules() if any(p.requires_grad for p in module.parameters(recurse=False))}
-        layers_of_critic = learn & {layer for part in self._critic_parts() for layer in part.modules()}
-        for name, layer in self.named_modules(remove_duplicate=False):
-            if layer in layers_of_critic and name.split(".")[0] in ("features_extractor", "hidden_net", "action_net"):
-                raise ValueError(f"'{name}' is a part of the critic too: they must not share layers.")
-        perturbation = self.perturbation
-        ends = [(0, 0), (perturbation.n_nodes, sum(p.numel() for p in perturbation.parameters))]
-        if self.critic:
-            of_actor = [site for site in perturbation.sites if site.layer not in layers_of_critic]
-            own = {id(parameter) for site in of_actor for parameter in site.layer.parameters(recurse=False)}
-            n_nodes = max((site.nodes.stop for site in of_actor), default=0)
-            ends.insert(1, (n_nodes, sum(p.numel() for p in perturbation.parameters if id(p) in own)))
-        self.parts = [Part(*map(slice, start, end)) for start, end in pairwise(ends)]
-        self._found = modules, trainable  # last, so that what is refused is refused again
-        return True
+        Look anew at the networks: which layers they have, what is trainable, and whether NumPy can run them. ``learn``
+        does this at its start. Call it after changing any of that in a callback.
 
-    def _critic_parts(self) -> list[nn.Module]:
-        return [self.vf_features_extractor, self.vf_hidden_net, self.value_net] if self.critic else []
-
-    def sample_noise(self, n_rows: int, n_samples: int = 1) -> th.Tensor:
+        :return: Whether other parameters learn than before
+        :raises ValueError: If a trainable parameter would never learn, or belongs to both networks
         """
-        Draw the noise ξ of the whole network.
+        before = self.learnable if "learnable" in vars(self) else None
+        self.learnable: list[nn.Parameter] = []
+        self.parts: list[Part] = []
+        node = weight = 0
+        for network in self.networks:
+            network.refresh()
+            self.learnable += network.learnable
+            ends = node + network.n_nodes, weight + sum(parameter.numel() for parameter in network.learnable)
+            layers = [slice(node + nodes.start, node + nodes.stop) for nodes in network.layer_nodes]
+            self.parts.append(Part(slice(node, ends[0]), slice(weight, ends[1]), layers))
+            node, weight = ends
+        if node == 0:
+            raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
+        if len(set(self.learnable)) < len(self.learnable):
+            raise ValueError("Actor and critic must not share layers.")
+        self.n_nodes, self.n_weights = node, weight
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
+        self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
+        shapes = [None if parameters is None else [p.shape for p in parameters] for parameters in (before, self.learnable)]
+        return shapes[0] != shapes[1]
+
+    @property
+    def xp(self) -> ArrayNamespace:
+        """What training computes with: ``numpy`` or ``torch``."""
+        return np if self._in_numpy else th
+
+    def array(self, values: np.ndarray | th.Tensor, xp: ArrayNamespace | None = None) -> Array:
+        """Values as an array of ``xp`` on the policy's device, without a copy where that is possible."""
+        return np.asarray(values) if (xp or self.xp) is np else th.as_tensor(values, device=self.learnable[0].device)
+
+    def _without_gradients(self) -> AbstractContextManager[Any]:
+        return np.errstate(all="ignore") if self._in_numpy else th.no_grad()
+
+    def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
+        """
+        Draw the noise ξ of all nodes.
 
         :param n_rows: Number of rows B of the observations
-        :param n_samples: Number of samples S for each
-        :return: Shape (S · B, N), all rows of a sample side by side
+        :param n_samples: Number of samples K for each
+        :return: Shape (K · B, N), all rows of a sample side by side
         """
+        assert self.noise is not None
         sizes = [part.n_nodes for part in self.parts]
-        device = self.perturbation.parameters[0].device
-        return sample_noise(self.noise_distribution, self.noise_std, n_samples, n_rows, sizes, device)
+        return self.array(self.noise.sample(n_samples, n_rows, sizes, self.learnable[0].device))
+
+    def act(
+        self, obs: Observations, draws_EA: np.ndarray, noise_EN: Array | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Choose actions in training.
+
+        :param obs: Observations of E environments
+        :param draws_EA: Random numbers to choose by, as ``action_dist.draw`` gives them
+        :param noise_EN: ξ of a noisy pass to choose with; by default the pass is a clean one, or the mean of
+            ``n_baseline_passes`` noisy ones
+        :return: Actions, shape (E, ...), and log π(a|s), shape (E,)
+        :raises FloatingPointError: If the network's outputs are not finite
+        """
+        xp = self.xp
+        with self._without_gradients():
+            obs = map_observations(self.array, obs)
+            if noise_EN is None:
+                parameters = self._action_parameters(xp, obs)
+            else:
+                outputs = self.actor.run(xp, obs, noise_EN[:, self.parts[0].nodes]).outputs
+                parameters = self.action_dist.parameters(xp, outputs)
+            actions = self.action_dist.sample(xp, parameters, self.array(draws_EA))
+            log_probs = self.action_dist.log_prob(xp, parameters, actions)
+            if xp is th:
+                actions, log_probs = actions.cpu().numpy(), log_probs.cpu().numpy()
+        if not math.isfinite(log_probs.sum()):
+            raise FloatingPointError(
+                "The network's outputs are infinite or NaN: so is what it observed, or its weights have become too "
+                "large. If it is the weights, lower learning_rate or set a max_grad_norm."
+            )
+        return actions, log_probs
+
+    def values(self, obs: Observations) -> np.ndarray:
+        """
+        The critic's V(s) in training.
+
+        :param obs: Observations, B rows
+        :return: Shape (B,)
+        """
+        with self._without_gradients():
+            values = self._values(self.xp, map_observations(self.array, obs))
+            return values if self.xp is np else values.cpu().numpy()
+
+    def noisy_pass(
+        self, obs: Observations, actions: Array, noise_BN: Array, xp: ArrayNamespace | None = None
+    ) -> NoisyPass:
+        """
+        A pass with noise through actor and critic (Eq. 18 and 19).
+
+        :param obs: Observations; if the noise has more rows, they are repeated as a whole
+        :param actions: Actions, as many
+        :param noise_BN: ξ of all nodes
+        :param xp: ``torch`` for a pass that autograd can follow; by default ``self.xp``
+        :return: The pass
+        """
+        xp = xp or self.xp
+        array = partial(self.array, xp=xp)
+        n_copies = len(noise_BN) // len(actions)
+        obs = repeat_batch(xp, map_observations(array, obs), n_copies)
+        actions = repeat_batch(xp, array(actions), n_copies)
+        passes = [
+            network.run(xp, obs, noise_BN[:, part.nodes])
+            for network, part in zip(self.networks, self.parts, strict=True)
+        ]
+        parameters = self.action_dist.parameters(xp, passes[0].outputs)
+        objectives = [self.action_dist.log_prob(xp, parameters, actions), *(values.outputs[:, 0] for values in passes[1:])]
+        activities = [activity for one in passes for activity in one.activities]
+        potentials = [potential for activity in activities for potential in activity.potentials]
+        return NoisyPass(objectives, [activity.received for activity in activities], potentials)
+
+    def outer(self, post_BN: Array, received: list[Any], n_envs: int) -> Array:
+        """
+        Sum post ⊗ pre over the rows of each environment (Eq. 17 and 21).
+
+        :param post_BN: Post-synaptic factor of each node; the rows of one time step are adjacent, in the order of the
+            environments
+        :param received: Pre-synaptic activity of each layer, as ``noisy_pass`` gives it
+        :param n_envs: Number of environments E
+        :return: The sums, shape (E, W)
+        """
+        sums, start = [], 0
+        for network, part in zip(self.networks, self.parts, strict=True):
+            stop = start + len(network.layer_nodes)
+            sums += network.outer(self.xp, post_BN[:, part.nodes], received[start:stop], n_envs)
+            start = stop
+        return self.xp.concatenate(sums, axis=1)
+
+    def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:
+        """Parameters of the distribution that actions come from."""
+        if self.n_baseline_passes is None:
+            return self.action_dist.parameters(xp, self.actor.run(xp, obs).outputs)
+        parameters = self.action_dist.parameters(xp, self._baseline_outputs(xp, self.actor, self.parts[0], obs))
+        return self.action_dist.mean(xp, parameters.reshape(self.n_baseline_passes, -1, *parameters.shape[1:]))
+
+    def _values(self, xp: ArrayNamespace, obs: Observations) -> Array:
+        if self.critic is None:
+            raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
+        if self.n_baseline_passes is None:
+            return self.critic.run(xp, obs).outputs[:, 0]
+        outputs = self._baseline_outputs(xp, self.critic, self.parts[1], obs)
+        return outputs.reshape(self.n_baseline_passes, -1).mean(0)
+
+    def _baseline_outputs(self, xp: ArrayNamespace, network: Network, part: Part, obs: Observations) -> Array:
+        assert self.n_baseline_passes is not None
+        noise = self.sample_noise(self.n_baseline_passes * n_rows(obs))[:, part.nodes]
+        noise = th.as_tensor(noise) if xp is th else noise
+        return network.run(xp, repeat_batch(xp, obs, self.n_baseline_passes), noise).outputs
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Choose actions, as the actor-critic policies of Stable-Baselines3 do.
+
+        :param obs: Observations, B rows
+        :param deterministic: Whether to take the likeliest actions rather than to draw them
+        :return: Actions, shape (B, ...); V(s), shape (B, 1), which is 0 without a critic; log π(a|s), shape (B,)
+        """
+        parameters = self._action_parameters(th, obs)
+        if deterministic:
+            actions = self.action_dist.mode(th, parameters)
+        else:
+            actions = self.action_dist.sample(th, parameters, self.action_dist.draw_like(parameters))
+        log_probs = self.action_dist.log_prob(th, parameters, actions)
+        values = log_probs.new_zeros(len(log_probs), 1) if self.critic is None else self.predict_values(obs)
+        if isinstance(self.action_space, spaces.Box):
+            actions = actions.reshape(-1, *self.action_space.shape)
+        return actions, values, log_probs
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)[0]
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """
-        The action distribution π, by a clean pass or the mean of ``clean_passes`` noisy ones.
+        The action distribution π, from a clean pass or the mean of ``n_baseline_passes`` noisy ones.
 
         :param obs: Observations, B rows
-        :return: The distribution
+        :return: The distribution, as an object of Stable-Baselines3
         """
-        if self.clean_passes is None:
-            return self._distribution(self._action_parameters(obs))
-        return self._mean_of_noisy_passes(obs, self.clean_passes)
-
-    def noisy_pass(self, obs: PyTorchObs, actions: th.Tensor, noise_BN: th.Tensor) -> NoisyPass:
-        """
-        A noisy pass (Eq. 18 and 19).
-
-        :param obs: Observations, B rows
-        :param actions: Actions, B rows
-        :param noise_BN: ξ, shape (B, N)
-        :return: What comes of it
-        """
-        parameters, values, pre = self._run_noisy(obs, noise_BN)
-        plain = getattr(self._distribution, "__func__", None) is NoisyPolicy._distribution
-        if plain and isinstance(self.action_space, spaces.Discrete):  # without the cost of a distribution object
-            log_probs = parameters.log_softmax(1).gather(1, actions[:, None])[:, 0]
-        else:
-            log_probs = self._distribution(parameters).log_prob(actions)
-        return NoisyPass([log_probs, *values], pre)
+        return self.action_dist.to_sb3(self._action_parameters(th, obs))
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """
-        The critic's prediction V(s), by a clean pass or the mean of ``clean_passes`` noisy ones.
+        The critic's V(s), from a clean pass or the mean of ``n_baseline_passes`` noisy ones.
 
         :param obs: Observations, B rows
         :return: Shape (B, 1)
         :raises ValueError: If there is no critic
         """
-        if not self.critic:
-            raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
-        if self.clean_passes is None:
-            return self._values(obs)
-        _, values = self._run_noisy_passes(obs, self.clean_passes)
-        return values.mean(0)[:, None]
+        return self._values(th, obs)[:, None]
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: th.Tensor
     ) -> tuple[th.Tensor | None, th.Tensor, th.Tensor | None]:
         """
-        What the policy thinks of actions, as in Stable-Baselines3.
+        Evaluate actions, as in Stable-Baselines3.
 
         :param obs: Observations, B rows
         :param actions: Actions, B rows
-        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π(·|s), shape (B,),
-            None for a distribution that knows none
+        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π(·|s), shape (B,)
         """
-        distribution = self.get_distribution(obs)
-        values = self.predict_values(obs) if self.critic else None
-        return values, distribution.log_prob(actions), distribution.entropy()
-
-    def forward(
-        self,
-        obs: PyTorchObs,
-        deterministic: bool = False,
-        noise_BN: th.Tensor | None = None,
-        deviations_BA: th.Tensor | None = None,
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Choose actions.
-
-        :param obs: Observations, B rows
-        :param deterministic: Whether to take the likeliest actions rather than to draw them
-        :param noise_BN: ξ of a noisy pass to choose with, shape (B, N); by default the pass is a clean one, or the mean
-            of ``clean_passes`` noisy ones
-        :param deviations_BA: How many standard deviations the actions in a ``Box`` space are from their means, shape
-            (B, A); by default that is drawn
-        :return: Actions, and the logarithm of their probability (density), shape (B,)
-        """
-        if noise_BN is not None:
-            distribution = self._distribution(self._run_noisy(obs, noise_BN)[0])
-        else:
-            distribution = self.get_distribution(obs)
-        if deviations_BA is None or type(distribution) is not DiagGaussianDistribution:
-            actions = distribution.get_actions(deterministic=deterministic)
-        else:
-            gaussian: Any = distribution.distribution
-            actions = gaussian.mean + gaussian.stddev * deviations_BA
-        return actions, distribution.log_prob(actions)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)[0]
-
-    def _action_parameters(self, obs: PyTorchObs) -> th.Tensor:
-        """The output layer's pre-activations: logits, or means followed by log standard deviations."""
-        latent = self.hidden_net(self.extract_features(obs, self.features_extractor))
-        outputs = self.action_net(latent)
+        parameters = self._action_parameters(th, obs)
+        values = None if self.critic is None else self.predict_values(obs)
         if isinstance(self.action_space, spaces.Box):
-            log_std = self.log_std_net(outputs.new_ones(len(outputs), 1))
-            outputs = th.cat((outputs, log_std), dim=1)
-        return outputs
-
-    def _values(self, obs: PyTorchObs) -> th.Tensor:
-        return self.value_net(self.vf_hidden_net(self.extract_features(obs, self.vf_features_extractor)))
-
-    def _outputs(self, obs: PyTorchObs) -> th.Tensor:
-        """The pre-activations of all heads, the critic's last."""
-        parameters = self._action_parameters(obs)
-        return th.cat((parameters, self._values(obs)), dim=1) if self.critic else parameters
-
-    def _run_noisy(self, obs: PyTorchObs, noise_BN: th.Tensor) -> tuple[th.Tensor, list[th.Tensor], list[th.Tensor]]:
-        """Action parameters, values if there is a critic, and what each layer received."""
-        outputs, pre = self.perturbation.run(obs, noise_BN)
-        return (outputs[:, :-1], [outputs[:, -1]], pre) if self.critic else (outputs, [], pre)
-
-    def _run_noisy_passes(self, obs: PyTorchObs, n_passes: int) -> list[th.Tensor]:
-        """Action parameters and, with a critic, values of several passes, one after the other."""
-        obs = repeat_rows(obs, n_passes)
-        n_rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        parameters, values, _ = self._run_noisy(obs, self.sample_noise(n_rows))
-        return [part.unflatten(0, (n_passes, -1)) for part in (parameters, *values)]
-
-    def _distribution(self, parameters: th.Tensor) -> Distribution:
-        require_finite(bool(parameters.isfinite().all()))
-        if not isinstance(self.action_space, spaces.Box):
-            return self.action_dist.proba_distribution(parameters)
-        mean, log_std = parameters.chunk(2, dim=1)
-        std = log_std.exp()
-        require_finite(bool((std.isfinite() & (std > 0)).all()))
-        return self.action_dist.proba_distribution(mean, log_std)
-
-    def _mean_of_noisy_passes(self, obs: PyTorchObs, n_passes: int) -> Distribution:
-        """
-        What stands in for the clean pass on hardware without one (section 3.3).
-
-        Averages probabilities (of each sub-action), or the Gaussian's mean and log standard deviation.
-        """
-        parameters = self._run_noisy_passes(obs, n_passes)[0]
-        if isinstance(self.action_space, spaces.Box):
-            mean = parameters.mean(0)
-        elif isinstance(self.action_dist, CategoricalDistribution):
-            mean = parameters.log_softmax(-1).logsumexp(0)
-        elif isinstance(self.action_dist, MultiCategoricalDistribution):
-            groups = parameters.split(self.action_dist.action_dims, dim=-1)
-            mean = th.cat([group.log_softmax(-1).logsumexp(0) for group in groups], dim=-1)
-        else:
-            mean = logsigmoid(parameters).logsumexp(0) - logsigmoid(-parameters).logsumexp(0)
-        return self._distribution(mean)
+            actions = actions.flatten(1)
+        log_probs = self.action_dist.log_prob(th, parameters, actions)
+        return values, log_probs, self.action_dist.entropy(th, parameters)
 
 
 class NoisyCnnPolicy(NoisyPolicy):
@@ -424,69 +469,21 @@ class NoisyMultiInputPolicy(NoisyPolicy):
     default_features_extractor = CombinedExtractor
 
 
-def _make_layers(
-    n_inputs: int,
-    widths: Sequence[int],
-    n_outputs: int,
-    activation_fn: Callable[[], nn.Module],
-    use_bias: bool,
-    head_gain: float,
-) -> tuple[nn.Sequential, nn.Linear]:
-    """Hidden layers and a head, initialised."""
-    hidden_net = nn.Sequential(*create_mlp(n_inputs, -1, list(widths), activation_fn, with_bias=use_bias))  # type: ignore[arg-type]
-    head = nn.Linear(widths[-1] if widths else n_inputs, n_outputs, bias=use_bias)
-    for layer in (*hidden_net, head):
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_normal_(layer.weight, gain=head_gain if layer is head else 1.0)
-            if use_bias:
-                nn.init.zeros_(layer.bias)
-    return hidden_net, head
-
-
-def require_finite(finite: bool) -> None:
-    """
-    Refuse outputs of the network that make no distribution.
-
-    :raises FloatingPointError: If they are not finite
-    """
-    if not finite:
-        raise FloatingPointError(
-            "The network's outputs are infinite or NaN: so is what it observed, or its weights have become too large. "
-            "If it is the weights, lower learning_rate or set a max_grad_norm."
-        )
-
-
-def _n_outputs(space: spaces.Space) -> int:
-    """Number of logits, or of means."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(space.nvec.sum())
-    return get_action_dim(space)
-
-
-def repeat_rows(rows: PyTorchObs, n: int) -> PyTorchObs:
-    """The whole batch ``n`` times over, one copy after the other."""
-    if isinstance(rows, dict):
-        return {key: th.cat([value] * n) for key, value in rows.items()}
-    return th.cat([rows] * n) if n > 1 else rows
-
-
-def _examples(space: spaces.Space, n_rows: int, device: th.device) -> PyTorchObs:
+def _examples(space: spaces.Space, n: int) -> PyTorchObs:
     """
     A batch of random observations, always the same. Neighbours differ, and none is so large that a network could not
     tell it from others.
     """
     if isinstance(space, spaces.Dict):
-        return {key: cast("th.Tensor", _examples(part, n_rows, device)) for key, part in space.spaces.items()}
+        return {key: cast("th.Tensor", _examples(part, n)) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
         low = np.maximum(space.low, -_EXTENT)
         high = np.maximum(np.minimum(space.high, _EXTENT), low + 1)
-        rows = np.random.default_rng(0).uniform(low, high, (n_rows, *space.shape)).astype(np.float32)
+        rows = np.random.default_rng(0).uniform(low, high, (n, *space.shape)).astype(np.float32)
     else:
         space = deepcopy(space)  # the environment may draw from it
         space.seed(0)
-        drawn = (np.asarray(space.sample()) for _ in range(10 * n_rows))
+        drawn = (np.asarray(space.sample()) for _ in range(10 * n))
         different = list({row.tobytes(): row for row in drawn}.values())
-        rows = np.stack([different[place % len(different)] for place in range(n_rows)])
-    return th.as_tensor(rows, device=device)
+        rows = np.stack([different[place % len(different)] for place in range(n)])
+    return th.as_tensor(rows)

@@ -1,115 +1,256 @@
-"""When a reward counts, what was predicted, and by how much the prediction was wrong.
+"""Reward predictors: when a reward counts, what was predicted, and by how much the prediction was wrong.
 
 Shapes: T steps, E environments.
 """
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from stable_baselines3.common.utils import explained_variance
 
-REWARD_TIMINGS = ("episode", "step", "nonzero")
-
-PREDICTION_DEFAULTS: dict[str, dict[str, Any]] = {
-    "average": {
-        "reward_timing": "episode",
-        "reward_smoothing": 0.66,
-        "scale_rpe": True,
-        "gamma": 1.0,
-    },
-    "critic": {"reward_timing": "step", "gamma": 0.99},
-}
-"""What arguments that are None become, by who predicts rewards."""
+from sb3_nrl.arrays import Observations
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check, is_number
+from sb3_nrl.policies import NoisyPolicy
 
 DEFAULT_LAMBDA = 0.95
-"""By how much less than γ the traces of a critic last."""
+"""λ of TD(λ) unless ``trace_decay`` is given."""
 
 
-class RunningAverage:
+class RewardErrors(NamedTuple):
     """
-    The reward times τ, the running average r̄ and the reward prediction error δ of each environment (Eq. 14 and 15).
+    Reward prediction errors of a window.
 
-    Every array has shape (E,), one entry per environment. ``average`` holds r̄, NaN before the first reward time;
-    ``reward`` the sum of the rewards since the last reward time; ``due`` whether a reward time has come.
-
-    :param n_envs: Number of environments E
-    :param previous: A predictor whose r̄ to go on from. If it had another number of environments, each environment
-        starts with the mean of what they had learned
+    :param errors_TE: δ, 0 where no reward counts
+    :param restarts_TE: Whether traces start anew after the step
+    :param n_rewards: Number of rewards that count
+    :param diagnostics: What to log, by name
     """
 
-    def __init__(self, n_envs: int, previous: "RunningAverage | None" = None) -> None:
-        self.average = np.full(n_envs, np.nan)
-        if previous is not None:
-            known = previous.average[~np.isnan(previous.average)]
-            if len(previous.average) == n_envs:
-                self.average = previous.average.copy()
-            elif len(known) > 0:
-                self.average[:] = known.mean()
-        self.restart()
+    errors_TE: np.ndarray
+    restarts_TE: np.ndarray
+    n_rewards: int
+    diagnostics: dict[str, float]
+
+
+class RewardPredictor(ABC):
+    """What predicts rewards, and so tells how much better things went than expected."""
+
+    name: ClassVar[str]
+    """Value of the argument ``reward_prediction``."""
+
+    has_critic: ClassVar[bool]
+    """Whether the policy needs a critic."""
+
+    gamma: float = 1.0
+    """Discount γ of later rewards."""
+
+    default_decay: float
+    """Factor per step on the traces unless ``trace_decay`` is given."""
+
+    due: bool = False
+    """Whether a reward counts that no update has used yet."""
 
     def restart(self) -> None:
-        """Forget the rewards that no reward time has claimed, as when the environments were reset; keep r̄."""
-        n_envs = len(self.average)
-        self.reward = np.zeros(n_envs)
-        self.due = np.zeros(n_envs, dtype=bool)
-        self._first = self._ended = np.ones(n_envs, dtype=bool)
+        """Drop rewards that have not counted yet, as when the environments are reset."""
 
-    def observe(self, rewards: np.ndarray, dones: np.ndarray, timing: str) -> bool:
+    @abstractmethod
+    def check_decay(self, decay: float) -> None:
         """
-        Take in the rewards of one step, and find out where a reward time has come.
+        Check ``trace_decay``.
 
-        :param rewards: Shape (E,)
-        :param dones: Whether the step ended an episode, booleans of shape (E,), which stay as they are
-        :param timing: When τ comes. ``"episode"``: at the episode's end, by termination or truncation alike;
-            ``"nonzero"``: also at every reward other than 0; ``"step"``: at every step
-        :return: Whether a reward time has come anywhere
+        :raises ValueError: If it is out of range
         """
-        self.reward += rewards
-        self._first, self._ended = self._ended, dones
-        if timing == "episode":
-            self.due = dones
-        elif timing == "step":
-            self.due = np.ones_like(dones)
-        else:
-            self.due = dones | (rewards != 0)
-        return bool(np.count_nonzero(self.due))
 
-    def errors(self, timing: str, smoothing: float, scale: bool) -> tuple[np.ndarray, np.ndarray]:
+    @abstractmethod
+    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
         """
-        δ = r_τ - r̄, and only then r̄ ← r̄ + λ (r_τ - r̄), where a reward time has come; claims those rewards.
+        Take in the rewards of one step.
 
-        The first reward initialises r̄, so that the first δ is 0. With a reward at every step each episode does.
-
-        :param timing: When τ comes
-        :param smoothing: λ of the running average, in (0, 1]
-        :param scale: Whether to divide δ by \\|r_τ\\|; a δ whose r_τ is 0 stays as it is
-        :return: δ, 0 where no reward time has come; and where one has, which is where traces start anew
+        :param rewards_E: Rewards
+        :param dones_E: Whether the step ended an episode
+        :return: Whether a reward counts now, so that the window ends
         """
-        due, unknown = self.due, self._first if timing == "step" else np.isnan(self.average)
-        errors = np.where(due & ~unknown, self.reward - self.average, 0.0)
-        self.average = np.where(due & unknown, self.reward, self.average + smoothing * errors)
-        if scale:
-            np.divide(errors, np.abs(self.reward), out=errors, where=self.reward != 0)
-        self.reward = np.where(due, 0.0, self.reward)
-        self.due = np.zeros_like(due)
-        return errors, due
+
+    def terminal_values(self, policy: NoisyPolicy, observations: Observations, n: int) -> np.ndarray:
+        """
+        Value of what a time limit cuts off.
+
+        :param policy: The policy
+        :param observations: Last observations of ``n`` episodes that a time limit ended
+        :param n: How many there are
+        :return: Their values, shape (n,)
+        """
+        return np.zeros(n)
+
+    @abstractmethod
+    def is_ready(self, window_is_full: bool) -> bool:
+        """Whether the steps so far can be used, or have to wait for a reward."""
+
+    @abstractmethod
+    def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
+        """
+        Compute the reward prediction errors of a window.
+
+        :param policy: The policy
+        :param window: The steps
+        :param n_steps_per_batch: Most steps of one batch of passes
+        :return: The errors
+        """
+
+
+class TDCritic(RewardPredictor):
+    """
+    A critic network V learns the discounted sum of later rewards by TD(λ): δ = r + γ V(s') − V(s) at every step.
+    Traces end with the episode. After a time limit V(s') counts, after a termination it does not.
+
+    :param gamma: Discount γ, in [0, 1]
+    :param ent_coef: Coefficient of the entropy bonus: −ent_coef · log π(a|s) is added to each reward
+    :raises ValueError: If an argument is out of range
+    """
+
+    name = "critic"
+    has_critic = True
+
+    def __init__(self, gamma: float = 0.99, ent_coef: float = 0.0) -> None:
+        check("gamma", gamma, gamma == 0 or is_number(gamma, 0, 1), "in [0, 1]")
+        check("ent_coef", ent_coef, ent_coef == 0 or is_number(ent_coef, 0), "finite and not negative")
+        self.gamma = gamma
+        self.ent_coef = ent_coef
+        self.default_decay = DEFAULT_LAMBDA * gamma
+
+    def check_decay(self, decay: float) -> None:
+        valid = decay == 0 or is_number(decay, 0, self.gamma)
+        wanted = f"in [0, {self.gamma}], at most gamma, with a critic (None makes it {DEFAULT_LAMBDA} gamma)"
+        check("trace_decay", decay, valid, wanted)
+
+    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
+        return False
+
+    def is_ready(self, window_is_full: bool) -> bool:
+        return True
+
+    def terminal_values(self, policy: NoisyPolicy, observations: Observations, n: int) -> np.ndarray:
+        return policy.values(observations)
+
+    def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
+        batches = [policy.values(batch.observations) for _, batch in window.batches(n_steps_per_batch)]
+        values_TE = np.concatenate([*batches, policy.values(window.last_observations)]).reshape(-1, window.n_envs)
+        rewards_TE = window.rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape)
+        rewards_TE += self.gamma * window.terminal_values_TE
+        errors_TE = rewards_TE + self.gamma * values_TE[1:] * ~window.dones_TE - values_TE[:-1]
+        targets_TE = values_TE[:-1] + errors_TE
+        diagnostics = {
+            "reward_prediction": float(values_TE[:-1].mean()),
+            "value_loss": float((errors_TE * errors_TE).mean()),
+            "explained_variance": float(explained_variance(values_TE[:-1].ravel(), targets_TE.ravel())),
+        }
+        return RewardErrors(errors_TE, window.dones_TE, errors_TE.size, diagnostics)
+
+
+class RunningAverage(RewardPredictor):
+    """
+    A running average r̄ of the rewards of each environment predicts the next one, δ = r − r̄ (Eq. 14 and 15). A reward r
+    is the sum of the rewards since the last one that counted; traces end when a reward counts.
+
+    :param n_envs: Number of environments E
+    :param reward_timing: When rewards count. ``"episode"``: at the episode's end, by termination or truncation alike;
+        ``"nonzero"``: also at every reward other than 0; ``"step"``: at every step, and r̄ starts anew with each
+        episode
+    :param reward_smoothing: λ of the running average, in (0, 1]
+    :param scale_rpe: Whether to divide δ by the size of r; a δ whose r is 0 stays as it is
+    :raises ValueError: If an argument is out of range
+    """
+
+    name = "average"
+    has_critic = False
+    default_decay = 1.0
+
+    TIMINGS = ("episode", "step", "nonzero")
+
+    def __init__(
+        self, n_envs: int, reward_timing: str = "episode", reward_smoothing: float = 0.66, scale_rpe: bool = True
+    ) -> None:
+        check("reward_timing", reward_timing, reward_timing in self.TIMINGS, f"one of {self.TIMINGS}")
+        check("reward_smoothing", reward_smoothing, is_number(reward_smoothing, 0, 1), "in (0, 1]")
+        check("scale_rpe", scale_rpe, isinstance(scale_rpe, bool), "True or False")
+        self.reward_timing = reward_timing
+        self.reward_smoothing = reward_smoothing
+        self.scale_rpe = scale_rpe
+        self.average_E = np.full(n_envs, np.nan)
+        """r̄, NaN before the first reward that counts."""
+        self.restart()
+
+    def take_over(self, previous: "RunningAverage") -> None:
+        """
+        Go on from the averages of another predictor. If it had another number of environments, each environment starts
+        with the mean of what they had learned.
+
+        :param previous: The other predictor
+        """
+        known = previous.average_E[~np.isnan(previous.average_E)]
+        if len(previous.average_E) == len(self.average_E):
+            for name in ("average_E", "_sum_E", "_due_E", "_first_E", "_ended_E"):
+                setattr(self, name, getattr(previous, name))
+        elif len(known) > 0:
+            self.average_E[:] = known.mean()
 
     @property
-    def prediction(self) -> float:
-        """r̄, averaged over the environments that know one."""
-        return float(np.nanmean(self.average))
+    def due(self) -> bool:  # type: ignore[override]
+        return bool(np.count_nonzero(self._due_E))
+
+    def restart(self) -> None:
+        n_envs = len(self.average_E)
+        self._sum_E = np.zeros(n_envs)
+        self._due_E = np.zeros(n_envs, dtype=bool)
+        self._first_E = self._ended_E = np.ones(n_envs, dtype=bool)
+
+    def check_decay(self, decay: float) -> None:
+        check("trace_decay", decay, is_number(decay, 0, 1), "in (0, 1] with a running average")
+        lasting = self.reward_timing != "step" or decay == 1
+        check("trace_decay", decay, lasting, '1 with reward_timing="step" and a running average')
+
+    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
+        self._sum_E += rewards_E
+        self._first_E, self._ended_E = self._ended_E, dones_E
+        if self.reward_timing == "episode":
+            self._due_E = dones_E
+        elif self.reward_timing == "step":
+            self._due_E = np.ones_like(dones_E)
+        else:
+            self._due_E = dones_E | (rewards_E != 0)
+        return self.due
+
+    def is_ready(self, window_is_full: bool) -> bool:
+        return window_is_full or self.due
+
+    def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
+        errors_TE = np.zeros(window.rewards_TE.shape)
+        restarts_TE = np.zeros(window.rewards_TE.shape, dtype=bool)
+        errors_TE[-1], restarts_TE[-1] = self.claim()
+        n_rewards = int(np.count_nonzero(restarts_TE[-1]))
+        prediction = {"reward_prediction": float(np.nanmean(self.average_E))} if n_rewards else {}
+        return RewardErrors(errors_TE, restarts_TE, n_rewards, prediction)
+
+    def claim(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        δ = r − r̄ where a reward counts, and only then r̄ ← r̄ + λ (r − r̄).
+
+        The first reward becomes r̄, so that the first δ is 0. With a reward at every step that is so in each episode.
+
+        :return: δ, 0 where no reward counts, and where one does; shape (E,)
+        """
+        due_E = self._due_E
+        unknown_E = self._first_E if self.reward_timing == "step" else np.isnan(self.average_E)
+        errors_E = np.where(due_E & ~unknown_E, self._sum_E - self.average_E, 0.0)
+        self.average_E = np.where(due_E & unknown_E, self._sum_E, self.average_E + self.reward_smoothing * errors_E)
+        if self.scale_rpe:
+            np.divide(errors_E, np.abs(self._sum_E), out=errors_E, where=self._sum_E != 0)
+        self._sum_E = np.where(due_E, 0.0, self._sum_E)
+        self._due_E = np.zeros_like(due_E)
+        return errors_E, due_E
 
 
-def temporal_differences(
-    rewards_TE: np.ndarray, dones_TE: np.ndarray, values_TE: np.ndarray, gamma: float
-) -> np.ndarray:
-    """
-    The reward prediction error of a critic, δ_t = r_t + γ V(s_{t+1}) - V(s_t), without V(s_{t+1}) where the episode
-    ended.
-
-    :param rewards_TE: Rewards; at a time limit, they include what was to come after it
-    :param dones_TE: Whether the step ended an episode, booleans
-    :param values_TE: V of what was observed at each step and after the last, shape (T + 1, E)
-    :param gamma: Discount γ
-    :return: δ, shape (T, E)
-    """
-    return rewards_TE + gamma * values_TE[1:] * ~dones_TE - values_TE[:-1]
+PREDICTORS: dict[str, Any] = {predictor.name: predictor for predictor in (TDCritic, RunningAverage)}
+"""Classes by the value of the argument ``reward_prediction``."""

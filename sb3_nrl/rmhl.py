@@ -5,50 +5,53 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_nrl.arrays import Array
-from sb3_nrl.checks import check, check_noise
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
 from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
-from sb3_nrl.traces import PendingSteps
+from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 
-class RMHL(RewardModulatedAlgorithm):
-    r"""
-    Reward-modulated Hebbian learning, with the noise explicit: the older and weaker relative of :class:`~sb3_nrl.NRL`.
+class HebbianExploration(LearningRule):
+    """
+    Eligibility ξ ⊗ x̃ (Eq. 21), with ξ the noise of the pass that chose the action.
 
-    Actions come from a noisy pass. The eligibility trace of each synapse sums the noise of the pass times the synapse's
-    input in it, ξ ⊗ x̃ (Eq. 21): nothing tells which noise made the action likelier, so the reward alone has to.
-    ``predict`` takes a clean pass.
-
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
-        :class:`~sb3_nrl.policies.NoisyPolicy`
-    :param env: The environment, or its registered name
-    :param learning_rate: η, or a function of the remaining progress (from 1 to 0)
-    :param n_steps: Steps of each environment that can wait before they are folded into the traces. Bounds the memory;
-        does not change the result but for rounding
-    :param reward_timing: When rewards count: ``"episode"``, at the episode's end; ``"nonzero"``, at every reward other
-        than 0 and at the episode's end; ``"step"``, at every step, and the reward prediction starts anew with each
-        episode, so that episodes of a single step teach nothing
-    :param reward_smoothing: λ in (0, 1] of the running average of rewards that is the reward prediction (Eq. 15)
-    :param scale_rpe: Whether to divide δ by \|r\|, for rewards of one sign whose size varies much, as CartPole's and
-        Acrobot's. Switch it off where rewards come close to 0, since δ / \|r\| is huge there
-    :param trace_decay: Factor per step on the eligibility trace, in (0, 1]; 1 keeps the full history, and is needed for
-        rewards at every ``"step"``
-    :param max_grad_norm: Largest norm of the change δ e over all weights, None for no bound
-    :param noise_std: σ of the noise ξ, in the units of the pre-activations. The noise explores and carries the credit
-        at once: it has to be large enough to change what happens
-    :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` or ``"poisson"``
-    :param stats_window_size: Number of episodes that the logged return and length are averaged over
-    :param tensorboard_log: Folder for TensorBoard, None for no log
-    :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
-    :param verbose: 0 for no output, 1 for information, 2 for debug messages
-    :param seed: Seed of all random numbers
-    :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``
-    :param _init_setup_model: Whether to build the network at once
-    :raises ValueError: If an argument is out of range, with its name and what it takes
+    :param noise: The noise
     """
 
-    _acts_with_noise = True
+    acts_with_noise = True
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def check(self) -> None:
+        super().check()
+        assert self.noise is not None
+        name, known = self.noise.distribution, tuple(NOISE_DISTRIBUTIONS)
+        check("noise_distribution", name, name in known, f"one of {known}")
+
+    def eligibility(self, policy: NoisyPolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+        noise = policy.array(window.noise)
+        received = policy.noisy_pass(window.observations, window.actions, noise).received
+        return OuterProducts(policy, noise, received), None
+
+
+class RMHL(ThreeFactorAlgorithm):
+    """
+    Reward-modulated Hebbian learning, with the noise explicit: the older and weaker relative of :class:`~sb3_nrl.NRL`.
+
+    Actions in training come from a noisy pass. Each synapse's trace sums the noise times the synapse's input, ξ ⊗ x̃
+    (Eq. 21): nothing tells which noise made the action likelier, so that the reward alone has to. A running average
+    predicts the rewards. ``predict`` takes a clean pass.
+
+    The parameters below are RMHL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
+
+    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations. The noise explores and
+        carries the credit: it has to be large enough to change actions
+    :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` or ``"poisson"``
+    :raises ValueError: If an argument is out of range, with its name and what would be right
+    """
 
     def __init__(
         self,
@@ -80,9 +83,6 @@ class RMHL(RewardModulatedAlgorithm):
             reward_timing=reward_timing,
             reward_smoothing=reward_smoothing,
             scale_rpe=scale_rpe,
-            gamma=1.0,
-            ent_coef=0.0,
-            vf_coef=1.0,
             trace_decay=trace_decay,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -91,20 +91,14 @@ class RMHL(RewardModulatedAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            _init_setup_model=False,
         )
         self.noise_std = noise_std
         self.noise_distribution = noise_distribution
         if _init_setup_model:
             self._setup_model()
 
-    def _check_arguments(self) -> None:
-        check("reward_prediction", self.reward_prediction, not self._has_critic, '"average", since RMHL has no critic')
-        super()._check_arguments()
-        check_noise(self.noise_std, self.noise_distribution)
-
-    def _policy_noise(self) -> dict[str, Any]:
-        return {"noise_std": self.noise_std, "noise_distribution": self.noise_distribution}
-
-    def _credit(self, steps: PendingSteps) -> tuple[Array, list[Array]]:
-        assert steps.noise is not None
-        return steps.noise, self.network.noisy_pass(steps.observations, steps.actions, steps.noise)[1]
+    def make_rule(self) -> HebbianExploration:
+        prediction = self.reward_prediction
+        check("reward_prediction", prediction, prediction == "average", '"average", since RMHL has no critic')
+        return HebbianExploration(Noise(self.noise_std, self.noise_distribution))

@@ -1,0 +1,142 @@
+"""The steps between two updates of the weights.
+
+Shapes: T steps, E environments, N nodes of the network. Rows of one step are adjacent, in the order of the environments.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_nrl.arrays import Array, Observations, map_observations
+
+
+class RolloutWindow(NamedTuple):
+    """
+    Successive steps of all environments.
+
+    :param observations: What the policy observed, shape (T · E, ...)
+    :param actions: What it did, shape (T · E, ...)
+    :param log_probs: log π(a|s) of the pass that chose the action, shape (T · E,)
+    :param noise: ξ of the pass that chose the action, shape (T · E, N), None for a clean pass
+    :param rewards_TE: Rewards
+    :param dones_TE: Whether the step ended an episode
+    :param terminal_values_TE: Value of what a time limit cut off, 0 where none did
+    :param last_observations: What the policy observes after the last step, shape (E, ...)
+    """
+
+    observations: Observations
+    actions: Array
+    log_probs: Array
+    noise: Array | None
+    rewards_TE: np.ndarray
+    dones_TE: np.ndarray
+    terminal_values_TE: np.ndarray
+    last_observations: Observations
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps T."""
+        return len(self.rewards_TE)
+
+    @property
+    def n_envs(self) -> int:
+        """Number of environments E."""
+        return self.rewards_TE.shape[1]
+
+    def batches(self, n_steps: int) -> Iterator[tuple[slice, "RolloutWindow"]]:
+        """
+        Cut the window into shorter ones.
+
+        :param n_steps: Most steps of each
+        :return: Which steps, and the window of these
+        """
+        for start in range(0, self.n_steps, n_steps):
+            steps = slice(start, min(start + n_steps, self.n_steps))
+            rows = slice(steps.start * self.n_envs, steps.stop * self.n_envs)
+            yield (
+                steps,
+                self._replace(
+                    observations=map_observations(lambda part, rows=rows: part[rows], self.observations),  # type: ignore[misc]
+                    actions=self.actions[rows],
+                    log_probs=self.log_probs[rows],
+                    noise=None if self.noise is None else self.noise[rows],
+                    rewards_TE=self.rewards_TE[steps],
+                    dones_TE=self.dones_TE[steps],
+                    terminal_values_TE=self.terminal_values_TE[steps],
+                ),
+            )
+
+
+class RolloutBuffer:
+    """
+    Keeps the steps of a window. Unlike that of Stable-Baselines3, it may be used before it is full.
+
+    :param buffer_size: Most steps T of a window
+    :param observation_space: Observation space
+    """
+
+    def __init__(self, buffer_size: int, observation_space: spaces.Space) -> None:
+        self.buffer_size = buffer_size
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+        # What the policy turns into single precision is kept so: environments may mix whole and other numbers.
+        self._in_single_precision = {
+            key for key, part in parts.items() if isinstance(part, spaces.Box) and part.dtype.itemsize > 1
+        }
+        self.reset()
+
+    @property
+    def full(self) -> bool:
+        """Whether the window is as long as it can be."""
+        return self.pos == self.buffer_size
+
+    def reset(self) -> None:
+        """Drop all steps."""
+        self.pos = 0
+
+    def add(self, observations: Observations, **values: np.ndarray) -> None:
+        """
+        Add one step of every environment.
+
+        :param observations: What the policy observed, E rows
+        :param values: The other fields of :class:`RolloutWindow` but ``last_observations``, E rows each
+        """
+        parts = observations if isinstance(observations, dict) else {None: observations}
+        if self.pos == 0:
+            self._observations = {
+                key: self._empty(part, np.float32 if key in self._in_single_precision else part.dtype)
+                for key, part in parts.items()
+            }
+            self._values = {name: self._empty(value, value.dtype) for name, value in values.items()}
+        for key, part in parts.items():
+            self._observations[key][self.pos] = part
+        for name, value in values.items():
+            self._values[name][self.pos] = value
+        self.pos += 1
+
+    def _empty(self, row: np.ndarray, dtype: Any) -> np.ndarray:
+        return np.empty((self.buffer_size, *row.shape), dtype)
+
+    def window(self, last_observations: Observations) -> RolloutWindow:
+        """
+        The steps that were added since the last reset, at least one.
+
+        :param last_observations: What the policy observes after the last step, E rows
+        :return: Views of these steps, which later ones may overwrite
+        """
+        observations = {key: _flatten(rows[: self.pos]) for key, rows in self._observations.items()}
+        values = {name: rows[: self.pos] for name, rows in self._values.items()}
+        in_rows = {name: _flatten(values.pop(name)) for name in ("actions", "log_probs")}
+        noise = values.pop("noise", None)
+        return RolloutWindow(
+            observations=observations.get(None, observations),
+            noise=None if noise is None else _flatten(noise),
+            last_observations=last_observations,
+            **in_rows,
+            **values,
+        )
+
+
+def _flatten(rows_TE: np.ndarray) -> np.ndarray:
+    return rows_TE.reshape(-1, *rows_TE.shape[2:])

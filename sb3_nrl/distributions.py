@@ -1,0 +1,239 @@
+"""Action distributions, each defined once for NumPy and PyTorch.
+
+Shapes: B rows of a batch, P outputs of the action head, A components of an action, K passes.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution, make_proba_distribution
+from stable_baselines3.common.preprocessing import get_action_dim
+
+from sb3_nrl.arrays import Array, ArrayNamespace, as_float
+
+_LOWEST = -1e30
+"""Logit of an action that does not exist. Finite, so that 0 · log 0 is 0 in an entropy."""
+
+
+class ActionDistribution(ABC):
+    """
+    How actions follow from the outputs of the action head.
+
+    The head's outputs become the distribution's parameters once per pass; everything else takes those.
+
+    :param space: Action space
+    """
+
+    n_outputs: int
+    """Number of outputs P that the action head has."""
+
+    n_actions: int
+    """Number of components A of an action, each drawn with a random number of its own."""
+
+    def __init__(self, space: spaces.Space) -> None:
+        self.space = space
+        self.n_actions = get_action_dim(space)
+
+    def draw(self, generator: np.random.Generator, n_rows: int) -> np.ndarray:
+        """Random numbers of shape (B, A) to sample actions by: uniform in [0, 1) unless a subclass says otherwise."""
+        return generator.random((n_rows, self.n_actions))
+
+    def draw_like(self, outputs_BP: th.Tensor) -> th.Tensor:
+        """The same from PyTorch's default generator."""
+        return th.rand(len(outputs_BP), self.n_actions, device=outputs_BP.device)
+
+    @abstractmethod
+    def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
+        """The distribution's parameters, B rows."""
+
+    @abstractmethod
+    def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
+        """Actions as the environment takes them, by random numbers as ``draw`` gives them."""
+
+    @abstractmethod
+    def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        """The likeliest actions."""
+
+    @abstractmethod
+    def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        """log π(a|s), shape (B,)."""
+
+    @abstractmethod
+    def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        """Entropy of π(·|s), shape (B,)."""
+
+    @abstractmethod
+    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        """Parameters of the mean of K passes, whose parameters stand along the first dimension (section 3.3)."""
+
+    def to_sb3(self, parameters: th.Tensor) -> Distribution:
+        """The same distribution as an object of Stable-Baselines3."""
+        return make_proba_distribution(self.space).proba_distribution(parameters.flatten(1))
+
+
+class Categorical(ActionDistribution):
+    """
+    One choice (``Discrete``), or several at once (``MultiDiscrete``). Parameters are log-probabilities, of shape
+    (B, A, most choices); a choice with fewer has entries of probability 0.
+
+    :param space: Action space
+    """
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+        super().__init__(space)
+        sizes = np.array([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
+        self.n_outputs = int(sizes.sum())
+        self._is_single = isinstance(space, spaces.Discrete)
+        self._components = np.arange(len(sizes))
+        self._last = sizes - 1
+        self._padding: np.ndarray | None = None
+        if sizes.min() != sizes.max():  # columns of the head's outputs, the one behind the last for no choice
+            choices = np.arange(sizes.max())
+            starts = np.cumsum(sizes) - sizes
+            self._padding = np.where(choices < sizes[:, None], starts[:, None] + choices, self.n_outputs)
+
+    def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
+        if self._padding is None:
+            logits = outputs_BP.reshape(len(outputs_BP), self.n_actions, -1)
+        else:
+            logits = xp.concatenate((outputs_BP, 0 * outputs_BP[:, :1] + _LOWEST), axis=1)[:, self._padding]
+        logits = logits - xp.amax(logits, -1, keepdims=True)
+        return logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
+
+    def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
+        cumulative = xp.cumsum(xp.exp(parameters), -1)
+        actions = (cumulative[..., :-1] <= draws_BA[..., None] * cumulative[..., -1:]).sum(-1)
+        if self._padding is not None:  # a draw of almost 1 is rounded to 1
+            last = self._last if xp is np else th.as_tensor(self._last, device=actions.device)
+            actions = xp.minimum(actions, last)
+        return actions[:, 0] if self._is_single else actions
+
+    def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        actions = parameters.argmax(-1)
+        return actions[:, 0] if self._is_single else actions
+
+    def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        rows = xp.arange(len(parameters))
+        if xp is th:
+            actions = actions.long()
+        if self._is_single:
+            return parameters[rows, 0, actions]
+        return parameters[rows[:, None], self._components, actions].sum(1)
+
+    def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        return -(xp.exp(parameters) * parameters).sum(-1).sum(-1)
+
+    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        return _log_mean_exp(xp, parameters)
+
+    def to_sb3(self, parameters: th.Tensor) -> Distribution:
+        if self._padding is None:
+            return super().to_sb3(parameters)
+        return super().to_sb3(parameters.flatten(1)[:, (self._padding < self.n_outputs).ravel()])
+
+
+class Bernoulli(ActionDistribution):
+    """
+    Several yes-or-no choices at once (``MultiBinary``). Parameters are logits, of shape (B, A).
+
+    :param space: Action space
+    """
+
+    def __init__(self, space: spaces.MultiBinary) -> None:
+        super().__init__(space)
+        self.n_outputs = self.n_actions
+
+    def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
+        return outputs_BP
+
+    def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
+        return as_float(xp, draws_BA < xp.exp(_log_sigmoid(xp, parameters)))
+
+    def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        return as_float(xp, parameters > 0)
+
+    def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        return (actions * parameters + _log_sigmoid(xp, -parameters)).sum(1)
+
+    def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        yes, no = _log_sigmoid(xp, parameters), _log_sigmoid(xp, -parameters)
+        return -(xp.exp(yes) * yes + xp.exp(no) * no).sum(1)
+
+    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        yes, no = (_log_mean_exp(xp, _log_sigmoid(xp, sign * parameters)) for sign in (1, -1))
+        return yes - no
+
+
+class Gaussian(ActionDistribution):
+    """
+    Continuous actions (``Box``), independent of one another. Parameters are means, then log standard deviations, of
+    shape (B, 2 A).
+
+    :param space: Action space
+    """
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space)
+        self.n_outputs = 2 * self.n_actions
+
+    def draw(self, generator: np.random.Generator, n_rows: int) -> np.ndarray:
+        """Standard normal numbers of shape (B, A): the actions' distances from the means in standard deviations."""
+        return generator.standard_normal((n_rows, self.n_actions), dtype=np.float32)
+
+    def draw_like(self, outputs_BP: th.Tensor) -> th.Tensor:
+        return th.randn(len(outputs_BP), self.n_actions, device=outputs_BP.device)
+
+    def _split(self, parameters: Array) -> tuple[Array, Array]:
+        return parameters[:, : self.n_actions], parameters[:, self.n_actions :]
+
+    def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
+        return outputs_BP
+
+    def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
+        mean, log_std = self._split(parameters)
+        return mean + xp.exp(log_std) * draws_BA
+
+    def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        return self._split(parameters)[0]
+
+    def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        mean, log_std = self._split(parameters)
+        z = (actions - mean) / xp.exp(log_std)
+        return (-0.5 * (z * z + math.log(2 * math.pi)) - log_std).sum(1)
+
+    def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        return (self._split(parameters)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
+
+    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
+        """Mean of the means and of the log standard deviations."""
+        return parameters.mean(0)
+
+    def to_sb3(self, parameters: th.Tensor) -> Distribution:
+        return make_proba_distribution(self.space).proba_distribution(*self._split(parameters))
+
+
+def _log_sigmoid(xp: ArrayNamespace, x: Array) -> Array:
+    return -xp.logaddexp(0 * x, -x)
+
+
+def _log_mean_exp(xp: ArrayNamespace, x: Array) -> Array:
+    highest = xp.amax(x, 0)
+    return highest + xp.log(xp.exp(x - highest).mean(0))
+
+
+def make_distribution(space: spaces.Space) -> ActionDistribution:
+    """
+    The distribution for an action space.
+
+    :param space: ``Discrete``, ``MultiDiscrete``, ``MultiBinary`` or ``Box``
+    :return: The distribution
+    """
+    if isinstance(space, spaces.Box):
+        return Gaussian(space)
+    if isinstance(space, spaces.MultiBinary):
+        return Bernoulli(space)
+    assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+    return Categorical(space)

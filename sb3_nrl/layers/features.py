@@ -1,0 +1,60 @@
+"""Observations as vectors.
+
+Shapes: B rows of a batch, F features of an observation.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_nrl.arrays import Array, ArrayNamespace, Observations, as_float
+from sb3_nrl.layers.base import Activity, Layer
+
+
+class FlatFeatures(Layer):
+    """
+    Observations as vectors, as Stable-Baselines3's ``preprocess_obs`` with ``FlattenExtractor`` or
+    ``CombinedExtractor`` make them: numbers as they are, images divided by 255, one-hot codes for discrete values, the
+    entries of a ``Dict`` space one after the other. Has no parameters.
+
+    :param space: Observation space
+    :param normalize_images: Whether to divide images by 255
+    """
+
+    def __init__(self, space: spaces.Space, normalize_images: bool) -> None:
+        super().__init__()
+        parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        self._encoders = {key: _encoder(part, normalize_images) for key, part in parts.items()}
+
+    def forward(self, x: Any) -> th.Tensor:
+        return self.step(th, (), x)[0]
+
+    def step(
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Observations, noise_BN: Array | None = None
+    ) -> tuple[Array, Activity]:
+        if None in self._encoders:
+            features = self._encoders[None](xp, x.reshape(len(x), -1))
+        else:
+            parts = ((x[key].reshape(len(x[key]), -1), encode) for key, encode in self._encoders.items())
+            features = xp.concatenate([encode(xp, part) for part, encode in parts], axis=1)
+        return features, Activity(None, [])
+
+
+def _encoder(space: spaces.Space, normalize_images: bool) -> Any:
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else space.nvec.tolist()
+        columns = np.repeat(np.arange(len(sizes)), sizes)
+        return partial(_one_hot, columns, np.concatenate([np.arange(size) for size in sizes]))
+    return _image if normalize_images and is_image_space(space) else as_float
+
+
+def _image(xp: ArrayNamespace, x: Array) -> Array:
+    return as_float(xp, x) / 255
+
+
+def _one_hot(columns: np.ndarray, values: np.ndarray, xp: ArrayNamespace, x: Array) -> Array:
+    return as_float(xp, x[:, columns] == (values if xp is np else th.as_tensor(values, device=x.device)))

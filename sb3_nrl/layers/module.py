@@ -1,0 +1,215 @@
+"""Node perturbation of PyTorch modules that know nothing of it, such as features extractors.
+
+Shapes: B rows of a batch, N nodes of the whole module, E environments, S rows per environment (B = S · E), P positions
+at which a layer is applied, I inputs and O outputs of a layer.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeGuard
+
+import torch as th
+from torch import nn
+from torch.nn.grad import conv2d_weight
+
+from sb3_nrl.arrays import Array, ArrayNamespace, map_observations
+from sb3_nrl.layers.base import Activity, Layer
+
+
+class Site(NamedTuple):
+    """
+    One application of a Linear or Conv2d layer in the forward pass.
+
+    :param layer: The layer
+    :param nodes: Where its pre-activation lies in the vector of all nodes
+    :param shape: Shape of one row's pre-activation: (P, O) for a linear layer, (P, O, height, width) for a convolution,
+        where P is 1 unless the module applies the layer to several parts of an observation
+    """
+
+    layer: nn.Linear | nn.Conv2d
+    nodes: slice
+    shape: tuple[int, ...]
+
+
+class ForeignModule(Layer):
+    """
+    A layer made of any PyTorch module: adds noise to the pre-activations of its Linear and Conv2d layers, records what
+    each of them received, and forms the outer products that have the shapes of their parameters.
+
+    The noise of all nodes is one vector of N numbers, in the order in which the layers are called. Layers whose
+    parameters are all frozen (``requires_grad=False``) get no noise. The module runs in PyTorch alone.
+
+    :param module: The module
+    :param preprocess: What is done to its input first
+    :param example: An input of ``preprocess``, a batch of three different rows, to find out which layers are called,
+        and with what shapes
+    """
+
+    runs_in_numpy = False
+
+    def __init__(self, module: nn.Module, preprocess: Callable[[Any], Any], example: Any) -> None:
+        super().__init__()
+        self.module = module
+        self._preprocess = preprocess
+        self._example = example
+
+    @property
+    def n_units(self) -> int:
+        return sum(len(range(site.nodes.start, site.nodes.stop)) for site in self.sites)
+
+    def learnable(self) -> list[nn.Parameter]:
+        called = [parameter for site in self.sites for parameter in site.layer.parameters(recurse=False)]
+        return list(dict.fromkeys(parameter for parameter in called if parameter.requires_grad))
+
+    def refresh(self) -> None:
+        """
+        Find out which layers are called, and which of them learn.
+
+        :raises ValueError: If a trainable parameter would never learn, because it belongs to another type of layer or
+            to a layer that is not called; or if a layer's credit would be wrong, because the module draws random
+            numbers, mixes the rows of a batch or overwrites what a layer received
+        """
+        self.layers = [
+            layer
+            for layer in self.module.modules()
+            if _is_plain(layer) and any(p.requires_grad for p in layer.parameters(recurse=False))
+        ]
+        self.sites: list[Site] = []
+        if any(parameter.requires_grad for parameter in self.module.parameters()):
+            self._find_sites(map_observations(lambda part: part.to(next(self.parameters()).device), self._example))
+        super().refresh()
+        reached = set(self.learnable())
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad and parameter not in reached:
+                owner = name.rpartition(".")[0]
+                raise ValueError(
+                    f"The parameter '{name}' of {type(self.module).__name__} would never learn: node perturbation "
+                    "reaches the weights and biases of nn.Linear and nn.Conv2d layers that the forward pass calls and "
+                    f"that compute what these do, and '{owner or type(self.module).__name__}' "
+                    f"({type(self.module.get_submodule(owner)).__name__}) is none of them. Replace the layer, or "
+                    "freeze it with requires_grad_(False)."
+                )
+
+    def _call(self, x: Any, instead: Callable[..., th.Tensor]) -> th.Tensor:
+        """The module's pass, with ``instead(layer, *args)`` as each layer's forward. PyTorch's hooks cost more."""
+        for layer in self.layers:
+            layer.__dict__["forward"] = partial(instead, layer)
+        try:
+            return self.module(self._preprocess(x))
+        finally:
+            for layer in self.layers:
+                del layer.__dict__["forward"]
+
+    def forward(self, x: Any) -> th.Tensor:
+        return self.module(self._preprocess(x))
+
+    def step(
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise_BN: Array | None = None
+    ) -> tuple[Array, Activity]:
+        if noise_BN is None:
+            return self(x), Activity([], [])
+        received: list[th.Tensor] = []
+        potentials: list[th.Tensor] = []
+
+        def perturb(layer: nn.Linear | nn.Conv2d, layer_input: th.Tensor) -> th.Tensor:
+            noise = noise_BN[:, self.sites[len(received)].nodes]
+            received.append(layer_input)
+            pre_activation = _plain_forward(layer, layer_input)
+            pre_activation = pre_activation + noise.reshape(pre_activation.shape)
+            potentials.append(pre_activation.reshape(noise.shape))
+            return pre_activation
+
+        return self._call(x, perturb), Activity(received, potentials)
+
+    def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
+        # A bias is a synapse whose pre-synaptic activity is 1. A layer that is applied at several positions, as a
+        # convolution is, sums over them.
+        sums: dict[nn.Parameter, th.Tensor] = {}
+        for (layer, nodes, shape), pre in zip(self.sites, received, strict=True):
+            post = post_BN[:, nodes].reshape(-1, n_envs, *shape)
+            for parameter, product in ((layer.weight, _weight_product), (layer.bias, _bias_product)):
+                if parameter is not None and parameter.requires_grad:
+                    addend = product(layer, post, pre)
+                    sums[parameter] = sums[parameter] + addend if parameter in sums else addend
+        return [sums[parameter].flatten(1) for parameter in self.learnable()]
+
+    @th.no_grad()
+    def _find_sites(self, example: Any) -> None:
+        names = {layer: name for name, layer in self.module.named_modules()}
+        received: list[tuple[str, th.Tensor, int]] = []
+
+        def add_site(layer: nn.Linear | nn.Conv2d, *args: th.Tensor, **kwargs: th.Tensor) -> th.Tensor:
+            pre_activation = _plain_forward(layer, *args, **kwargs)
+            if kwargs or len(pre_activation) % 3 != 0:
+                raise ValueError(f"Layer '{names[layer]}' must be called with one positional argument, the batch first.")
+            shape = (3, -1, layer.out_features) if isinstance(layer, nn.Linear) else (3, -1, *pre_activation.shape[1:])
+            row = pre_activation.reshape(shape)[0]
+            start = self.n_units
+            self.sites.append(Site(layer, slice(start, start + row.numel()), tuple(row.shape)))
+            received.append((names[layer], args[0], args[0]._version))
+            return pre_activation
+
+        clean = self._call(example, add_site)
+        for name, value, version in received:
+            if value._version != version:
+                raise ValueError(
+                    f"What layer '{name}' received is overwritten in place later: make a new tensor instead."
+                )
+        noise = th.zeros(3, self.n_units, device=clean.device)
+        if not _are_same(clean, self.step(th, (), example, noise)[0]):
+            raise ValueError(
+                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: it gives different "
+                "outputs for the same observation, which would be taken for an effect of the noise."
+            )
+        noise[1] = 1
+        other = map_observations(lambda part: part[[0, 2, 2]], example)
+        if not _are_same(clean[::2], self.step(th, (), other, noise)[0][::2]):
+            raise ValueError(
+                f"{type(self.module).__name__} mixes the rows of a batch: what is in one row changes others' outputs."
+            )
+
+
+def _are_same(one: th.Tensor, other: th.Tensor) -> bool:
+    return th.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Whether a layer computes what Linear or Conv2d do, of a weight and a bias of its own."""
+    methods = {nn.Linear: ("forward",), nn.Conv2d: ("forward", "_conv_forward")}
+    kind = next((kind for kind in methods if isinstance(layer, kind)), None)
+    return (
+        kind is not None
+        and all(getattr(type(layer), name) is getattr(kind, name) for name in methods[kind])
+        and not any(name in vars(layer) for name in methods[kind])
+        and {name for name, _ in layer.named_parameters(recurse=False)} <= {"weight", "bias"}
+    )
+
+
+def _plain_forward(layer: nn.Linear | nn.Conv2d, *args: th.Tensor, **kwargs: th.Tensor) -> th.Tensor:
+    forward: Any = type(layer).forward
+    return forward(layer, *args, **kwargs)
+
+
+def _weight_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor) -> th.Tensor:
+    """Sum of the outer products: ``post`` of shape (S, E, P, O, ...), the result of shape (E, \\*weight.shape)."""
+    if isinstance(layer, nn.Linear):
+        pre = pre.reshape(*post.shape[:3], layer.in_features)
+        return post.permute(1, 3, 0, 2).flatten(2) @ pre.transpose(0, 1).flatten(1, 2)
+    n_envs, n_positions = post.shape[1:3]
+    padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    pre = nn.functional.pad(pre, layer._reversed_padding_repeated_twice, mode=padding_mode)
+    pre_SEP = pre.reshape(-1, n_envs, n_positions, *pre.shape[1:])
+    # The environments stand side by side as groups of channels, so that one call gives each a correlation of its own.
+    return conv2d_weight(
+        pre_SEP.transpose(1, 2).reshape(-1, n_envs * layer.in_channels, *pre.shape[2:]),
+        (n_envs * layer.out_channels, *layer.weight.shape[1:]),
+        post.transpose(1, 2).reshape(-1, n_envs * layer.out_channels, *post.shape[4:]),
+        stride=layer.stride,
+        dilation=layer.dilation,
+        groups=n_envs * layer.groups,
+    ).view(n_envs, *layer.weight.shape)
+
+
+def _bias_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor) -> th.Tensor:
+    """As ``_weight_product``, for a pre-synaptic activity of 1 and a result of shape (E, O)."""
+    return post.sum((0, 2, *range(4, post.ndim)))
