@@ -37,6 +37,16 @@ def as_float(xp: ArrayNamespace, x: Array) -> Array:
     return x.float() if xp is th else x.astype(np.float32, copy=False)
 
 
+def highest(xp: ArrayNamespace, x: Array, axis: int) -> Array:
+    """The maximum along a dimension, which is kept."""
+    return th.amax(x, axis, keepdim=True) if xp is th else np.maximum.reduce(x, axis, keepdims=True)
+
+
+def transpose(xp: ArrayNamespace, x: Array) -> Array:
+    """The transpose of a matrix, copied to rows that are contiguous: reductions over short columns are slow."""
+    return x.T.contiguous() if xp is th else x.T.copy()
+
+
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
     """The whole batch ``n`` times over, one copy after the other."""
     return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)

@@ -100,7 +100,8 @@ class RolloutBuffer:
         Add one step of every environment.
 
         :param observations: What the policy observed, E rows
-        :param values: The other fields of :class:`RolloutWindow` but ``last_observations``, E rows each
+        :param values: The fields ``actions``, ``log_probs``, ``rewards_TE``, ``dones_TE`` and, if any, ``noise`` of
+            :class:`RolloutWindow`, E rows each
         """
         parts = observations if isinstance(observations, dict) else {None: observations}
         if self.pos == 0:
@@ -109,11 +110,21 @@ class RolloutBuffer:
                 for key, part in parts.items()
             }
             self._values = {name: self._empty(value, value.dtype) for name, value in values.items()}
+            self._terminal_values = np.zeros((self.buffer_size, len(values["rewards_TE"])), np.float32)
         for key, part in parts.items():
             self._observations[key][self.pos] = part
         for name, value in values.items():
             self._values[name][self.pos] = value
         self.pos += 1
+
+    def set_terminal_values(self, envs: list[int], values: np.ndarray) -> None:
+        """
+        Set values of what a time limit cut off after the last step that was added.
+
+        :param envs: The environments
+        :param values: The values
+        """
+        self._terminal_values[self.pos - 1, envs] = values
 
     def _empty(self, row: np.ndarray, dtype: Any) -> np.ndarray:
         return np.empty((self.buffer_size, *row.shape), dtype)
@@ -132,6 +143,7 @@ class RolloutBuffer:
         return RolloutWindow(
             observations=observations.get(None, observations),
             noise=None if noise is None else _flatten(noise),
+            terminal_values_TE=self._terminal_values[: self.pos],
             last_observations=last_observations,
             **in_rows,
             **values,

@@ -5,6 +5,7 @@ Shapes: B rows of a batch, P outputs of the action head, A components of an acti
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch as th
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, make_proba_distribution
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_nrl.arrays import Array, ArrayNamespace, as_float
+from sb3_nrl.arrays import Array, ArrayNamespace, as_float, highest, transpose
 
 _LOWEST = -1e30
 """Logit of an action that does not exist. Finite, so that 0 · log 0 is 0 in an entropy."""
@@ -41,13 +42,13 @@ class ActionDistribution(ABC):
         """Random numbers of shape (B, A) to sample actions by: uniform in [0, 1) unless a subclass says otherwise."""
         return generator.random((n_rows, self.n_actions))
 
-    def draw_like(self, outputs_BP: th.Tensor) -> th.Tensor:
-        """The same from PyTorch's default generator."""
-        return th.rand(len(outputs_BP), self.n_actions, device=outputs_BP.device)
+    def draw_like(self, parameters: th.Tensor) -> th.Tensor:
+        """The same from PyTorch's default generator, for the batch of these parameters."""
+        return th.rand(parameters.shape[self.batch_axis], self.n_actions, device=parameters.device)
 
     @abstractmethod
     def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
-        """The distribution's parameters, B rows."""
+        """The distribution's parameters."""
 
     @abstractmethod
     def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
@@ -65,74 +66,81 @@ class ActionDistribution(ABC):
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
         """Entropy of π(·|s), shape (B,)."""
 
-    @abstractmethod
-    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
-        """Parameters of the mean of K passes, whose parameters stand along the first dimension (section 3.3)."""
+    batch_axis: ClassVar[int] = 0
+    """The dimension of the parameters that the batch is along."""
+
+    def mean(self, xp: ArrayNamespace, parameters: Array, n_passes: int) -> Array:
+        """Parameters of the mean of the batch's K parts of equal length, of which each is a pass (section 3.3)."""
+        shape = list(parameters.shape)
+        shape[self.batch_axis : self.batch_axis + 1] = [n_passes, -1]
+        return self._mean(xp, parameters.reshape(shape), self.batch_axis)
+
+    def _mean(self, xp: ArrayNamespace, parameters: Array, axis: int) -> Array:
+        """The same along a dimension of its own: by default the logarithm of the mean of exponentials."""
+        return _log_mean_exp(xp, parameters, axis)
 
     def to_sb3(self, parameters: th.Tensor) -> Distribution:
         """The same distribution as an object of Stable-Baselines3."""
-        return make_proba_distribution(self.space).proba_distribution(parameters.flatten(1))
+        return make_proba_distribution(self.space).proba_distribution(parameters)
 
 
 class Categorical(ActionDistribution):
     """
     One choice (``Discrete``), or several at once (``MultiDiscrete``). Parameters are log-probabilities, of shape
-    (B, A, most choices); a choice with fewer has entries of probability 0.
+    (A, most choices, B); an action with fewer choices has entries of probability 0.
 
     :param space: Action space
     """
+
+    batch_axis = 2
 
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
         super().__init__(space)
         sizes = np.array([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
         self.n_outputs = int(sizes.sum())
         self._is_single = isinstance(space, spaces.Discrete)
-        self._components = np.arange(len(sizes))
-        self._last = sizes - 1
+        self._components = np.arange(len(sizes))[:, None]
+        self._last = (sizes - 1)[:, None]
         self._padding: np.ndarray | None = None
-        if sizes.min() != sizes.max():  # columns of the head's outputs, the one behind the last for no choice
+        if sizes.min() != sizes.max():  # rows of the transposed outputs, the one after the last for no choice
             choices = np.arange(sizes.max())
             starts = np.cumsum(sizes) - sizes
             self._padding = np.where(choices < sizes[:, None], starts[:, None] + choices, self.n_outputs)
 
     def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
+        logits = transpose(xp, outputs_BP)
         if self._padding is None:
-            logits = outputs_BP.reshape(len(outputs_BP), self.n_actions, -1)
+            logits = logits.reshape(self.n_actions, -1, logits.shape[1])
         else:
-            logits = xp.concatenate((outputs_BP, 0 * outputs_BP[:, :1] + _LOWEST), axis=1)[:, self._padding]
-        logits = logits - xp.amax(logits, -1, keepdims=True)
-        return logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
+            logits = xp.concatenate((logits, 0 * logits[:1] + _LOWEST))[self._padding]
+        logits = logits - highest(xp, logits, 1)
+        return logits - xp.log(xp.exp(logits).sum(1, keepdims=True))
 
     def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
-        cumulative = xp.cumsum(xp.exp(parameters), -1)
-        actions = (cumulative[..., :-1] <= draws_BA[..., None] * cumulative[..., -1:]).sum(-1)
+        cumulative = xp.exp(parameters).cumsum(1)
+        actions = (cumulative[:, :-1] <= draws_BA.T[:, None] * cumulative[:, -1:]).sum(1)
         if self._padding is not None:  # a draw of almost 1 is rounded to 1
-            last = self._last if xp is np else th.as_tensor(self._last, device=actions.device)
-            actions = xp.minimum(actions, last)
-        return actions[:, 0] if self._is_single else actions
+            actions = xp.minimum(actions, self._last if xp is np else th.as_tensor(self._last, device=actions.device))
+        return actions[0] if self._is_single else actions.T
 
     def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
-        actions = parameters.argmax(-1)
-        return actions[:, 0] if self._is_single else actions
+        actions = parameters.argmax(1)
+        return actions[0] if self._is_single else actions.T
 
     def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
-        rows = xp.arange(len(parameters))
+        rows = xp.arange(parameters.shape[2])
         if xp is th:
             actions = actions.long()
         if self._is_single:
-            return parameters[rows, 0, actions]
-        return parameters[rows[:, None], self._components, actions].sum(1)
+            return parameters[0, actions, rows]
+        return parameters[self._components, actions.T, rows].sum(0)
 
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
-        return -(xp.exp(parameters) * parameters).sum(-1).sum(-1)
-
-    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
-        return _log_mean_exp(xp, parameters)
+        return -(xp.exp(parameters) * parameters).sum(1).sum(0)
 
     def to_sb3(self, parameters: th.Tensor) -> Distribution:
-        if self._padding is None:
-            return super().to_sb3(parameters)
-        return super().to_sb3(parameters.flatten(1)[:, (self._padding < self.n_outputs).ravel()])
+        exists = slice(None) if self._padding is None else (self._padding < self.n_outputs).ravel()
+        return super().to_sb3(parameters.flatten(0, 1)[exists].T)
 
 
 class Bernoulli(ActionDistribution):
@@ -162,8 +170,8 @@ class Bernoulli(ActionDistribution):
         yes, no = _log_sigmoid(xp, parameters), _log_sigmoid(xp, -parameters)
         return -(xp.exp(yes) * yes + xp.exp(no) * no).sum(1)
 
-    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
-        yes, no = (_log_mean_exp(xp, _log_sigmoid(xp, sign * parameters)) for sign in (1, -1))
+    def _mean(self, xp: ArrayNamespace, parameters: Array, axis: int) -> Array:
+        yes, no = (_log_mean_exp(xp, _log_sigmoid(xp, sign * parameters), axis) for sign in (1, -1))
         return yes - no
 
 
@@ -183,8 +191,8 @@ class Gaussian(ActionDistribution):
         """Standard normal numbers of shape (B, A): the actions' distances from the means in standard deviations."""
         return generator.standard_normal((n_rows, self.n_actions), dtype=np.float32)
 
-    def draw_like(self, outputs_BP: th.Tensor) -> th.Tensor:
-        return th.randn(len(outputs_BP), self.n_actions, device=outputs_BP.device)
+    def draw_like(self, parameters: th.Tensor) -> th.Tensor:
+        return th.randn(len(parameters), self.n_actions, device=parameters.device)
 
     def _split(self, parameters: Array) -> tuple[Array, Array]:
         return parameters[:, : self.n_actions], parameters[:, self.n_actions :]
@@ -207,9 +215,9 @@ class Gaussian(ActionDistribution):
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
         return (self._split(parameters)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
 
-    def mean(self, xp: ArrayNamespace, parameters: Array) -> Array:
+    def _mean(self, xp: ArrayNamespace, parameters: Array, axis: int) -> Array:
         """Mean of the means and of the log standard deviations."""
-        return parameters.mean(0)
+        return parameters.mean(axis)
 
     def to_sb3(self, parameters: th.Tensor) -> Distribution:
         return make_proba_distribution(self.space).proba_distribution(*self._split(parameters))
@@ -219,9 +227,9 @@ def _log_sigmoid(xp: ArrayNamespace, x: Array) -> Array:
     return -xp.logaddexp(0 * x, -x)
 
 
-def _log_mean_exp(xp: ArrayNamespace, x: Array) -> Array:
-    highest = xp.amax(x, 0)
-    return highest + xp.log(xp.exp(x - highest).mean(0))
+def _log_mean_exp(xp: ArrayNamespace, x: Array, axis: int) -> Array:
+    most = highest(xp, x, axis)
+    return (most + xp.log(xp.exp(x - most).mean(axis, keepdims=True))).squeeze(axis)
 
 
 def make_distribution(space: spaces.Space) -> ActionDistribution:

@@ -5,25 +5,13 @@ Shapes: B rows of a batch, N nodes of the network, E environments, W weights and
 
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace, Observations
-from sb3_nrl.layers import Activity, Layer
-
-
-class NetworkPass(NamedTuple):
-    """
-    A pass through a network.
-
-    :param outputs: Outputs of its head, shape (B, O)
-    :param activities: Activity of each of its layers
-    """
-
-    outputs: Array
-    activities: list[Activity]
+from sb3_nrl.layers import Layer
 
 
 class Network(nn.Module):
@@ -54,6 +42,7 @@ class Network(nn.Module):
         ends = list(accumulate((layer.n_nodes for layer in self._layers), initial=0))
         self.layer_nodes = [slice(start, end) for start, end in pairwise(ends)]
         """Where the nodes of each layer lie in the vector of all nodes."""
+        self._steps = list(zip(self._layers, self.layer_nodes, strict=True))
         self.n_nodes = ends[-1]
         self.learnable = [parameter for layer in self._layers for parameter in layer.learnable()]
         """The parameters that learn."""
@@ -71,23 +60,27 @@ class Network(nn.Module):
         return all(layer.runs_in_numpy for layer in self._layers)
 
     def forward(self, obs: Observations) -> th.Tensor:
-        return self.run(th, obs).outputs
+        return self.run(th, obs)[0]
 
-    def run(self, xp: ArrayNamespace, obs: Observations, noise_BN: Array | None = None) -> NetworkPass:
+    def run(
+        self, xp: ArrayNamespace, obs: Observations, noise_BN: Array | None = None
+    ) -> tuple[Array, list[Any], list[Array]]:
         """
         Process observations (Eq. 18 and 19).
 
         :param xp: ``numpy`` or ``torch``
         :param obs: Observations, B rows
         :param noise_BN: ξ, what is added to each node's pre-activation; None for a clean pass
-        :return: The pass
+        :return: Outputs of the head, shape (B, O); of each layer, the pre-synaptic activity x̃; and the pre-activations
+            h of all nodes, in arrays that together have N columns
         """
-        x, activities = obs, []
-        for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
+        x, all_received, all_potentials = obs, [], []
+        for layer, nodes in self._steps:
             noise = None if noise_BN is None else noise_BN[:, nodes]
-            x, activity = layer.step(xp, layer.arrays(xp), x, noise)
-            activities.append(activity)
-        return NetworkPass(x, activities)
+            x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise)
+            all_received.append(received)
+            all_potentials += potentials
+        return x, all_received, all_potentials
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: list[Array], n_envs: int) -> list[Array]:
         """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -309,7 +310,7 @@ class NoisyPolicy(BasePolicy):
             if noise_EN is None:
                 parameters = self._action_parameters(xp, obs)
             else:
-                outputs = self.actor.run(xp, obs, noise_EN[:, self.parts[0].nodes]).outputs
+                outputs, _, _ = self.actor.run(xp, obs, noise_EN[:, self.parts[0].nodes])
                 parameters = self.action_dist.parameters(xp, outputs)
             actions = self.action_dist.sample(xp, parameters, self.array(draws_EA))
             log_probs = self.action_dist.log_prob(xp, parameters, actions)
@@ -354,11 +355,10 @@ class NoisyPolicy(BasePolicy):
             network.run(xp, obs, noise_BN[:, part.nodes])
             for network, part in zip(self.networks, self.parts, strict=True)
         ]
-        parameters = self.action_dist.parameters(xp, passes[0].outputs)
-        objectives = [self.action_dist.log_prob(xp, parameters, actions), *(values.outputs[:, 0] for values in passes[1:])]
-        activities = [activity for one in passes for activity in one.activities]
-        potentials = [potential for activity in activities for potential in activity.potentials]
-        return NoisyPass(objectives, [activity.received for activity in activities], potentials)
+        outputs, received, potentials = (list(parts) for parts in zip(*passes, strict=True))
+        parameters = self.action_dist.parameters(xp, outputs[0])
+        objectives = [self.action_dist.log_prob(xp, parameters, actions), *(values[:, 0] for values in outputs[1:])]
+        return NoisyPass(objectives, list(chain(*received)), list(chain(*potentials)))
 
     def outer(self, post_BN: Array, received: list[Any], n_envs: int) -> Array:
         """
@@ -380,15 +380,15 @@ class NoisyPolicy(BasePolicy):
     def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:
         """Parameters of the distribution that actions come from."""
         if self.n_baseline_passes is None:
-            return self.action_dist.parameters(xp, self.actor.run(xp, obs).outputs)
+            return self.action_dist.parameters(xp, self.actor.run(xp, obs)[0])
         parameters = self.action_dist.parameters(xp, self._baseline_outputs(xp, self.actor, self.parts[0], obs))
-        return self.action_dist.mean(xp, parameters.reshape(self.n_baseline_passes, -1, *parameters.shape[1:]))
+        return self.action_dist.mean(xp, parameters, self.n_baseline_passes)
 
     def _values(self, xp: ArrayNamespace, obs: Observations) -> Array:
         if self.critic is None:
             raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
         if self.n_baseline_passes is None:
-            return self.critic.run(xp, obs).outputs[:, 0]
+            return self.critic.run(xp, obs)[0][:, 0]
         outputs = self._baseline_outputs(xp, self.critic, self.parts[1], obs)
         return outputs.reshape(self.n_baseline_passes, -1).mean(0)
 
@@ -396,7 +396,7 @@ class NoisyPolicy(BasePolicy):
         assert self.n_baseline_passes is not None
         noise = self.sample_noise(self.n_baseline_passes * n_rows(obs))[:, part.nodes]
         noise = th.as_tensor(noise) if xp is th else noise
-        return network.run(xp, repeat_batch(xp, obs, self.n_baseline_passes), noise).outputs
+        return network.run(xp, repeat_batch(xp, obs, self.n_baseline_passes), noise)[0]
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """

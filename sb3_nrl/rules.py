@@ -86,7 +86,9 @@ class OuterProducts:
         self.pre = pre
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
-        post_KTEN = self.post_BN.reshape(-1, *weights_TE.shape, self.post_BN.shape[1])
-        post_BN = (post_KTEN * like(weights_TE, self.post_BN)[..., None]).reshape(self.post_BN.shape)
+        post_BN = self.post_BN
+        if (weights_TE != 1).any():
+            post_KTEN = post_BN.reshape(-1, *weights_TE.shape, post_BN.shape[1])
+            post_BN = (post_KTEN * like(weights_TE, post_BN)[..., None]).reshape(post_BN.shape)
         sum_EW = self.policy.outer(post_BN, self.pre, weights_TE.shape[1] if per_env else 1)
         return sum_EW if per_env else sum_EW[0]

@@ -385,9 +385,10 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
                 log_probs=log_probs,
                 rewards_TE=rewards,
                 dones_TE=dones,
-                terminal_values_TE=self._terminal_values(dones, infos),
                 **({} if noise is None else {"noise": np.asarray(noise)}),
             )
+            if np.count_nonzero(dones):
+                self._bootstrap(dones, infos)
             rewarded = predictor.observe(rewards, dones)
             self._last_obs = new_obs
             self._last_episode_starts = dones
@@ -409,20 +410,17 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
         self._action_noise = new
         return new
 
-    def _terminal_values(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        """Values of the last observations of the episodes that a time limit ended, 0 elsewhere, shape (E,)."""
-        values = np.zeros(self.n_envs, np.float32)
-        if dones.any():
-            cut = [int(env) for env in np.flatnonzero(dones) if infos[env].get("TimeLimit.truncated", False)]
-            envs = [env for env in cut if "terminal_observation" in infos[env]]
-            if envs:
-                rows = [infos[env]["terminal_observation"] for env in envs]
-                is_dict = isinstance(rows[0], dict)
-                obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
-                check_finite(obs, np.zeros(len(envs)), self.num_timesteps, envs)
-                assert self.predictor is not None
-                values[envs] = self.predictor.terminal_values(self.policy, obs, len(envs))
-        return values
+    def _bootstrap(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Add the values of the last observations of those episodes that a time limit ended."""
+        cut = [int(env) for env in np.flatnonzero(dones) if infos[env].get("TimeLimit.truncated", False)]
+        envs = [env for env in cut if "terminal_observation" in infos[env]]
+        if envs:
+            rows = [infos[env]["terminal_observation"] for env in envs]
+            is_dict = isinstance(rows[0], dict)
+            obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
+            check_finite(obs, np.zeros(len(envs)), self.num_timesteps, envs)
+            assert self.predictor is not None
+            self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs, len(envs)))
 
     @np.errstate(all="ignore")  # what is not finite is refused by name
     def train(self) -> None:

@@ -1,8 +1,8 @@
 """Layers that can be perturbed, each defined once for NumPy and PyTorch."""
 
-from sb3_nrl.layers.base import Activity, Layer
+from sb3_nrl.layers.base import Layer
 from sb3_nrl.layers.dense import Dense, GaussianHead
 from sb3_nrl.layers.features import FlatFeatures
 from sb3_nrl.layers.module import ForeignModule
 
-__all__ = ["Activity", "Dense", "FlatFeatures", "ForeignModule", "GaussianHead", "Layer"]
+__all__ = ["Dense", "FlatFeatures", "ForeignModule", "GaussianHead", "Layer"]

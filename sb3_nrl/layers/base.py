@@ -4,24 +4,12 @@ Shapes: B rows of a batch, N nodes that noise is added to, E environments, I inp
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch as th
 from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace
-
-
-class Activity(NamedTuple):
-    """
-    What happened in a layer during a pass.
-
-    :param received: Pre-synaptic activity x̃: what the layer received, as its ``outer`` wants it
-    :param potentials: Pre-activations h with their noise, one array of shape (B, n) for each part of the layer
-    """
-
-    received: Any
-    potentials: list[Array]
 
 
 class Layer(nn.Module, ABC):
@@ -69,7 +57,7 @@ class Layer(nn.Module, ABC):
     @abstractmethod
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise_BN: Array | None = None
-    ) -> tuple[Array, Activity]:
+    ) -> tuple[Array, Any, list[Array]]:
         """
         Process a batch, with noise added to the pre-activations if there is any (Eq. 18 and 19).
 
@@ -77,7 +65,8 @@ class Layer(nn.Module, ABC):
         :param parameters: The layer's parameters, as ``arrays`` gives them
         :param x: What the layer receives, B rows
         :param noise_BN: ξ of the layer's nodes
-        :return: The layer's output, B rows, and its activity
+        :return: The layer's output, B rows; its pre-synaptic activity x̃, as ``outer`` wants it; and its pre-activations
+            h with their noise, in arrays of shape (B, n) that together have N columns
         """
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
@@ -87,7 +76,7 @@ class Layer(nn.Module, ABC):
         :param xp: ``numpy`` or ``torch``
         :param post_BN: Post-synaptic factor of each node; the rows of one time step are adjacent, in the order of the
             environments
-        :param received: ``Activity.received`` of the pass
+        :param received: Pre-synaptic activity of the pass, as ``step`` returned it
         :param n_envs: Number of environments E
         :return: The sums for each parameter that learns, of shape (E, numel)
         """

@@ -12,7 +12,7 @@ import torch as th
 from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace
-from sb3_nrl.layers.base import Activity, Layer
+from sb3_nrl.layers.base import Layer
 
 Activation = Callable[[ArrayNamespace, Array], Array]
 
@@ -72,15 +72,15 @@ class Dense(nn.Linear, Layer):
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise_BN: Array | None = None
-    ) -> tuple[Array, Activity]:
+    ) -> tuple[Array, Any, list[Array]]:
         h = xp.matmul(x, parameters[0].T)
         if self.has_bias:
             h += parameters[1]
         if noise_BN is not None and noise_BN.shape[1] > 0:
             h += noise_BN
         if self._function is not None:
-            return self._function(xp, h), Activity(x, [h])
-        return h if self.activation is None else self.activation(h), Activity(x, [h])
+            return self._function(xp, h), x, [h]
+        return h if self.activation is None else self.activation(h), x, [h]
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Array, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:
@@ -117,13 +117,13 @@ class GaussianHead(Layer):
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise_BN: Array | None = None
-    ) -> tuple[Array, Activity]:
+    ) -> tuple[Array, Any, list[Array]]:
         place = self.mean.n_nodes
         noises = (None, None) if noise_BN is None else (noise_BN[:, :place], noise_BN[:, place:])
-        mean, of_mean = self.mean.step(xp, parameters[:-1], x, noises[0])
-        log_std, of_log_std = self.log_std.step(xp, parameters[-1:], _ones(xp, x), noises[1])
-        received = (of_mean.received, of_log_std.received)
-        return xp.concatenate((mean, log_std), axis=1), Activity(received, [*of_mean.potentials, *of_log_std.potentials])
+        ones = np.ones((len(x), 1), np.float32) if xp is np else x.new_ones(len(x), 1)
+        mean, _, _ = self.mean.step(xp, parameters[:-1], x, noises[0])
+        log_std, _, _ = self.log_std.step(xp, parameters[-1:], ones, noises[1])
+        return xp.concatenate((mean, log_std), axis=1), (x, ones), [mean, log_std]
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         place = self.mean.n_nodes
@@ -131,7 +131,3 @@ class GaussianHead(Layer):
             *self.mean.outer(xp, post_BN[:, :place], received[0], n_envs),
             *self.log_std.outer(xp, post_BN[:, place:], received[1], n_envs),
         ]
-
-
-def _ones(xp: ArrayNamespace, x: Array) -> Array:
-    return np.ones((len(x), 1), np.float32) if xp is np else x.new_ones(len(x), 1)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_nrl.arrays import Array, ArrayNamespace, Observations, as_float
-from sb3_nrl.layers.base import Activity, Layer
+from sb3_nrl.layers.base import Layer
 
 
 class FlatFeatures(Layer):
@@ -28,20 +28,19 @@ class FlatFeatures(Layer):
     def __init__(self, space: spaces.Space, normalize_images: bool) -> None:
         super().__init__()
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-        self._encoders = {key: _encoder(part, normalize_images) for key, part in parts.items()}
+        self._encoders = [(key, _encoder(part, normalize_images)) for key, part in parts.items()]
 
     def forward(self, x: Any) -> th.Tensor:
         return self.step(th, (), x)[0]
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Observations, noise_BN: Array | None = None
-    ) -> tuple[Array, Activity]:
-        if None in self._encoders:
-            features = self._encoders[None](xp, x.reshape(len(x), -1))
-        else:
-            parts = ((x[key].reshape(len(x[key]), -1), encode) for key, encode in self._encoders.items())
-            features = xp.concatenate([encode(xp, part) for part, encode in parts], axis=1)
-        return features, Activity(None, [])
+    ) -> tuple[Array, Any, list[Array]]:
+        features = []
+        for key, encode in self._encoders:
+            part = x if key is None else x[key]
+            features.append(encode(xp, part.reshape(len(part), -1)))
+        return features[0] if len(features) == 1 else xp.concatenate(features, axis=1), None, []
 
 
 def _encoder(space: spaces.Space, normalize_images: bool) -> Any:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.grad import conv2d_weight
 
 from sb3_nrl.arrays import Array, ArrayNamespace, map_observations
-from sb3_nrl.layers.base import Activity, Layer
+from sb3_nrl.layers.base import Layer
 
 
 class Site(NamedTuple):
@@ -105,9 +105,9 @@ class ForeignModule(Layer):
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise_BN: Array | None = None
-    ) -> tuple[Array, Activity]:
+    ) -> tuple[Array, Any, list[Array]]:
         if noise_BN is None:
-            return self(x), Activity([], [])
+            return self(x), [], []
         received: list[th.Tensor] = []
         potentials: list[th.Tensor] = []
 
@@ -119,7 +119,7 @@ class ForeignModule(Layer):
             potentials.append(pre_activation.reshape(noise.shape))
             return pre_activation
 
-        return self._call(x, perturb), Activity(received, potentials)
+        return self._call(x, perturb), received, potentials
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         # A bias is a synapse whose pre-synaptic activity is 1. A layer that is applied at several positions, as a
