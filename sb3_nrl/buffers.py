@@ -52,6 +52,9 @@ class RolloutWindow(NamedTuple):
         :param n_steps: Most steps of each
         :return: Which steps, and the window of these
         """
+        if self.n_steps <= n_steps:
+            yield slice(0, self.n_steps), self
+            return
         for start in range(0, self.n_steps, n_steps):
             steps = slice(start, min(start + n_steps, self.n_steps))
             rows = slice(steps.start * self.n_envs, steps.stop * self.n_envs)
@@ -84,7 +87,8 @@ class RolloutBuffer:
         self._in_single_precision = {
             key for key, part in parts.items() if isinstance(part, spaces.Box) and part.dtype.itemsize > 1
         }
-        self.reset()
+        self._values: dict[str, np.ndarray] = {}
+        self.pos = 0
 
     @property
     def full(self) -> bool:
@@ -94,6 +98,8 @@ class RolloutBuffer:
     def reset(self) -> None:
         """Drop all steps."""
         self.pos = 0
+        if self._values:
+            self._terminal_values[:] = 0
 
     def add(self, observations: Observations, **values: np.ndarray) -> None:
         """
@@ -104,7 +110,7 @@ class RolloutBuffer:
             :class:`RolloutWindow`, E rows each
         """
         parts = observations if isinstance(observations, dict) else {None: observations}
-        if self.pos == 0:
+        if not self._values:
             self._observations = {
                 key: self._empty(part, np.float32 if key in self._in_single_precision else part.dtype)
                 for key, part in parts.items()
@@ -136,19 +142,19 @@ class RolloutBuffer:
         :param last_observations: What the policy observes after the last step, E rows
         :return: Views of these steps, which later ones may overwrite
         """
-        observations = {key: _flatten(rows[: self.pos]) for key, rows in self._observations.items()}
-        values = {name: rows[: self.pos] for name, rows in self._values.items()}
-        in_rows = {name: _flatten(values.pop(name)) for name in ("actions", "log_probs")}
-        noise = values.pop("noise", None)
+        pos, values = self.pos, self._values
+        observations = {key: _as_rows(array_TE[:pos]) for key, array_TE in self._observations.items()}
         return RolloutWindow(
             observations=observations.get(None, observations),
-            noise=None if noise is None else _flatten(noise),
-            terminal_values_TE=self._terminal_values[: self.pos],
+            actions=_as_rows(values["actions"][:pos]),
+            log_probs=_as_rows(values["log_probs"][:pos]),
+            noise=_as_rows(values["noise"][:pos]) if "noise" in values else None,
+            rewards_TE=values["rewards_TE"][:pos],
+            dones_TE=values["dones_TE"][:pos],
+            terminal_values_TE=self._terminal_values[:pos],
             last_observations=last_observations,
-            **in_rows,
-            **values,
         )
 
 
-def _flatten(rows_TE: np.ndarray) -> np.ndarray:
-    return rows_TE.reshape(-1, *rows_TE.shape[2:])
+def _as_rows(array_TE: np.ndarray) -> np.ndarray:
+    return array_TE.reshape(-1, *array_TE.shape[2:])

@@ -18,6 +18,9 @@ from sb3_nrl.arrays import Array, ArrayNamespace, as_float, highest, transpose
 _LOWEST = -1e30
 """Logit of an action that does not exist. Finite, so that 0 · log 0 is 0 in an entropy."""
 
+_MAX_LOGITS_IN_PYTHON = 16
+"""Logits of a batch up to which Python's own numbers are quicker than NumPy's arrays."""
+
 
 class ActionDistribution(ABC):
     """
@@ -53,6 +56,22 @@ class ActionDistribution(ABC):
     @abstractmethod
     def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
         """Actions as the environment takes them, by random numbers as ``draw`` gives them."""
+
+    def act(self, xp: ArrayNamespace, outputs_BP: Array, draws_BA: Array) -> tuple[Array, Array]:
+        """``choose`` from the head's outputs."""
+        return self.choose(xp, self.parameters(xp, outputs_BP), draws_BA)
+
+    def choose(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> tuple[Array, Array]:
+        """
+        Sample actions in training.
+
+        :return: Actions, and their log π(a|s)
+        :raises FloatingPointError: If the parameters are no distribution
+        """
+        actions = self.sample(xp, parameters, draws_BA)
+        log_probs = self.log_prob(xp, parameters, actions)
+        _require_finite(float(log_probs.sum()))
+        return actions, log_probs
 
     @abstractmethod
     def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
@@ -107,6 +126,12 @@ class Categorical(ActionDistribution):
             starts = np.cumsum(sizes) - sizes
             self._padding = np.where(choices < sizes[:, None], starts[:, None] + choices, self.n_outputs)
 
+    def act(self, xp: ArrayNamespace, outputs_BP: Array, draws_BA: Array) -> tuple[Array, Array]:
+        if xp is np and self._is_single and outputs_BP.size <= _MAX_LOGITS_IN_PYTHON:
+            chosen = [_choose(row, *draw) for row, draw in zip(outputs_BP.tolist(), draws_BA.tolist(), strict=True)]
+            return np.array([action for action, _ in chosen]), np.array([log_p for _, log_p in chosen], np.float32)
+        return super().act(xp, outputs_BP, draws_BA)
+
     def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
         logits = transpose(xp, outputs_BP)
         if self._padding is None:
@@ -141,6 +166,28 @@ class Categorical(ActionDistribution):
     def to_sb3(self, parameters: th.Tensor) -> Distribution:
         exists = slice(None) if self._padding is None else (self._padding < self.n_outputs).ravel()
         return super().to_sb3(parameters.flatten(0, 1)[exists].T)
+
+
+def _require_finite(value: float) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            "The network's outputs are infinite or NaN: so is what it observed, or its weights have become too large. "
+            "If it is the weights, lower learning_rate or set a max_grad_norm."
+        )
+
+
+def _choose(logits: list[float], draw: float) -> tuple[int, float]:
+    """What :class:`Categorical` does, for one row in Python's numbers."""
+    highest_logit = max(logits)
+    odds = [math.exp(logit - highest_logit) for logit in logits]
+    total = sum(odds)
+    _require_finite(total)
+    left = draw * total
+    action = 0
+    while action < len(odds) - 1 and left >= odds[action]:
+        left -= odds[action]
+        action += 1
+    return action, math.log(odds[action] / total)
 
 
 class Bernoulli(ActionDistribution):

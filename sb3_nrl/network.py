@@ -42,7 +42,6 @@ class Network(nn.Module):
         ends = list(accumulate((layer.n_nodes for layer in self._layers), initial=0))
         self.layer_nodes = [slice(start, end) for start, end in pairwise(ends)]
         """Where the nodes of each layer lie in the vector of all nodes."""
-        self._steps = list(zip(self._layers, self.layer_nodes, strict=True))
         self.n_nodes = ends[-1]
         self.learnable = [parameter for layer in self._layers for parameter in layer.learnable()]
         """The parameters that learn."""
@@ -71,13 +70,18 @@ class Network(nn.Module):
         :param xp: ``numpy`` or ``torch``
         :param obs: Observations, B rows
         :param noise_BN: ξ, what is added to each node's pre-activation; None for a clean pass
-        :return: Outputs of the head, shape (B, O); of each layer, the pre-synaptic activity x̃; and the pre-activations
-            h of all nodes, in arrays that together have N columns
+        :return: Outputs of the head, shape (B, O). If there is noise, also the pre-synaptic activity x̃ of each layer,
+            and the pre-activations h of all nodes, in arrays that together have N columns; else two empty lists
         """
-        x, all_received, all_potentials = obs, [], []
-        for layer, nodes in self._steps:
-            noise = None if noise_BN is None else noise_BN[:, nodes]
-            x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise)
+        x: Any = obs
+        all_received: list[Any] = []
+        all_potentials: list[Array] = []
+        if noise_BN is None:
+            for layer in self._layers:
+                x = layer.step(xp, layer.arrays(xp), x)[0]
+            return x, all_received, all_potentials
+        for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
+            x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise_BN[:, nodes])
             all_received.append(received)
             all_potentials += potentials
         return x, all_received, all_potentials

@@ -6,10 +6,8 @@ weights and biases that learn.
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
-from itertools import chain
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -262,6 +260,7 @@ class NoisyPolicy(BasePolicy):
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers.")
         self.n_nodes, self.n_weights = node, weight
+        self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
         shapes = [None if parameters is None else [p.shape for p in parameters] for parameters in (before, self.learnable)]
@@ -274,10 +273,13 @@ class NoisyPolicy(BasePolicy):
 
     def array(self, values: np.ndarray | th.Tensor, xp: ArrayNamespace | None = None) -> Array:
         """Values as an array of ``xp`` on the policy's device, without a copy where that is possible."""
-        return np.asarray(values) if (xp or self.xp) is np else th.as_tensor(values, device=self.learnable[0].device)
+        if (xp or self.xp) is th:
+            return th.as_tensor(values, device=self.learnable[0].device)
+        return values.numpy() if isinstance(values, th.Tensor) else np.asarray(values)
 
-    def _without_gradients(self) -> AbstractContextManager[Any]:
-        return np.errstate(all="ignore") if self._in_numpy else th.no_grad()
+    def numpy(self, values: Array) -> np.ndarray:
+        """The way back."""
+        return values if self._in_numpy else values.cpu().numpy()
 
     def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
         """
@@ -288,8 +290,7 @@ class NoisyPolicy(BasePolicy):
         :return: Shape (K · B, N), all rows of a sample side by side
         """
         assert self.noise is not None
-        sizes = [part.n_nodes for part in self.parts]
-        return self.array(self.noise.sample(n_samples, n_rows, sizes, self.learnable[0].device))
+        return self.array(self.noise.sample(n_samples, n_rows, self._sizes, self.learnable[0].device))
 
     def act(
         self, obs: Observations, draws_EA: np.ndarray, noise_EN: Array | None = None
@@ -304,24 +305,22 @@ class NoisyPolicy(BasePolicy):
         :return: Actions, shape (E, ...), and log π(a|s), shape (E,)
         :raises FloatingPointError: If the network's outputs are not finite
         """
-        xp = self.xp
-        with self._without_gradients():
-            obs = map_observations(self.array, obs)
-            if noise_EN is None:
-                parameters = self._action_parameters(xp, obs)
-            else:
-                outputs, _, _ = self.actor.run(xp, obs, noise_EN[:, self.parts[0].nodes])
-                parameters = self.action_dist.parameters(xp, outputs)
-            actions = self.action_dist.sample(xp, parameters, self.array(draws_EA))
-            log_probs = self.action_dist.log_prob(xp, parameters, actions)
-            if xp is th:
-                actions, log_probs = actions.cpu().numpy(), log_probs.cpu().numpy()
-        if not math.isfinite(log_probs.sum()):
-            raise FloatingPointError(
-                "The network's outputs are infinite or NaN: so is what it observed, or its weights have become too "
-                "large. If it is the weights, lower learning_rate or set a max_grad_norm."
-            )
-        return actions, log_probs
+        if self._in_numpy:
+            return self._act(np, obs, draws_EA, noise_EN)
+        with th.no_grad():
+            actions, log_probs = self._act(th, map_observations(self.array, obs), self.array(draws_EA), noise_EN)
+        return self.numpy(actions), self.numpy(log_probs)
+
+    def _act(
+        self, xp: ArrayNamespace, obs: Observations, draws_EA: Array, noise_EN: Array | None
+    ) -> tuple[Array, Array]:
+        if noise_EN is not None:
+            outputs, _, _ = self.actor.run(xp, obs, noise_EN[:, self.parts[0].nodes])
+        elif self.n_baseline_passes is None:
+            outputs, _, _ = self.actor.run(xp, obs)
+        else:
+            return self.action_dist.choose(xp, self._action_parameters(xp, obs), draws_EA)
+        return self.action_dist.act(xp, outputs, draws_EA)
 
     def values(self, obs: Observations) -> np.ndarray:
         """
@@ -330,9 +329,10 @@ class NoisyPolicy(BasePolicy):
         :param obs: Observations, B rows
         :return: Shape (B,)
         """
-        with self._without_gradients():
-            values = self._values(self.xp, map_observations(self.array, obs))
-            return values if self.xp is np else values.cpu().numpy()
+        if self._in_numpy:
+            return self._values(np, obs)
+        with th.no_grad():
+            return self._values(th, map_observations(self.array, obs)).cpu().numpy()
 
     def noisy_pass(
         self, obs: Observations, actions: Array, noise_BN: Array, xp: ArrayNamespace | None = None
@@ -347,18 +347,17 @@ class NoisyPolicy(BasePolicy):
         :return: The pass
         """
         xp = xp or self.xp
-        array = partial(self.array, xp=xp)
         n_copies = len(noise_BN) // len(actions)
-        obs = repeat_batch(xp, map_observations(array, obs), n_copies)
-        actions = repeat_batch(xp, array(actions), n_copies)
-        passes = [
-            network.run(xp, obs, noise_BN[:, part.nodes])
-            for network, part in zip(self.networks, self.parts, strict=True)
-        ]
-        outputs, received, potentials = (list(parts) for parts in zip(*passes, strict=True))
-        parameters = self.action_dist.parameters(xp, outputs[0])
-        objectives = [self.action_dist.log_prob(xp, parameters, actions), *(values[:, 0] for values in outputs[1:])]
-        return NoisyPass(objectives, list(chain(*received)), list(chain(*potentials)))
+        obs = repeat_batch(xp, map_observations(partial(self.array, xp=xp), obs), n_copies)
+        actions = repeat_batch(xp, self.array(actions, xp), n_copies)
+        outputs, received, potentials = self.actor.run(xp, obs, noise_BN[:, self.parts[0].nodes])
+        objectives = [self.action_dist.log_prob(xp, self.action_dist.parameters(xp, outputs), actions)]
+        if self.critic is not None:
+            values, *of_critic = self.critic.run(xp, obs, noise_BN[:, self.parts[1].nodes])
+            objectives.append(values[:, 0])
+            received += of_critic[0]
+            potentials += of_critic[1]
+        return NoisyPass(objectives, received, potentials)
 
     def outer(self, post_BN: Array, received: list[Any], n_envs: int) -> Array:
         """

@@ -137,7 +137,7 @@ class TDCritic(RewardPredictor):
     def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
         batches = [policy.values(batch.observations) for _, batch in window.batches(n_steps_per_batch)]
         values_TE = np.concatenate([*batches, policy.values(window.last_observations)]).reshape(-1, window.n_envs)
-        rewards_TE = window.rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape)
+        rewards_TE = window.rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape).astype(float)
         rewards_TE += self.gamma * window.terminal_values_TE
         errors_TE = rewards_TE + self.gamma * values_TE[1:] * ~window.dones_TE - values_TE[:-1]
         targets_TE = values_TE[:-1] + errors_TE
@@ -230,7 +230,7 @@ class RunningAverage(RewardPredictor):
         restarts_TE = np.zeros(window.rewards_TE.shape, dtype=bool)
         errors_TE[-1], restarts_TE[-1] = self.claim()
         n_rewards = int(np.count_nonzero(restarts_TE[-1]))
-        prediction = {"reward_prediction": float(np.nanmean(self.average_E))} if n_rewards else {}
+        prediction = {"reward_prediction": float(self.average_E[~np.isnan(self.average_E)].mean())} if n_rewards else {}
         return RewardErrors(errors_TE, restarts_TE, n_rewards, prediction)
 
     def claim(self) -> tuple[np.ndarray, np.ndarray]:

@@ -375,7 +375,7 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
             # Copies, since some environments use their arrays again; rewards in single precision, as Stable-Baselines3
             # keeps them, whatever kind of VecEnv they come from.
             new_obs, dones = map_observations(np.array, new_obs), dones.astype(bool)
-            rewards = rewards.astype(np.float32).astype(float)
+            rewards = rewards.astype(np.float32)
             self.num_timesteps += env.num_envs
             check_finite(new_obs, rewards, self.num_timesteps)
 
@@ -385,7 +385,7 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
                 log_probs=log_probs,
                 rewards_TE=rewards,
                 dones_TE=dones,
-                **({} if noise is None else {"noise": np.asarray(noise)}),
+                **({} if noise is None else {"noise": policy.numpy(noise)}),
             )
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
@@ -403,12 +403,14 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
 
     def _sample_action_noise(self) -> np.ndarray:
         """Random numbers to choose actions by, shape (E, A); those of continuous actions may be correlated in time."""
-        new = self.policy.action_dist.draw(self.policy.generator, self.n_envs)
-        correlation = float(self.policy.action_correlation)  # NumPy's would make single precision double
-        if correlation > 0 and self._action_noise is not None:
-            new = correlation * self._action_noise + math.sqrt(1 - correlation**2) * new
-        self._action_noise = new
-        return new
+        policy = self.policy
+        noise = policy.action_dist.draw(policy.generator, self.n_envs)
+        if policy.action_correlation > 0:
+            correlation = float(policy.action_correlation)  # NumPy's would make single precision double
+            if self._action_noise is not None:
+                noise = correlation * self._action_noise + math.sqrt(1 - correlation**2) * noise
+            self._action_noise = noise
+        return noise
 
     def _bootstrap(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Add the values of the last observations of those episodes that a time limit ended."""
@@ -465,8 +467,8 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        self._check_rate(self.lr_schedule(self._current_progress_remaining))
         super()._update_learning_rate(optimizers)
+        self._check_rate(self.policy.optimizer.param_groups[0]["lr"])
         for group in self.policy.optimizer.param_groups:
             if group.get("critic"):
                 group["lr"] *= self.vf_coef

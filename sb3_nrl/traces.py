@@ -75,7 +75,8 @@ class EligibilityTraces:
 def _remaining(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
     """Which part of each step's eligibility is left in the trace at the last step, and which part of older traces."""
     remaining_TE = np.ones(restarts_TE.shape)
-    remaining_TE[:-1] = np.cumprod(decay * ~restarts_TE[-2::-1], axis=0)[::-1]
+    if decay < 1 or restarts_TE[:-1].any():
+        remaining_TE[:-1] = np.cumprod(decay * ~restarts_TE[-2::-1], axis=0)[::-1]
     return remaining_TE, remaining_TE[0] * decay
 
 

@@ -4,6 +4,7 @@ Shapes: W weights and biases that learn.
 """
 
 import math
+from copy import deepcopy
 
 import torch as th
 
@@ -25,31 +26,32 @@ def apply_update(policy: NoisyPolicy, change_W: Array, max_norm: float | None) -
     :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
         moments start anew
     """
-    gradient_W = th.as_tensor(change_W, device=policy.learnable[0].device).neg()
-    norms = []
+    gradient_W, norms = -change_W, []
     for part in policy.parts:
         gradient = gradient_W[part.weights]
-        norm = math.sqrt(float((gradient * gradient).sum()))
-        norms.append(norm)
-        if max_norm is not None and norm > max_norm:
-            gradient *= max_norm / norm
-    before = [parameter.detach().clone() for parameter in policy.learnable]
-    sizes = [parameter.numel() for parameter in policy.learnable]
-    for parameter, gradient in zip(policy.learnable, gradient_W.split(sizes), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+        norms.append(math.sqrt(float((gradient * gradient).sum())))
+        if max_norm is not None and norms[-1] > max_norm:
+            gradient *= max_norm / norms[-1]
     norm = math.hypot(*norms)
+    start = 0
+    for parameter in policy.learnable:
+        gradient = gradient_W[start : start + parameter.numel()]
+        parameter.grad = th.as_tensor(gradient.reshape(parameter.shape))
+        start += parameter.numel()
+    weights = [policy.array(parameter.detach()) for parameter in policy.learnable]
+    before = deepcopy(weights)
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
-    with th.no_grad():
-        if finite:
+    if finite:
+        with th.no_grad():
             policy.optimizer.step()
-            finite = all(math.isfinite(parameter.sum()) for parameter in policy.learnable)
-        if not finite:
-            for parameter, old in zip(policy.learnable, before, strict=True):
-                parameter.copy_(old)
-            policy.optimizer.state.clear()  # moments may hold the refused change
-            raise FloatingPointError(
-                "An update was refused: it would make weights infinite or NaN. The model keeps its last finite weights. "
-                f"Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
-            )
+        finite = all(math.isfinite(array.sum()) for array in weights)
+    if not finite:
+        for array, old in zip(weights, before, strict=True):
+            array[...] = old
+        policy.optimizer.state.clear()  # moments may hold the refused change
+        raise FloatingPointError(
+            "An update was refused: it would make weights infinite or NaN. The model keeps its last finite weights. "
+            f"Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
+        )
     return norm

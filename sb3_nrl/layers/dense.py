@@ -73,7 +73,7 @@ class Dense(nn.Linear, Layer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise_BN: Array | None = None
     ) -> tuple[Array, Any, list[Array]]:
-        h = xp.matmul(x, parameters[0].T)
+        h = x @ parameters[0].T
         if self.has_bias:
             h += parameters[1]
         if noise_BN is not None and noise_BN.shape[1] > 0:
