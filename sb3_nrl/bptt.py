@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -17,7 +18,7 @@ class ExactGradient(LearningRule):
     received in it; for the critic ∂V(s) / ∂h ⊗ x. Needs a backward pass.
     """
 
-    def eligibility(self, policy: NoisyPolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+    def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
         noise_BN = th.zeros(len(window.actions), policy.n_nodes, device=policy.device, requires_grad=True)
         with th.enable_grad():
@@ -26,7 +27,7 @@ class ExactGradient(LearningRule):
         return OuterProducts(policy, policy.array(post_BN), [_detach(policy, pre) for pre in clean.received]), None
 
 
-def _detach(policy: NoisyPolicy, pre: Any) -> Any:
+def _detach(policy: PerturbablePolicy, pre: Any) -> Any:
     if isinstance(pre, list | tuple):
         return [_detach(policy, part) for part in pre]
     return None if pre is None else policy.array(pre.detach())

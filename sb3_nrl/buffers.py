@@ -1,6 +1,7 @@
 """The steps between two updates of the weights.
 
-Shapes: T steps, E environments, N nodes of the network. Rows of one step are adjacent, in the order of the environments.
+Shapes: T steps, E environments, N nodes of the network. The rows of one step are adjacent, in the order of the
+environments.
 """
 
 from collections.abc import Iterator

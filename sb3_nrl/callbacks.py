@@ -1,7 +1,7 @@
-"""Diagnostics: how well an update points along the exact gradient, how well NeuroGym's trials go, and which
-hyper-parameters a run has.
+"""Diagnostics: the angle between updates and the exact gradient, the performance in NeuroGym's trials, and a run's
+hyper-parameters.
 
-Shapes: T steps, E environments, W weights and biases of the network.
+Shapes: T steps, E environments, W weights and biases that learn.
 """
 
 import inspect
@@ -13,8 +13,10 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
-from sb3_nrl.arrays import Array
-from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
+from sb3_nrl.bptt import ExactGradient
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
+from sb3_nrl.traces import EligibilityTraces
+from sb3_nrl.updates import Update
 
 _EVERYWHERE_BUT_TENSORBOARD = ("stdout", "log", "json", "csv")
 
@@ -24,70 +26,41 @@ _NO_HYPERPARAMETERS = {"env", "learning_rate", "policy_kwargs", "tensorboard_log
 
 class GradientAlignmentCallback(BaseCallback):
     """
-    Logs ``train/alignment``: the cosine between the update Σ δ e and the exact gradient, on the same steps and with the
-    same δ; averaged over the updates since the last log. The exact gradient is that of Σ δ log π(a|s) with π the clean
-    pass, each log π decayed as the trace is; with a critic, of Σ δ (log π(a|s) + V(s)). BPTT's updates have a cosine
-    of 1.
+    Logs ``train/alignment``: the cosine between the update Σ δ · trace and the exact gradient, on the same steps and
+    with the same δ, averaged over the updates since the last log. The exact gradient is BPTT's, that of
+    Σ δ log π(a|s), with a critic of Σ δ (log π(a|s) + V(s)), by traces with the same decay.
 
-    Costs backward passes for each update and one trace per environment, so use it to look, not to train. It changes
-    neither weights nor random numbers. Updates of length 0, and those that credit steps from before this callback was
-    there, are left out.
+    Needs a backward pass for each update and a second set of traces. It changes neither weights nor random numbers.
+    Updates of length 0, and those that credit steps from before this callback was there, are left out.
     """
 
     def _on_training_start(self) -> None:
-        if not isinstance(self.model, RewardModulatedAlgorithm):
+        if not isinstance(self.model, ThreeFactorAlgorithm):
             raise ValueError(
                 f"GradientAlignmentCallback is for NRL, RMHL and BPTT, not for {type(self.model).__name__}."
             )
-        self._gradient_EW: th.Tensor | float = 0.0
+        self._traces = EligibilityTraces()
         self._complete_E = np.full(self.model.n_envs, self.model.num_timesteps == 0)
-        self._n_resets = self.model.rollout_buffer.n_resets
-        self.model.rollout_buffer.watchers.append(self._compare)
+        self.model.watchers.append(self._compare)
 
-    def _compare(self, errors_TE: np.ndarray, restarts_TE: np.ndarray, change_W: Array) -> None:
-        n_resets = cast(RewardModulatedAlgorithm, self.model).rollout_buffer.n_resets
-        if n_resets != self._n_resets:  # the traces started anew
-            self._n_resets, self._gradient_EW = n_resets, 0.0
+    def _compare(self, update: Update) -> None:
+        model = cast(ThreeFactorAlgorithm, self.model)
+        errors_TE, restarts_TE = update.errors.errors_TE, update.errors.restarts_TE
+        if not update.had_traces:
+            self._traces.reset()
             self._complete_E[:] = True
-        exact_W = self._follow(errors_TE, restarts_TE)
-        change = th.as_tensor(change_W)
-        norms = th.linalg.vector_norm(change) * th.linalg.vector_norm(exact_W)
-        if norms > 0 and self._complete_E[errors_TE.any(axis=0)].all():
-            self.logger.record_mean("train/alignment", (change @ exact_W / norms).item())
-        self._complete_E |= restarts_TE.any(axis=0)
-
-    def _follow(self, errors_TE: np.ndarray, restarts_TE: np.ndarray) -> th.Tensor:
-        """What ``fold`` does, for the exact gradient: by autograd alone, nothing shared with the rule."""
-        model = cast(RewardModulatedAlgorithm, self.model)
-        steps = model.rollout_buffer.waiting(model.network)
-        n_steps, n_envs = errors_TE.shape
-        weights_TE, kept_TE = np.empty((2, n_steps, n_envs), np.float32)
-        weights_E, kept_E = np.zeros(n_envs), np.ones(n_envs)
-        for step in reversed(range(n_steps)):
-            lasts_E = ~restarts_TE[step]
-            weights_E = weights_TE[step] = errors_TE[step] + lasts_E * weights_E
-            kept_E = kept_TE[step] = lasts_E * kept_E
-            weights_E, kept_E = model.decay * weights_E, model.decay * kept_E
-        weights, kept, weights_of_old, kept_of_old = (
-            th.as_tensor(values, dtype=th.float32, device=model.device)
-            for values in (weights_TE, kept_TE, weights_E, kept_E)
+        eligibility, _ = ExactGradient().eligibility(model.policy, update.window, None)
+        exact_W, change_W = (
+            th.as_tensor(change, dtype=th.float64)
+            for change in (
+                self._traces.update(eligibility, errors_TE, restarts_TE, model.decay).change_W,
+                update.change_W,
+            )
         )
-        parameters = model.policy.perturbation.parameters
-        with th.enable_grad():
-            obs, actions = steps.tensors()
-            clean_parameters = model.policy._action_parameters(obs)
-            objective = model.policy._distribution(clean_parameters).log_prob(actions)
-            if model.policy.critic:
-                objective = objective + model.policy._values(obs)[:, 0]
-            objective_TE = objective.view(n_steps, n_envs)
-            change = th.autograd.grad((weights * objective_TE).sum(), parameters, retain_graph=True)
-            total_E = (kept * objective_TE).sum(0)
-        each_env = th.eye(n_envs, device=model.device)
-        gradients = th.autograd.grad(total_E, parameters, each_env, is_grads_batched=True)
-        addend_EW = th.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-        old_EW = th.zeros_like(addend_EW) + self._gradient_EW
-        self._gradient_EW = kept_of_old[:, None] * old_EW + addend_EW
-        return th.cat([gradient.flatten() for gradient in change]) + weights_of_old @ old_EW
+        norms = th.linalg.vector_norm(change_W) * th.linalg.vector_norm(exact_W)
+        if norms > 0 and self._complete_E[errors_TE.any(axis=0)].all():
+            self.logger.record_mean("train/alignment", (change_W @ exact_W / norms).item())
+        self._complete_E |= restarts_TE.any(axis=0)
 
     def _on_step(self) -> bool:
         return True
@@ -133,7 +106,7 @@ class HyperparametersCallback(BaseCallback):
             **{f"policy_kwargs/{name}": value for name, value in model.policy_kwargs.items()},
             "policy": type(model.policy).__name__,
         }
-        if isinstance(model, RewardModulatedAlgorithm):
+        if isinstance(model, ThreeFactorAlgorithm):
             values["trace_decay"] = model.decay
         plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
         metrics = {"rollout/ep_rew_mean": 0.0, "eval/mean_reward": 0.0}

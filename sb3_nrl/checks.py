@@ -62,14 +62,17 @@ def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] |
     :param envs: The environments, by default all
     :raises ValueError: If an observation or a reward is not finite, with the environment and the step
     """
+    if _is_finite(rewards) and all(map(_is_finite, obs.values() if isinstance(obs, dict) else (obs,))):
+        return
     named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
-    for name, values in (("reward", rewards), *named.items()):
-        # The sum of squares is the quickest to tell; it is infinite also where finite numbers are huge.
-        if values.dtype.kind == "f" and not math.isfinite(np.vdot(values, values)):
-            if np.isfinite(values).all():
-                continue
-            row, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
-            env = row if envs is None else envs[row]
-            raise ValueError(
-                f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step {step}: must be finite"
-            )
+    name, values = next(item for item in (("reward", rewards), *named.items()) if not _is_finite(item[1]))
+    row, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
+    env = row if envs is None else envs[row]
+    raise ValueError(
+        f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step {step}: must be finite"
+    )
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    # The sum of squares is the quickest to tell; it is infinite also where finite numbers are huge.
+    return values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())

@@ -36,7 +36,7 @@ class Network(nn.Module):
 
         :raises ValueError: If a trainable parameter would never learn, or a layer's credit would be wrong
         """
-        self._layers = [self.features, *self.hidden, self.head]  # type: ignore[list-item]
+        self._layers = [self.features, *self.hidden, self.head]
         for layer in self._layers:
             layer.refresh()
         ends = list(accumulate((layer.n_nodes for layer in self._layers), initial=0))

@@ -12,6 +12,7 @@ from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.noise import ORTHOGONAL, Noise
+from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -61,7 +62,7 @@ class NodePerturbation(LearningRule):
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
         check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
 
-    def eligibility(self, policy: NoisyPolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+    def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         obs, actions, n_samples = window.observations, window.actions, self.n_noise_samples
         noise_BN = policy.sample_noise(len(actions), n_samples)
         noisy = policy.noisy_pass(obs, actions, noise_BN)
@@ -79,7 +80,7 @@ class NodePerturbation(LearningRule):
             pre = noisy.received
         return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre), None
 
-    def _post_synaptic(self, policy: NoisyPolicy, noise_BN: Array, rhos: list[Array]) -> Array:
+    def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
         """ρ ξ / ‖ξ‖² with the ρ of actor and critic, normalized as ``noise_normalization`` says."""
         post_BN = noise_BN / self.n_noise_samples
         for part, rho_B in zip(policy.parts, rhos, strict=True):

@@ -3,16 +3,17 @@
 Shapes: T steps, E environments.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_nrl.arrays import Observations
+from sb3_nrl.arrays import Observations, n_rows
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_number
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.perturbation import PerturbablePolicy
 
 DEFAULT_LAMBDA = 0.95
 """λ of TD(λ) unless ``trace_decay`` is given."""
@@ -52,6 +53,7 @@ class RewardPredictor(ABC):
     due: bool = False
     """Whether a reward counts that no update has used yet."""
 
+    @abstractmethod
     def restart(self) -> None:
         """Drop rewards that have not counted yet, as when the environments are reset."""
 
@@ -73,23 +75,22 @@ class RewardPredictor(ABC):
         :return: Whether a reward counts now, so that the window ends
         """
 
-    def terminal_values(self, policy: NoisyPolicy, observations: Observations, n: int) -> np.ndarray:
+    def terminal_values(self, policy: PerturbablePolicy, observations: Observations) -> np.ndarray:
         """
         Value of what a time limit cuts off.
 
         :param policy: The policy
-        :param observations: Last observations of ``n`` episodes that a time limit ended
-        :param n: How many there are
-        :return: Their values, shape (n,)
+        :param observations: Last observations of B episodes that a time limit ended
+        :return: Their values, shape (B,)
         """
-        return np.zeros(n)
+        return np.zeros(n_rows(observations))
 
     @abstractmethod
     def is_ready(self, window_is_full: bool) -> bool:
         """Whether the steps so far can be used, or have to wait for a reward."""
 
     @abstractmethod
-    def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
+    def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
         """
         Compute the reward prediction errors of a window.
 
@@ -120,6 +121,9 @@ class TDCritic(RewardPredictor):
         self.ent_coef = ent_coef
         self.default_decay = DEFAULT_LAMBDA * gamma
 
+    def restart(self) -> None:
+        pass
+
     def check_decay(self, decay: float) -> None:
         valid = decay == 0 or is_number(decay, 0, self.gamma)
         wanted = f"in [0, {self.gamma}], at most gamma, with a critic (None makes it {DEFAULT_LAMBDA} gamma)"
@@ -131,10 +135,10 @@ class TDCritic(RewardPredictor):
     def is_ready(self, window_is_full: bool) -> bool:
         return True
 
-    def terminal_values(self, policy: NoisyPolicy, observations: Observations, n: int) -> np.ndarray:
+    def terminal_values(self, policy: PerturbablePolicy, observations: Observations) -> np.ndarray:
         return policy.values(observations)
 
-    def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
+    def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
         batches = [policy.values(batch.observations) for _, batch in window.batches(n_steps_per_batch)]
         values_TE = np.concatenate([*batches, policy.values(window.last_observations)]).reshape(-1, window.n_envs)
         rewards_TE = window.rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape).astype(float)
@@ -225,7 +229,7 @@ class RunningAverage(RewardPredictor):
     def is_ready(self, window_is_full: bool) -> bool:
         return window_is_full or self.due
 
-    def errors(self, policy: NoisyPolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
+    def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
         errors_TE = np.zeros(window.rewards_TE.shape)
         restarts_TE = np.zeros(window.rewards_TE.shape, dtype=bool)
         errors_TE[-1], restarts_TE[-1] = self.claim()
@@ -254,3 +258,40 @@ class RunningAverage(RewardPredictor):
 
 PREDICTORS: dict[str, Any] = {predictor.name: predictor for predictor in (TDCritic, RunningAverage)}
 """Classes by the value of the argument ``reward_prediction``."""
+
+_WITHOUT_MEANING = {
+    "gamma": 1.0,
+    "ent_coef": 0.0,
+    "vf_coef": 1.0,
+    "reward_timing": None,
+    "reward_smoothing": None,
+    "scale_rpe": None,
+}
+"""Value of each argument that belongs to one predictor alone, where another one predicts."""
+
+
+def make_predictor(kind: str, arguments: dict[str, Any], n_envs: int) -> tuple[RewardPredictor, dict[str, Any]]:
+    """
+    Make a reward predictor of an algorithm's arguments.
+
+    :param kind: A key of ``PREDICTORS``
+    :param arguments: Those of all predictors, None for a default
+    :param n_envs: Number of environments E
+    :return: The predictor, and all arguments with defaults filled in
+    :raises ValueError: If an argument is out of range, or belongs to another predictor
+    """
+    check("reward_prediction", kind, kind in tuple(PREDICTORS), f"one of {tuple(PREDICTORS)}")
+    predictor_class = PREDICTORS[kind]
+    parameters = inspect.signature(predictor_class).parameters
+    taken = {*parameters, *(["vf_coef"] if predictor_class.has_critic else [])}
+    for name, value in arguments.items():
+        neutral = _WITHOUT_MEANING[name]
+        valid = name in taken or value is None or value == neutral
+        check(name, value, valid, f'{neutral} with reward_prediction="{kind}"')
+    given = {name: value for name, value in arguments.items() if name in parameters and value is not None}
+    predictor: RewardPredictor = predictor_class(**given, **({"n_envs": n_envs} if "n_envs" in parameters else {}))
+    used = {
+        name: getattr(predictor, name) if name in parameters else value if name in taken else _WITHOUT_MEANING[name]
+        for name, value in arguments.items()
+    }
+    return predictor, used

@@ -8,6 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
+from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -31,7 +32,8 @@ class HebbianExploration(LearningRule):
         name, known = self.noise.distribution, tuple(NOISE_DISTRIBUTIONS)
         check("noise_distribution", name, name in known, f"one of {known}")
 
-    def eligibility(self, policy: NoisyPolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+    def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+        assert window.noise is not None
         noise = policy.array(window.noise)
         received = policy.noisy_pass(window.observations, window.actions, noise).received
         return OuterProducts(policy, noise, received), None

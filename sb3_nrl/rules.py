@@ -12,7 +12,7 @@ import numpy as np
 from sb3_nrl.arrays import Array, like
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.noise import Noise
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.perturbation import PerturbablePolicy
 
 
 class Eligibility(Protocol):
@@ -59,7 +59,7 @@ class LearningRule(ABC):
             self.noise.check()
 
     @abstractmethod
-    def eligibility(self, policy: NoisyPolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+    def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         """
         Form the eligibility of a window.
 
@@ -77,10 +77,10 @@ class OuterProducts:
 
     :param policy: The policy
     :param post_BN: Post-synaptic factor of each node
-    :param pre: Pre-synaptic activity of each layer, as ``NoisyPolicy.noisy_pass`` gives it
+    :param pre: Pre-synaptic activity of each layer, as ``PerturbablePolicy.noisy_pass`` gives it
     """
 
-    def __init__(self, policy: NoisyPolicy, post_BN: Array, pre: list[Any]) -> None:
+    def __init__(self, policy: PerturbablePolicy, post_BN: Array, pre: list[Any]) -> None:
         self.policy = policy
         self.post_BN = post_BN
         self.pre = pre

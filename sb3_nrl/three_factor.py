@@ -3,56 +3,32 @@
 Shapes: T steps of a window, E environments, N nodes of the network, W weights and biases that learn.
 """
 
-import inspect
 import math
-import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nrl import saving
 from sb3_nrl.arrays import Array, Observations, map_observations
-from sb3_nrl.buffers import RolloutBuffer, RolloutWindow
-from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
+from sb3_nrl.buffers import RolloutBuffer
+from sb3_nrl.checks import check_finite
 from sb3_nrl.layers import GaussianHead
-from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
-from sb3_nrl.reward_prediction import PREDICTORS, RewardErrors, RewardPredictor, RunningAverage
+from sb3_nrl.model_setup import ModelSetup
+from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.rules import LearningRule
-from sb3_nrl.traces import EligibilityTraces
-from sb3_nrl.updates import apply_update
+from sb3_nrl.updates import Update, apply_update
 
 _MAX_NODES_PER_BATCH = 2**20
 """Nodes, over all rows, of one batch of passes: keeps it within a processor's cache, and bounds the memory."""
 
-_PREDICTOR_ARGUMENTS = {"gamma": 1.0, "ent_coef": 0.0, "reward_timing": None, "reward_smoothing": None, "scale_rpe": None}
-"""Arguments that belong to one of the reward predictors, and their values where they mean nothing."""
-
 SelfThreeFactor = TypeVar("SelfThreeFactor", bound="ThreeFactorAlgorithm")
 
 
-class Update(NamedTuple):
-    """
-    An update of the weights, for those who watch (see ``ThreeFactorAlgorithm.watchers``).
-
-    :param window: The steps that it learns from
-    :param errors: Their reward prediction errors
-    :param change_W: The weight change before clipping and learning rate
-    """
-
-    window: RolloutWindow
-    errors: RewardErrors
-    change_W: Array
-
-
-class ThreeFactorAlgorithm(OnPolicyAlgorithm):
+class ThreeFactorAlgorithm(ModelSetup):
     """
     Three-factor learning, W ← W + η Σ δ · trace: a learning rule says what makes a synapse eligible, traces remember
     it, and the reward prediction error δ turns them into a weight change (Eq. 16).
@@ -93,16 +69,6 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
     :param _init_setup_model: Whether to build the networks at once
     :raises ValueError: If an argument is out of range, with its name and what would be right
     """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": NoisyPolicy,
-        "CnnPolicy": NoisyCnnPolicy,
-        "MultiInputPolicy": NoisyMultiInputPolicy,
-    }
-    policy: NoisyPolicy  # type: ignore[assignment]
-    rollout_buffer: RolloutBuffer  # type: ignore[assignment]
-    n_baseline_passes: int | None = None
-    """None, or the number of noisy passes whose mean takes the place of a clean pass."""
 
     def __init__(
         self,
@@ -156,156 +122,9 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
         self.reward_smoothing = reward_smoothing
         self.scale_rpe = scale_rpe
         self.trace_decay = trace_decay
-        self.predictor: RewardPredictor | None = None
-        self.watchers: list[Callable[[Update], None]] = []
-        """Functions that are called at each update, just before the weights change; emptied when ``learn`` returns."""
+        self.predictor = None
         if _init_setup_model:
             self._setup_model()
-
-    def make_rule(self) -> LearningRule:
-        """The learning rule that the arguments describe."""
-        check("rule", self.rule, isinstance(self.rule, LearningRule), "a LearningRule")
-        assert self.rule is not None
-        return self.rule
-
-    def _make_predictor(self) -> RewardPredictor:
-        """The reward predictor that the arguments describe; a running average goes on from the one before."""
-        known = tuple(PREDICTORS)
-        check("reward_prediction", self.reward_prediction, self.reward_prediction in known, f"one of {known}")
-        predictor_class = PREDICTORS[self.reward_prediction]
-        takes = inspect.signature(predictor_class).parameters
-        for name, neutral in {**_PREDICTOR_ARGUMENTS, "vf_coef": 1.0}.items():
-            value = getattr(self, name)
-            takes_it = predictor_class.has_critic if name == "vf_coef" else name in takes
-            wanted = f'{neutral} with reward_prediction="{self.reward_prediction}"'
-            check(name, value, takes_it or value is None or value == neutral, wanted)
-        arguments: dict[str, Any] = {"n_envs": self.n_envs} if "n_envs" in takes else {}
-        given = {name: getattr(self, name) for name in _PREDICTOR_ARGUMENTS if name in takes}
-        arguments |= {name: value for name, value in given.items() if value is not None}
-        predictor: RewardPredictor = predictor_class(**arguments)
-        for name in _PREDICTOR_ARGUMENTS:
-            setattr(self, name, getattr(predictor, name, _PREDICTOR_ARGUMENTS[name]))
-        if isinstance(predictor, RunningAverage) and isinstance(self.predictor, RunningAverage):
-            predictor.take_over(self.predictor)
-        return predictor
-
-    @property
-    def decay(self) -> float:
-        """Factor per step on the traces: ``trace_decay``, or its default."""
-        assert self.predictor is not None
-        return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
-
-    def _read_arguments(self) -> None:
-        """Check all arguments, and make what they describe."""
-        check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
-        check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
-        norm = self.max_grad_norm
-        check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
-        window = self._stats_window_size
-        check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
-        for progress in (1.0, 0.5, 0.0):
-            self._check_rate(self.lr_schedule(progress))
-        kind = self.policy_class
-        check("policy", kind, issubclass(kind, NoisyPolicy), "a name or a subclass of sb3_nrl.policies.NoisyPolicy")
-        check_spaces(self.observation_space, self.action_space)
-        for name in ("critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes"):
-            check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
-        before = self.predictor
-        self.predictor = self._make_predictor()
-        same = before is None or before.has_critic == self.predictor.has_critic
-        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
-        self.predictor.check_decay(self.decay)
-        self.rule = self.make_rule()
-        self.rule.check()
-
-    @staticmethod
-    def _check_rate(rate: float) -> None:
-        check("learning_rate", rate, rate == 0 or is_number(float(rate), 0), "finite and not negative")
-
-    def _setup_model(self) -> None:
-        self._setup_lr_schedule()
-        self._read_arguments()
-        assert self.rule is not None and self.predictor is not None
-        self.set_random_seed(self.seed)
-        self.policy = self.policy_class(
-            self.observation_space,
-            self.action_space,
-            self.lr_schedule,
-            critic=self.predictor.has_critic,
-            noise=self.rule.noise,
-            n_baseline_passes=self.n_baseline_passes,
-            **self.policy_kwargs,
-        ).to(self.device)  # type: ignore[assignment]
-        self.policy.refresh()
-        self.traces = EligibilityTraces()
-        self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
-        self._forget_steps()
-        self._maybe_recommend_cpu(NoisyPolicy.__name__)
-
-    def _forget_steps(self) -> None:
-        """Start anew with traces, and drop the steps that wait for an update."""
-        self.traces.reset()
-        self.rollout_buffer.reset()
-        self._carry: Any = None
-        self._action_noise: np.ndarray | None = None
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        self._read_arguments()
-        assert self.rule is not None and self.predictor is not None
-        self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
-        if self.policy.refresh():
-            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
-            self._forget_steps()
-        self._check_optimizer()
-        if self.rollout_buffer.buffer_size != self.n_steps:
-            self._forget_steps()
-            self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
-        if reset_num_timesteps or self._last_obs is None:
-            self._forget_steps()
-            self.predictor.restart()
-        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self.policy.set_training_mode(False)
-        check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
-        return setup
-
-    def _check_optimizer(self) -> None:
-        groups = self.policy.optimizer.param_groups
-        marked = self.vf_coef == 1 or any(group.get("critic") for group in groups)
-        check("vf_coef", self.vf_coef, marked, '1 as long as no group of policy.optimizer has "critic": True')
-        optimized = {id(parameter) for group in groups for parameter in group["params"]}
-        for name, parameter in self.policy.named_parameters():
-            if parameter.requires_grad and id(parameter) not in optimized:
-                raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        super().set_random_seed(seed)
-        if seed is not None and "policy" in vars(self):
-            self.policy.generator = np.random.default_rng(seed)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, Any],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        Take over the parameters of another model, as in Stable-Baselines3, and drop the traces of the old ones.
-
-        :param load_path_or_dict: File of a model, or what ``get_parameters`` gives
-        :param exact_match: Whether to refuse parameters that are not of the policy and its optimizer, or only of some
-        :param device: Where to load a file's parameters
-        """
-        try:
-            super().set_parameters(load_path_or_dict, exact_match, device)
-        finally:  # it complains of missing names after it has replaced the others
-            self._forget_steps()
 
     def learn(
         self: SelfThreeFactor,
@@ -422,8 +241,9 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
             obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
             check_finite(obs, np.zeros(len(envs)), self.num_timesteps, envs)
             assert self.predictor is not None
-            self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs, len(envs)))
+            self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs))
 
+    @th.no_grad()
     @np.errstate(all="ignore")  # what is not finite is refused by name
     def train(self) -> None:
         """
@@ -437,6 +257,7 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
         window = buffer.window(self._last_obs)
         n_steps = max(1, _MAX_NODES_PER_BATCH // (self.rule.n_passes * self.n_envs * policy.n_nodes))
         errors = predictor.errors(policy, window, n_steps)
+        had_traces = self.traces.trace_EW is not None
         change_W: Array = 0.0
         for steps, batch in window.batches(n_steps):
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
@@ -444,7 +265,7 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
             change_W = change_W + update.change_W
         buffer.reset()
         for watch in self.watchers:
-            watch(Update(window, errors, change_W))
+            watch(Update(window, errors, change_W, had_traces))
         if errors.n_rewards > 0:
             update_norm = apply_update(policy, change_W, self.max_grad_norm)
             self._n_updates += 1
@@ -472,19 +293,3 @@ class ThreeFactorAlgorithm(OnPolicyAlgorithm):
         for group in self.policy.optimizer.param_groups:
             if group.get("critic"):
                 group["lr"] *= self.vf_coef
-
-    def save(
-        self,
-        path: str | pathlib.Path | Any,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save to a zip file, as in Stable-Baselines3, but whole or not at all: an interrupted save leaves the old file.
-        Traces are not saved, since loading resets the environments.
-
-        :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
-        :param exclude: Names of attributes to leave out
-        :param include: Names of attributes to save although they would be left out
-        """
-        saving.save_atomically(super().save, path, exclude, include)

@@ -5,17 +5,54 @@ Shapes: W weights and biases that learn.
 
 import math
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch as th
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check
+from sb3_nrl.perturbation import PerturbablePolicy
+from sb3_nrl.reward_prediction import RewardErrors
 
 _MAX_LEARNING_RATE = 1e30
 """Largest learning rate that optimizers can compute with in single precision."""
 
 
-def apply_update(policy: NoisyPolicy, change_W: Array, max_norm: float | None) -> float:
+class Update(NamedTuple):
+    """
+    An update of the weights, for those who watch (``ThreeFactorAlgorithm.watchers``).
+
+    :param window: The steps that it learns from
+    :param errors: Their reward prediction errors
+    :param change_W: The weight change before clipping and learning rate
+    :param had_traces: Whether there were traces of earlier steps
+    """
+
+    window: RolloutWindow
+    errors: RewardErrors
+    change_W: Array
+    had_traces: bool
+
+
+def check_optimizer(policy: PerturbablePolicy, vf_coef: float) -> None:
+    """
+    Check that the policy's optimizer, which users may exchange, can do what is asked of it.
+
+    :param policy: The policy
+    :param vf_coef: The critic's learning rate as a multiple of the actor's
+    :raises ValueError: If it misses a parameter, or does not know which ones are the critic's
+    """
+    groups = policy.optimizer.param_groups
+    marked = vf_coef == 1 or any(group.get("critic") for group in groups)
+    check("vf_coef", vf_coef, marked, '1 as long as no group of policy.optimizer has "critic": True')
+    optimized = {id(parameter) for group in groups for parameter in group["params"]}
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad and id(parameter) not in optimized:
+            raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
+
+
+def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | None) -> float:
     """
     Give the optimizer −Σ δ · trace for a gradient, clipped for actor and critic separately, and let it make its step.
 

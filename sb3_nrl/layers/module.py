@@ -124,7 +124,7 @@ class ForeignModule(Layer):
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         # A bias is a synapse whose pre-synaptic activity is 1. A layer that is applied at several positions, as a
         # convolution is, sums over them.
-        sums: dict[nn.Parameter, th.Tensor] = {}
+        sums: dict[th.Tensor, th.Tensor] = {}
         for (layer, nodes, shape), pre in zip(self.sites, received, strict=True):
             post = post_BN[:, nodes].reshape(-1, n_envs, *shape)
             for parameter, product in ((layer.weight, _weight_product), (layer.bias, _bias_product)):
@@ -141,7 +141,9 @@ class ForeignModule(Layer):
         def add_site(layer: nn.Linear | nn.Conv2d, *args: th.Tensor, **kwargs: th.Tensor) -> th.Tensor:
             pre_activation = _plain_forward(layer, *args, **kwargs)
             if kwargs or len(pre_activation) % 3 != 0:
-                raise ValueError(f"Layer '{names[layer]}' must be called with one positional argument, the batch first.")
+                raise ValueError(
+                    f"Layer '{names[layer]}' must be called with one positional argument, the batch first."
+                )
             shape = (3, -1, layer.out_features) if isinstance(layer, nn.Linear) else (3, -1, *pre_activation.shape[1:])
             row = pre_activation.reshape(shape)[0]
             start = self.n_units
@@ -158,8 +160,8 @@ class ForeignModule(Layer):
         noise = th.zeros(3, self.n_units, device=clean.device)
         if not _are_same(clean, self.step(th, (), example, noise)[0]):
             raise ValueError(
-                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: it gives different "
-                "outputs for the same observation, which would be taken for an effect of the noise."
+                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: its outputs for the "
+                "same observation differ, which would be taken for an effect of the noise."
             )
         noise[1] = 1
         other = map_observations(lambda part: part[[0, 2, 2]], example)

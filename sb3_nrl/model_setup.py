@@ -1,0 +1,191 @@
+"""What happens before the first step: arguments become a rule, a reward predictor, a policy and traces.
+
+Shapes: E environments.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_nrl.buffers import RolloutBuffer
+from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
+from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
+from sb3_nrl.reward_prediction import RewardPredictor, RunningAverage, make_predictor
+from sb3_nrl.rules import LearningRule
+from sb3_nrl.saving import save_atomically
+from sb3_nrl.traces import EligibilityTraces
+from sb3_nrl.updates import Update, check_optimizer
+
+
+class ModelSetup(OnPolicyAlgorithm):
+    """The set-up of a :class:`~sb3_nrl.ThreeFactorAlgorithm`, which has the constructor and the training loop."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": NoisyPolicy,
+        "CnnPolicy": NoisyCnnPolicy,
+        "MultiInputPolicy": NoisyMultiInputPolicy,
+    }
+    policy: NoisyPolicy  # type: ignore[assignment]
+    rollout_buffer: RolloutBuffer  # type: ignore[assignment]
+    rule: LearningRule | None
+    predictor: RewardPredictor | None
+    traces: EligibilityTraces
+    reward_prediction: str
+    trace_decay: float | None
+    n_baseline_passes: int | None = None
+    """None, or the number of noisy passes whose mean takes the place of a clean pass."""
+
+    def make_rule(self) -> LearningRule:
+        """The learning rule that the arguments describe."""
+        check("rule", self.rule, isinstance(self.rule, LearningRule), "a LearningRule")
+        assert self.rule is not None
+        return self.rule
+
+    def _make_predictor(self) -> RewardPredictor:
+        """The reward predictor that the arguments describe; a running average goes on from the one before."""
+        names = ("gamma", "ent_coef", "vf_coef", "reward_timing", "reward_smoothing", "scale_rpe")
+        predictor, used = make_predictor(
+            self.reward_prediction, {name: getattr(self, name) for name in names}, self.n_envs
+        )
+        for name, value in used.items():
+            setattr(self, name, value)
+        before = self.predictor
+        same = before is None or before.has_critic == predictor.has_critic
+        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
+        if isinstance(predictor, RunningAverage) and isinstance(before, RunningAverage):
+            predictor.take_over(before)
+        return predictor
+
+    @property
+    def decay(self) -> float:
+        """Factor per step on the traces: ``trace_decay``, or its default."""
+        assert self.predictor is not None
+        return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
+
+    def _read_arguments(self) -> None:
+        """Check all arguments, and make what they describe."""
+        check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
+        check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
+        norm = self.max_grad_norm
+        check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
+        window = self._stats_window_size
+        check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
+        for progress in (1.0, 0.5, 0.0):
+            self._check_rate(self.lr_schedule(progress))
+        kind = self.policy_class
+        check("policy", kind, issubclass(kind, NoisyPolicy), "a name or a subclass of sb3_nrl.policies.NoisyPolicy")
+        check_spaces(self.observation_space, self.action_space)
+        for name in ("critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes"):
+            check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
+        self.predictor = self._make_predictor()
+        self.predictor.check_decay(self.decay)
+        self.rule = self.make_rule()
+        self.rule.check()
+
+    @staticmethod
+    def _check_rate(rate: float) -> None:
+        check("learning_rate", rate, rate == 0 or is_number(float(rate), 0), "finite and not negative")
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self._read_arguments()
+        assert self.rule is not None and self.predictor is not None
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            critic=self.predictor.has_critic,
+            noise=self.rule.noise,
+            n_baseline_passes=self.n_baseline_passes,
+            **self.policy_kwargs,
+        ).to(self.device)  # type: ignore[assignment]
+        self.policy.refresh()
+        self.traces = EligibilityTraces()
+        self.watchers: list[Callable[[Update], None]] = []
+        """Functions that are called at each update, just before the weights change; emptied when ``learn`` returns."""
+        self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
+        self._forget_steps()
+        self._maybe_recommend_cpu(NoisyPolicy.__name__)
+
+    def _forget_steps(self) -> None:
+        """Start anew with traces, and drop the steps that wait for an update."""
+        self.traces.reset()
+        self.rollout_buffer.reset()
+        self._carry: Any = None
+        self._action_noise: np.ndarray | None = None
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        self._read_arguments()
+        assert self.rule is not None and self.predictor is not None
+        self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
+        if self.policy.refresh():
+            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
+            self._forget_steps()
+        check_optimizer(self.policy, self.vf_coef)
+        if self.rollout_buffer.buffer_size != self.n_steps:
+            self._forget_steps()
+            self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
+        if reset_num_timesteps or self._last_obs is None:
+            self._forget_steps()
+            self.predictor.restart()
+        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self.policy.set_training_mode(False)
+        check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
+        return setup
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        if seed is not None and "policy" in vars(self):
+            self.policy.generator = np.random.default_rng(seed)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Take over the parameters of another model, as in Stable-Baselines3, and drop the traces of the old ones.
+
+        :param load_path_or_dict: File of a model, or what ``get_parameters`` gives
+        :param exact_match: Whether to refuse parameters that are not of the policy and its optimizer, or only of some
+        :param device: Where to load a file's parameters
+        """
+        try:
+            super().set_parameters(load_path_or_dict, exact_match, device)
+        finally:  # it complains of missing names after it has replaced the others
+            self._forget_steps()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_action_noise"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save to a zip file, as in Stable-Baselines3, but whole or not at all: an interrupted save leaves the old file.
+        Traces are not saved, since loading resets the environments.
+
+        :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
+        :param exclude: Names of attributes to leave out
+        :param include: Names of attributes to save although they would be left out
+        """
+        save_atomically(super().save, path, exclude, include)
