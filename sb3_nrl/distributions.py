@@ -271,7 +271,7 @@ class Gaussian(ActionDistribution):
 
 
 def _log_sigmoid(xp: ArrayNamespace, x: Array) -> Array:
-    return -xp.logaddexp(0 * x, -x)
+    return xp.minimum(x, 0 * x) - xp.log1p(xp.exp(-abs(x)))
 
 
 def _log_mean_exp(xp: ArrayNamespace, x: Array, axis: int) -> Array:

@@ -211,7 +211,7 @@ class NoisyPolicy(PerturbablePolicy):
         else:
             actions = self.action_dist.sample(th, parameters, self.action_dist.draw_like(parameters))
         log_probs = self.action_dist.log_prob(th, parameters, actions)
-        values = log_probs.new_zeros(len(log_probs), 1) if self.critic is None else self.predict_values(obs)
+        values = log_probs.new_zeros(log_probs.shape[0], 1) if self.critic is None else self.predict_values(obs)
         if isinstance(self.action_space, spaces.Box):
             actions = actions.reshape(-1, *self.action_space.shape)
         return actions, values, log_probs

@@ -86,6 +86,10 @@ class RewardPredictor(ABC):
         return np.zeros(n_rows(observations))
 
     @abstractmethod
+    def skip(self) -> None:
+        """Let rewards count whose steps were dropped: they change the prediction, and no weight."""
+
+    @abstractmethod
     def is_ready(self, window_is_full: bool) -> bool:
         """Whether the steps so far can be used, or have to wait for a reward."""
 
@@ -131,6 +135,9 @@ class TDCritic(RewardPredictor):
 
     def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
         return False
+
+    def skip(self) -> None:
+        pass
 
     def is_ready(self, window_is_full: bool) -> bool:
         return True
@@ -225,6 +232,9 @@ class RunningAverage(RewardPredictor):
         else:
             self._due_E = dones_E | (rewards_E != 0)
         return self.due
+
+    def skip(self) -> None:
+        self.claim()
 
     def is_ready(self, window_is_full: bool) -> bool:
         return window_is_full or self.due

@@ -252,7 +252,10 @@ class ThreeFactorAlgorithm(ModelSetup):
         self._update_learning_rate(self.policy.optimizer)
         policy, predictor, buffer = self.policy, self.predictor, self.rollout_buffer
         assert predictor is not None and self.rule is not None
-        if buffer.pos == 0 or not predictor.is_ready(buffer.full):
+        if not predictor.is_ready(buffer.full):
+            return
+        if buffer.pos == 0:
+            predictor.skip()
             return
         window = buffer.window(self._last_obs)
         n_steps = max(1, _MAX_NODES_PER_BATCH // (self.rule.n_passes * self.n_envs * policy.n_nodes))

@@ -120,7 +120,7 @@ class GaussianHead(Layer):
     ) -> tuple[Array, Any, list[Array]]:
         place = self.mean.n_nodes
         noises = (None, None) if noise_BN is None else (noise_BN[:, :place], noise_BN[:, place:])
-        ones = np.ones((len(x), 1), np.float32) if xp is np else x.new_ones(len(x), 1)
+        ones = np.ones((x.shape[0], 1), np.float32) if xp is np else x.new_ones(x.shape[0], 1)
         mean, _, _ = self.mean.step(xp, parameters[:-1], x, noises[0])
         log_std, _, _ = self.log_std.step(xp, parameters[-1:], ones, noises[1])
         return xp.concatenate((mean, log_std), axis=1), (x, ones), [mean, log_std]

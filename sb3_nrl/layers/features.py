@@ -39,7 +39,7 @@ class FlatFeatures(Layer):
         features = []
         for key, encode in self._encoders:
             part = x if key is None else x[key]
-            features.append(encode(xp, part.reshape(len(part), -1)))
+            features.append(encode(xp, part.reshape(part.shape[0], -1)))
         return features[0] if len(features) == 1 else xp.concatenate(features, axis=1), None, []
 
 

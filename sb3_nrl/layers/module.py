@@ -160,8 +160,8 @@ class ForeignModule(Layer):
         noise = th.zeros(3, self.n_units, device=clean.device)
         if not _are_same(clean, self.step(th, (), example, noise)[0]):
             raise ValueError(
-                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: its outputs for the "
-                "same observation differ, which would be taken for an effect of the noise."
+                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: its outputs for "
+                "the same observation differ, which would be taken for an effect of the noise."
             )
         noise[1] = 1
         other = map_observations(lambda part: part[[0, 2, 2]], example)
