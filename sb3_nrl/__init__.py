@@ -4,7 +4,8 @@ from sb3_nrl.bptt import BPTT
 from sb3_nrl.nrl import NRL
 from sb3_nrl.paper import PAPER
 from sb3_nrl.rmhl import RMHL
+from sb3_nrl.tuned import TUNED
 
 __version__ = "0.2.0.dev0"
 
-__all__ = ["BPTT", "NRL", "PAPER", "RMHL", "__version__"]
+__all__ = ["BPTT", "NRL", "PAPER", "RMHL", "TUNED", "__version__"]
