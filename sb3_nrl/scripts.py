@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rl_zoo3.exp_manager import EnvironmentName
-from rl_zoo3.utils import get_latest_run_id
-
 from sb3_nrl import runs, zoo
 from sb3_nrl.checks import check
 
@@ -95,13 +92,16 @@ def watch_options(arguments: Sequence[str], scratch: Path) -> list[str]:
     defaults = {"algo": "nrl", "env": "CartPole-v1", "folder": "logs", "exp_id": 0}
     given = _find(arguments, *flags, *switches, **defaults, load_best=False, load_last_checkpoint=False)
     options = [f"--algo={given.algo}", f"--folder={given.folder}", *arguments]
-    name, logs, number = EnvironmentName(given.env), Path(given.folder, given.algo), int(given.exp_id)
+    name = given.env.split(":")[-1].replace("/", "-")
+    logs, number = Path(given.folder, given.algo), int(given.exp_id)
     pattern = f"{name}.zip"
     if given.load_best:
         pattern = "best_model.zip"
     elif given.load_checkpoint or given.load_last_checkpoint:
         pattern = f"rl_model_{given.load_checkpoint or '*'}_steps.zip"
-    folders = [logs / f"{name}_{n}" for n in ([number] if number else range(get_latest_run_id(str(logs), name), 0, -1))]
+    numbered = {folder.name.removeprefix(f"{name}_"): folder for folder in logs.glob(f"{name}_*")}
+    numbers = sorted((int(text) for text in numbered if text.isdigit()), reverse=True)
+    folders = [numbered[str(n)] for n in numbers if number in (0, n)]
     folder = next((folder for folder in folders if any(folder.glob(pattern)) and any(folder.glob("*/args.yml"))), None)
     if folder is None:
         return options  # the RL Zoo says what is missing

@@ -103,7 +103,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if trial_id is not None:
             try:
                 found = self.load_trial(self.storage, self.study_name, trial_id)
-            except (KeyError, IndexError) as error:
+            except (IndexError, KeyError, OSError) as error:
                 raise ValueError(f"there is no trial {trial_id} of {self.study_name} in {self.storage}") from error
             hyperparams = tuning.combine(hyperparams, found)
         hyperparams |= changed | ({"env_kwargs": self.env_kwargs} if self.env_kwargs else {})
