@@ -86,8 +86,13 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         wanted = "a number of rollouts or episodes, -1 for the algorithm's own, or -2 for no log"
         check("--log-interval", self.log_interval, self.log_interval != 0, wanted)
-        for flag in ("n_eval_episodes", "n_eval_envs", "n_trials"):
-            check(flag, getattr(self, flag), is_count(getattr(self, flag)), "at least 1")
+        counts = {
+            "--eval-episodes": self.n_eval_episodes,
+            "--n-eval-envs": self.n_eval_envs,
+            "--n-trials": self.n_trials,
+        }
+        for flag, count in {**counts, "--n-evaluations": self.n_evaluations}.items():
+            check(flag, count, count is None or is_count(count), "at least 1")
         trial_id, self.trial_id = self.trial_id, None  # the RL Zoo ignores trial 0, and replaces all policy_kwargs
         changed = self.custom_hyperparams or {}
         if self.goes_on:
@@ -126,7 +131,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         processed = super()._preprocess_hyperparams(hyperparams)
         if self.goes_on:  # a model that is loaded accepts any name
             algorithm = rl_zoo3.ALGOS[self.algo]
-            known = inspect.signature(algorithm).parameters.keys() | {"noise_type", "noise_std"}
+            known = set(inspect.signature(algorithm).parameters)
+            if "action_noise" in known:
+                known |= {"noise_type", "noise_std"}  # the RL Zoo turns them into action_noise later
             for name in processed[0].keys() - known:
                 raise ValueError(f"{algorithm.__name__} has no hyper-parameter {name}")
         # The environment of the config is also that of evaluation, and of record-video, which reads args.yml alone.

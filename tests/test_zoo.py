@@ -82,7 +82,8 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture
 def run_of(normalized: pathlib.Path, here: pathlib.Path) -> pathlib.Path:
     """A copy of that run, to be damaged."""
-    shutil.copytree(normalized / "logs", here / "logs")
+    for folder in ("logs", "tb"):
+        shutil.copytree(normalized / folder, here / folder)
     return here / NRL_1
 
 
@@ -225,7 +226,7 @@ def test_run_goes_on_with_its_steps_statistics_and_settings(run_of: pathlib.Path
     for name in ("save_freq", "eval_freq", "log_interval", "tensorboard_log", "algo", "env"):
         assert arguments[name] == old[name]
     assert {path.name for path in NRL_2.glob("rl_model_*.zip")} == {f"rl_model_{n}_steps.zip" for n in (128, 160)}
-    assert [path.name for path in pathlib.Path("tb/CartPole-v1").iterdir()] == ["NRL_1"]
+    assert sorted(path.name for path in pathlib.Path("tb/CartPole-v1").iterdir()) == ["NRL_1", "NRL_2"]
 
 
 def test_interrupted_run_goes_on_from_where_it_was(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,18 +290,27 @@ def test_run_without_a_whole_model_is_refused(run_of: pathlib.Path) -> None:
     assert "no model to use: train with --save-freq" in mistake(["train", "-i", str(NRL_1)])
 
 
-def test_model_is_never_saved_without_its_statistics(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("file", "models"),
+    [
+        ("vecnormalize.part", ["rl_model_16_steps.zip", "rl_model_32_steps.zip"]),
+        ("rl_model_vecnormalize_32_steps.pkl", ["CartPole-v1.zip", "rl_model_16_steps.zip"]),
+    ],
+)
+def test_model_is_never_saved_without_its_statistics(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch, file: str, models: list[str]
+) -> None:
     save = VecNormalize.save
 
     def fail(self: VecNormalize, path: str) -> None:
-        if "rl_model" not in path:
+        if pathlib.Path(path).name == file:
             raise OSError("disk full")
         save(self, path)
 
     monkeypatch.setattr(VecNormalize, "save", fail)
     with pytest.raises(OSError, match="disk full"):  # raised in this file: with its traceback
         main([*CARTPOLE, "-n", "32", "--save-freq", "16", "-params", "normalize:True"])
-    assert sorted(path.name for path in NRL_1.glob("*.zip")) == ["rl_model_16_steps.zip", "rl_model_32_steps.zip"]
+    assert sorted(path.name for path in NRL_1.glob("*.zip")) == models
 
 
 @pytest.mark.parametrize(
@@ -472,7 +482,8 @@ Acrobot-v1: 3
         (["--algo", "ppo", "-conf", "paper"], ["algo='ppo'", "paper"]),
         (["--env-kwargs", "g:1"], ["unexpected keyword argument 'g'"]),
         (["--log-interval", "0"], ["--log-interval=0", "-1", "-2"]),
-        (["--eval-episodes", "0"], ["n_eval_episodes=0", "at least 1"]),
+        (["--eval-episodes", "0"], ["--eval-episodes=0", "at least 1"]),
+        (["--n-evaluations", "0"], ["--n-evaluations=0", "at least 1"]),
         (["--trial-id", "3"], ["no trial 3 of nrl-CartPole-v1"]),
         (["-i", "."], ["not the folder of a run"]),
         (["-i", "nowhere"], ["nowhere", "folder of a run"]),
