@@ -23,16 +23,11 @@ COMMANDS = {
 
 EXAMPLES = """
 examples:
-  sb3-nrl train --algo nrl --env CartPole-v1 -P            the shipped hyper-parameters, into logs/nrl/
-  sb3-nrl train --algo nrl --env CartPole-v1 -conf paper   the paper's
+  sb3-nrl train --algo nrl --env CartPole-v1 -P            with the shipped hyper-parameters, into logs/nrl/
   sb3-nrl train -i logs/nrl/CartPole-v1_1                  go on with that run
-  sb3-nrl train --algo nrl --env CartPole-v1 -optimize --n-trials 50 -n 100000
-                                                           tune; start it in several processes to share the work
   sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the latest run
 
-Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Environments: all of Gymnasium's, and
-neurogym/<Task>-v0. Text has quotes of its own: -params "noise_distribution:'uniform'".
-Each command has a --help of its own.
+Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Each command has a --help of its own.
 """
 
 _LIBRARIES = tuple(
