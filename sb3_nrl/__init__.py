@@ -6,6 +6,7 @@ from sb3_nrl.paper import PAPER
 from sb3_nrl.rmhl import RMHL
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
+from sb3_nrl.tuned import TUNED
 
 __version__ = "0.2.0.dev0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "NRL",
     "PAPER",
     "RMHL",
+    "TUNED",
     "Eligibility",
     "LearningRule",
     "OuterProducts",

@@ -1,4 +1,4 @@
-"""The ``sb3-nrl`` command."""
+"""The ``sb3-nrl`` command, whose mistakes are one line."""
 
 import argparse
 import os
@@ -6,118 +6,83 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
-
-import gymnasium
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from typing import Any, TextIO
 
 from sb3_nrl import __version__
 
+COMMANDS = {
+    "train": "train an agent, go on with a run (-i), or tune hyper-parameters (-optimize)",
+    "enjoy": "watch a trained agent",
+    "record-video": "film it",
+    "plot-train": "plot the returns of training",
+    "all-plots": "plot and tabulate evaluations, of several algorithms and environments",
+    "plot-from-file": "plot what all-plots saved",
+}
+
 EXAMPLES = """
 examples:
-  sb3-nrl train --algo nrl --env CartPole-v1 -P            the shipped hyper-parameters, into logs/nrl/
-  sb3-nrl train --algo nrl --env CartPole-v1 -conf paper   the paper's
-  sb3-nrl train --algo nrl --env CartPole-v1 -params noise_std:0.1 n_envs:4
-  sb3-nrl train --algo nrl --env CartPole-v1 --save-freq 10000 -tb runs
+  sb3-nrl train --algo nrl --env CartPole-v1 -P            with the shipped hyper-parameters, into logs/nrl/
   sb3-nrl train -i logs/nrl/CartPole-v1_1                  go on with that run
-  sb3-nrl train --algo nrl --env CartPole-v1 -optimize --n-trials 50 -n 100000
-                                                           tune; start it in several processes to share the work
   sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the latest run
-  sb3-nrl plot-train -a nrl -e CartPole-v1 -f logs         learning curves
-  sb3-nrl reproduce fig1 --quick                           a first look at Figure 1 of the paper
 
-Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Environments: all of Gymnasium's, and
-neurogym/<Task>-v0. Text has quotes of its own: -params "noise_distribution:'uniform'".
-Each command has a --help of its own.
+Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Each command has a --help of its own.
 """
 
-_MISTAKES = (
-    AssertionError,
-    AttributeError,
-    FloatingPointError,
-    ImportError,
-    NameError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    gymnasium.error.Error,
+_LIBRARIES = tuple(
+    os.path.join(folder, "")
+    for folder in (
+        *(*site.getsitepackages(), site.getusersitepackages()),
+        *(sysconfig.get_path("stdlib"), os.path.dirname(__file__)),
+    )
 )
-"""
-What a wrong argument, file or environment raises, or a learning rate that is too high. Arguments of the zoo are
-evaluated as Python.
-"""
-
-_LIBRARIES = (
-    "<",  # no file at all
-    *(
-        os.path.join(folder, "")
-        for folder in (
-            sysconfig.get_path("stdlib"),
-            *site.getsitepackages(),
-            site.getusersitepackages(),
-            os.path.dirname(__file__),
-        )
-    ),
-)
-"""How the files begin that are not the user's."""
+"""Folders of code that is not the user's."""
 
 
-class Command(NamedTuple):
+class _WithoutUsage:
+    """Standard error without argparse's page of usage, in which its message would drown."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("usage: ") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _frames(error: BaseException | None) -> list[traceback.FrameSummary]:
+    """The lines of code that an error, and those that led to it, passed through."""
+    if error is None:
+        return []
+    return [*_frames(error.__cause__ or error.__context__), *traceback.extract_tb(error.__traceback__)]
+
+
+def _describe(error: Exception) -> str:
     """
-    One command of ``sb3-nrl``.
-
-    :param help: What it does, in a line
-    :param run: Does it, given the arguments that follow its name
+    Say in one line what went wrong. An error that no code raised on purpose, or one without text, comes with its type
+    and with the line of code.
     """
-
-    help: str
-    run: Callable[[list[str]], None]
-
-
-def _run_zoo(command: str, arguments: list[str]) -> None:
-    from sb3_nrl import zoo  # here, since it needs an extra
-
-    zoo.run(command, arguments)
-
-
-def _run_reproduce(arguments: list[str]) -> None:
-    from sb3_nrl.reproduce import command  # here, since it needs an extra
-
-    command.main(arguments)
-
-
-COMMANDS = {
-    name: Command(text, partial(_run_zoo, name))
-    for name, text in {
-        "train": "train an agent, go on with a run (-i), or tune hyper-parameters (-optimize)",
-        "enjoy": "watch a trained agent",
-        "record-video": "film it",
-        "plot-train": "plot the returns of training",
-        "all-plots": "plot and tabulate evaluations, of several algorithms and environments",
-        "plot-from-file": "plot what all-plots saved",
-    }.items()
-} | {"reproduce": Command("train for the paper's figures, draw them, and compare", _run_reproduce)}
-
-
-def _is_in_code_of_the_user(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, passed through a file of the user's own."""
-    while error is not None:
-        if any(not step.filename.startswith(_LIBRARIES) for step in traceback.extract_tb(error.__traceback__)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.name == "__call__" and "eval(" in (frame.line or "") for frame in frames):
+        return f"{text}: name:value has text in quotes, as \"noise_distribution:'uniform'\""
+    last = frames[-1]
+    if text and (last.line or "").startswith(("raise ", "assert ")):
+        return text
+    return f"{': '.join(filter(None, [type(error).__name__, text]))} ({last.filename}:{last.lineno}: {last.line})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
     Run a command, and report a mistake in its arguments in one line. What fails in a file of the user's own, such as an
-    environment or a callback, keeps its traceback; everything does with ``--verbose 2``.
+    environment or a callback, keeps its traceback. With ``--verbose 2`` everything does.
 
     :param arguments: What follows ``sb3-nrl`` on the command line, by default that of the process
     """
-    table = "\n".join(f"  {name:16}{command.help}" for name, command in COMMANDS.items())
+    table = "\n".join(f"  {name:16}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="sb3-nrl",
         usage="sb3-nrl COMMAND ...",
@@ -129,13 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     chosen = parser.parse_args((sys.argv[1:] if arguments is None else arguments) or ["--help"])
+    options = argparse.ArgumentParser(prog=f"sb3-nrl {chosen.command}", add_help=False, allow_abbrev=False)
+    options.add_argument("--verbose", type=int, default=1)
+    given, others = options.parse_known_args(chosen.arguments)
     try:
-        COMMANDS[chosen.command].run(chosen.arguments)
+        from sb3_nrl import scripts  # here, since it needs an extra
+
+        with redirect_stderr(_WithoutUsage(sys.stderr)):
+            scripts.run(chosen.command, chosen.arguments if chosen.command in ("train", "enjoy") else others)
     except KeyboardInterrupt:
         sys.exit(130)
-    except _MISTAKES as error:
-        options = argparse.ArgumentParser(add_help=False)
-        options.add_argument("--verbose", type=int, default=1)
-        if options.parse_known_args(chosen.arguments)[0].verbose > 1 or _is_in_code_of_the_user(error):
+    except Exception as error:
+        if given.verbose > 1 or not all(frame.filename.startswith((*_LIBRARIES, "<")) for frame in _frames(error)):
             raise
-        sys.exit(f"sb3-nrl {chosen.command}: {' '.join(str(error).split()) or type(error).__name__}")
+        sys.exit(f"sb3-nrl {chosen.command}: {_describe(error)} (--verbose 2 shows the traceback)")
