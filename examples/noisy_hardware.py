@@ -22,7 +22,7 @@ def main() -> None:
 
     for n_passes in (2, 10):
         env = make_vec_env(arguments.env, seed=0)
-        model = NRL("MlpPolicy", env, clean_passes=n_passes, noise_distribution="poisson", noise_std=0.05, seed=0)
+        model = NRL("MlpPolicy", env, n_baseline_passes=n_passes, noise_distribution="poisson", noise_std=0.05, seed=0)
         before, _ = evaluate_policy(model, env, n_eval_episodes=20)
         model.learn(arguments.timesteps)
         after, _ = evaluate_policy(model, env, n_eval_episodes=20)
