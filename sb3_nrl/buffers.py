@@ -82,19 +82,27 @@ class RolloutBuffer:
     """
 
     def __init__(self, buffer_size: int, observation_space: spaces.Space) -> None:
-        self.buffer_size = buffer_size
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
         # What the policy turns into single precision is kept so: environments may mix whole and other numbers.
         self._in_single_precision = {
             key for key, part in parts.items() if isinstance(part, spaces.Box) and part.dtype.itemsize > 1
         }
-        self._values: dict[str, np.ndarray] = {}
-        self.pos = 0
+        self.clear(buffer_size)
 
     @property
     def full(self) -> bool:
         """Whether the window is as long as it can be."""
         return self.pos == self.buffer_size
+
+    def clear(self, buffer_size: int) -> None:
+        """
+        Drop all steps, and what is known of their shapes.
+
+        :param buffer_size: Most steps T of a window from now on
+        """
+        self.buffer_size = buffer_size
+        self._values: dict[str, np.ndarray] = {}
+        self.pos = 0
 
     def reset(self) -> None:
         """Drop all steps."""

@@ -118,9 +118,27 @@ class ModelSetup(OnPolicyAlgorithm):
     def _forget_steps(self) -> None:
         """Start anew with traces, and drop the steps that wait for an update."""
         self.traces.reset()
-        self.rollout_buffer.reset()
+        self.rollout_buffer.clear(self.n_steps)
         self._carry: Any = None
         self._action_noise: np.ndarray | None = None
+
+    def refresh(self) -> None:
+        """
+        Let changes to the model's arguments and to the policy's layers take effect. ``learn`` does this at its start;
+        call it after changing any of them in a callback. If other parameters learn than before, or ``n_steps`` is
+        another, traces start anew.
+
+        :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
+        """
+        self._read_arguments()
+        assert self.rule is not None
+        self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
+        if self.policy.refresh():
+            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
+            self._forget_steps()
+        check_optimizer(self.policy, self.vf_coef)
+        if self.rollout_buffer.buffer_size != self.n_steps:
+            self._forget_steps()
 
     def _setup_learn(
         self,
@@ -130,16 +148,8 @@ class ModelSetup(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        self._read_arguments()
-        assert self.rule is not None and self.predictor is not None
-        self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
-        if self.policy.refresh():
-            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
-            self._forget_steps()
-        check_optimizer(self.policy, self.vf_coef)
-        if self.rollout_buffer.buffer_size != self.n_steps:
-            self._forget_steps()
-            self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
+        self.refresh()
+        assert self.predictor is not None
         if reset_num_timesteps or self._last_obs is None:
             self._forget_steps()
             self.predictor.restart()

@@ -67,8 +67,8 @@ class PerturbablePolicy(BasePolicy):
 
     def refresh(self) -> bool:
         """
-        Look anew at the networks: which layers they have, what is trainable, and whether NumPy can run them. ``learn``
-        does this at its start. Call it after changing any of that in a callback.
+        Look anew at the networks: which layers they have, what is trainable, and whether NumPy can run them.
+        :meth:`ThreeFactorAlgorithm.refresh() <sb3_nrl.ThreeFactorAlgorithm.refresh>` does this.
 
         :return: Whether other parameters learn than before
         :raises ValueError: If a trainable parameter would never learn, or belongs to both networks
