@@ -8,6 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
@@ -47,8 +48,8 @@ class BPTT(ThreeFactorAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 32,
-        reward_prediction: str = "critic",
-        reward_timing: str | None = None,
+        reward_prediction: RewardPrediction = "critic",
+        reward_timing: RewardTiming | None = None,
         reward_smoothing: float | None = None,
         scale_rpe: bool | None = None,
         gamma: float | None = None,

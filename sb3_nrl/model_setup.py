@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from sb3_nrl.buffers import RolloutBuffer
 from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
-from sb3_nrl.reward_prediction import RewardPredictor, RunningAverage, make_predictor
+from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.saving import save_atomically
 from sb3_nrl.traces import EligibilityTraces
@@ -37,7 +37,7 @@ class ModelSetup(OnPolicyAlgorithm):
     rule: LearningRule | None
     predictor: RewardPredictor | None
     traces: EligibilityTraces
-    reward_prediction: str
+    reward_prediction: RewardPrediction
     trace_decay: float | None
     n_baseline_passes: int | None = None
     """None, or the number of noisy passes whose mean takes the place of a clean pass."""

@@ -5,11 +5,13 @@ Shapes: K samples of each row, B rows (steps of environments), n nodes of a netw
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch as th
 
 from sb3_nrl.checks import check, is_number
+
+NoiseDistribution = Literal["gaussian", "uniform", "rademacher", "poisson", "orthogonal"]
 
 _SHOT_NOISE_RATE = 2.5
 """Events per draw of the shot noise. Not a whole number, so that no node's noise is ever exactly zero."""
@@ -53,7 +55,7 @@ class Noise(NamedTuple):
     """
 
     std: float
-    distribution: str = "gaussian"
+    distribution: NoiseDistribution = "gaussian"
 
     def check(self) -> None:
         """

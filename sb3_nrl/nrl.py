@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch as th
@@ -11,13 +11,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
-from sb3_nrl.noise import ORTHOGONAL, Noise
+from sb3_nrl.noise import ORTHOGONAL, Noise, NoiseDistribution
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
-NOISE_NORMALIZATIONS = ("network", "layer", "unbiased")
+NoiseNormalization = Literal["network", "layer", "unbiased"]
 
 _TINY = np.finfo(np.float32).tiny
 
@@ -36,7 +37,7 @@ class NodePerturbation(LearningRule):
     def __init__(
         self,
         noise: Noise,
-        noise_normalization: str = "unbiased",
+        noise_normalization: NoiseNormalization = "unbiased",
         n_noise_samples: int = 4,
         antithetic: bool = True,
         n_baseline_passes: int | None = None,
@@ -51,8 +52,8 @@ class NodePerturbation(LearningRule):
     def check(self) -> None:
         super().check()
         normalization, passes = self.noise_normalization, self.n_baseline_passes
-        known = normalization in NOISE_NORMALIZATIONS
-        check("noise_normalization", normalization, known, f"one of {NOISE_NORMALIZATIONS}")
+        known = get_args(NoiseNormalization)
+        check("noise_normalization", normalization, normalization in known, f"one of {known}")
         orthogonal = self.noise is not None and self.noise.distribution == ORTHOGONAL
         valid = normalization != "layer" or not orthogonal
         wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
@@ -78,7 +79,8 @@ class NodePerturbation(LearningRule):
                 for objective, value in zip(noisy.objectives, clean, strict=True)
             ]
             pre = noisy.received
-        return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre), None
+        diagnostics = {"rho_std": float(rhos[0].std())}
+        return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics), None
 
     def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
         """ρ ξ / ‖ξ‖² with the ρ of actor and critic, normalized as ``noise_normalization`` says."""
@@ -141,8 +143,8 @@ class NRL(ThreeFactorAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 32,
-        reward_prediction: str = "critic",
-        reward_timing: str | None = None,
+        reward_prediction: RewardPrediction = "critic",
+        reward_timing: RewardTiming | None = None,
         reward_smoothing: float | None = None,
         scale_rpe: bool | None = None,
         gamma: float | None = None,
@@ -151,8 +153,8 @@ class NRL(ThreeFactorAlgorithm):
         trace_decay: float | None = None,
         max_grad_norm: float | None = 0.5,
         noise_std: float = 1e-2,
-        noise_distribution: str = "gaussian",
-        noise_normalization: str = "unbiased",
+        noise_distribution: NoiseDistribution = "gaussian",
+        noise_normalization: NoiseNormalization = "unbiased",
         n_noise_samples: int = 4,
         antithetic: bool = True,
         n_baseline_passes: int | None = None,

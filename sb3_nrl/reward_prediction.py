@@ -5,7 +5,7 @@ Shapes: T steps, E environments.
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from stable_baselines3.common.utils import explained_variance
@@ -14,6 +14,9 @@ from sb3_nrl.arrays import Observations, n_rows
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.perturbation import PerturbablePolicy
+
+RewardPrediction = Literal["critic", "average"]
+RewardTiming = Literal["episode", "step", "nonzero"]
 
 DEFAULT_LAMBDA = 0.95
 """λ of TD(λ) unless ``trace_decay`` is given."""
@@ -178,12 +181,15 @@ class RunningAverage(RewardPredictor):
     has_critic = False
     default_decay = 1.0
 
-    TIMINGS = ("episode", "step", "nonzero")
-
     def __init__(
-        self, n_envs: int, reward_timing: str = "episode", reward_smoothing: float = 0.66, scale_rpe: bool = True
+        self,
+        n_envs: int,
+        reward_timing: RewardTiming = "episode",
+        reward_smoothing: float = 0.66,
+        scale_rpe: bool = True,
     ) -> None:
-        check("reward_timing", reward_timing, reward_timing in self.TIMINGS, f"one of {self.TIMINGS}")
+        known = get_args(RewardTiming)
+        check("reward_timing", reward_timing, reward_timing in known, f"one of {known}")
         check("reward_smoothing", reward_smoothing, is_number(reward_smoothing, 0, 1), "in (0, 1]")
         check("scale_rpe", scale_rpe, isinstance(scale_rpe, bool), "True or False")
         self.reward_timing = reward_timing

@@ -7,9 +7,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check
-from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise, NoiseDistribution
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_prediction import RewardTiming
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
@@ -61,13 +62,13 @@ class RMHL(ThreeFactorAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
         n_steps: int = 128,
-        reward_timing: str = "episode",
+        reward_timing: RewardTiming = "episode",
         reward_smoothing: float = 0.66,
         scale_rpe: bool = True,
         trace_decay: float = 1.0,
         max_grad_norm: float | None = None,
         noise_std: float = 0.1,
-        noise_distribution: str = "gaussian",
+        noise_distribution: NoiseDistribution = "gaussian",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,

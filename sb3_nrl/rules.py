@@ -77,13 +77,17 @@ class OuterProducts:
 
     :param policy: The policy
     :param post_BN: Post-synaptic factor of each node
-    :param pre: Pre-synaptic activity of each layer, as ``PerturbablePolicy.noisy_pass`` gives it
+    :param pre: Pre-synaptic activity of each layer, as ``policy.noisy_pass`` gives it
+    :param diagnostics: What to log, by name
     """
 
-    def __init__(self, policy: PerturbablePolicy, post_BN: Array, pre: list[Any]) -> None:
+    def __init__(
+        self, policy: PerturbablePolicy, post_BN: Array, pre: list[Any], diagnostics: dict[str, float] | None = None
+    ) -> None:
         self.policy = policy
         self.post_BN = post_BN
         self.pre = pre
+        self.diagnostics = diagnostics or {}
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         post_BN = self.post_BN

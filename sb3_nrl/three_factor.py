@@ -19,6 +19,7 @@ from sb3_nrl.checks import check_finite
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.updates import Update, apply_update
 
@@ -77,11 +78,11 @@ class ThreeFactorAlgorithm(ModelSetup):
         rule: LearningRule | None = None,
         learning_rate: float | Schedule = 5e-3,
         n_steps: int = 32,
-        reward_prediction: str = "critic",
+        reward_prediction: RewardPrediction = "critic",
         gamma: float | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 1.0,
-        reward_timing: str | None = None,
+        reward_timing: RewardTiming | None = None,
         reward_smoothing: float | None = None,
         scale_rpe: bool | None = None,
         trace_decay: float | None = None,
@@ -266,6 +267,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
             update = self.traces.update(eligibility, errors.errors_TE[steps], errors.restarts_TE[steps], self.decay)
             change_W = change_W + update.change_W
+            for name, value in getattr(eligibility, "diagnostics", {}).items():
+                self.logger.record_mean(f"train/{name}", value)
         buffer.reset()
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))
@@ -274,6 +277,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._n_updates += 1
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)
+            self.logger.record_mean("train/entropy_loss", float(window.log_probs.mean()))
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record_mean("train/rpe", errors.errors_TE.sum() / errors.n_rewards)
             self.logger.record_mean("train/trace_norm", update.trace_norm)
