@@ -34,8 +34,8 @@ class ModelSetup(OnPolicyAlgorithm):
     }
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: RolloutBuffer  # type: ignore[assignment]
-    rule: LearningRule | None
-    predictor: RewardPredictor | None
+    rule: LearningRule
+    predictor: RewardPredictor
     traces: EligibilityTraces
     reward_prediction: RewardPrediction
     trace_decay: float | None
@@ -45,7 +45,6 @@ class ModelSetup(OnPolicyAlgorithm):
     def make_rule(self) -> LearningRule:
         """The learning rule that the arguments describe."""
         check("rule", self.rule, isinstance(self.rule, LearningRule), "a LearningRule")
-        assert self.rule is not None
         return self.rule
 
     def _make_predictor(self) -> RewardPredictor:
@@ -56,7 +55,7 @@ class ModelSetup(OnPolicyAlgorithm):
         )
         for name, value in used.items():
             setattr(self, name, value)
-        before = self.predictor
+        before: RewardPredictor | None = vars(self).get("predictor")
         same = before is None or before.has_critic == predictor.has_critic
         check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
         if isinstance(predictor, RunningAverage) and isinstance(before, RunningAverage):
@@ -66,7 +65,6 @@ class ModelSetup(OnPolicyAlgorithm):
     @property
     def decay(self) -> float:
         """Factor per step on the traces: ``trace_decay``, or its default."""
-        assert self.predictor is not None
         return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
 
     def _read_arguments(self) -> None:
@@ -96,7 +94,6 @@ class ModelSetup(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._read_arguments()
-        assert self.rule is not None and self.predictor is not None
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(
             self.observation_space,
@@ -131,7 +128,6 @@ class ModelSetup(OnPolicyAlgorithm):
         :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
         """
         self._read_arguments()
-        assert self.rule is not None
         self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
         if self.policy.refresh():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
@@ -149,7 +145,6 @@ class ModelSetup(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         self.refresh()
-        assert self.predictor is not None
         if reset_num_timesteps or self._last_obs is None:
             self._forget_steps()
             self.predictor.restart()

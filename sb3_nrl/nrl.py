@@ -211,7 +211,6 @@ class NRL(ThreeFactorAlgorithm):
         super()._setup_model()
         if self.device.type == "cuda":
             th.backends.cudnn.allow_tf32 = False
-        assert self.rule is not None
         n_nodes, n_passes = max(part.n_nodes for part in self.policy.parts), self.rule.n_passes
         if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES_PER_PASS * n_passes:
             warnings.warn(

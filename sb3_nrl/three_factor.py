@@ -117,13 +117,12 @@ class ThreeFactorAlgorithm(ModelSetup):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         del self.gae_lambda  # trace_decay takes its place
-        self.rule = rule
+        self.rule = rule  # type: ignore[assignment]  # checked with the other arguments
         self.reward_prediction = reward_prediction
         self.reward_timing = reward_timing
         self.reward_smoothing = reward_smoothing
         self.scale_rpe = scale_rpe
         self.trace_decay = trace_decay
-        self.predictor = None
         if _init_setup_model:
             self._setup_model()
 
@@ -181,7 +180,6 @@ class ThreeFactorAlgorithm(ModelSetup):
         """
         callback.on_rollout_start()
         policy, predictor, space = self.policy, self.predictor, self.action_space
-        assert predictor is not None and self.rule is not None
         going_on, rewarded = True, predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
@@ -241,7 +239,6 @@ class ThreeFactorAlgorithm(ModelSetup):
             is_dict = isinstance(rows[0], dict)
             obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
             check_finite(obs, np.zeros(len(envs)), self.num_timesteps, envs)
-            assert self.predictor is not None
             self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs))
 
     @th.no_grad()
@@ -252,7 +249,6 @@ class ThreeFactorAlgorithm(ModelSetup):
         """
         self._update_learning_rate(self.policy.optimizer)
         policy, predictor, buffer = self.policy, self.predictor, self.rollout_buffer
-        assert predictor is not None and self.rule is not None
         if not predictor.is_ready(buffer.full):
             return
         if buffer.pos == 0:
