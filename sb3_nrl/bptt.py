@@ -4,13 +4,13 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from typing_extensions import Unpack
 
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
-from sb3_nrl.three_factor import ThreeFactorAlgorithm
+from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
 
 
 class ExactGradient(LearningRule):
@@ -47,44 +47,7 @@ class BPTT(ThreeFactorAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
-        n_steps: int = 32,
-        reward_prediction: RewardPrediction = "critic",
-        reward_timing: RewardTiming | None = None,
-        reward_smoothing: float | None = None,
-        scale_rpe: bool | None = None,
-        gamma: float | None = None,
-        ent_coef: float = 0.0,
-        vf_coef: float = 1.0,
-        trace_decay: float | None = None,
-        max_grad_norm: float | None = 0.5,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **shared: Unpack[SharedArguments],
     ) -> None:
-        super().__init__(
-            policy,
-            env,
-            rule=ExactGradient(),
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            reward_prediction=reward_prediction,
-            gamma=gamma,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            reward_timing=reward_timing,
-            reward_smoothing=reward_smoothing,
-            scale_rpe=scale_rpe,
-            trace_decay=trace_decay,
-            max_grad_norm=max_grad_norm,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
-        )
+        super().__init__(policy, env, ExactGradient(), learning_rate, _init_setup_model=_init_setup_model, **shared)

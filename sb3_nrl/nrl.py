@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from typing_extensions import Unpack
 
 from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
@@ -14,9 +15,8 @@ from sb3_nrl.checks import check, is_count
 from sb3_nrl.noise import ORTHOGONAL, Noise, NoiseDistribution
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
-from sb3_nrl.three_factor import ThreeFactorAlgorithm
+from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
 
 NoiseNormalization = Literal["network", "layer", "unbiased"]
 
@@ -142,59 +142,23 @@ class NRL(ThreeFactorAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 5e-3,
-        n_steps: int = 32,
-        reward_prediction: RewardPrediction = "critic",
-        reward_timing: RewardTiming | None = None,
-        reward_smoothing: float | None = None,
-        scale_rpe: bool | None = None,
-        gamma: float | None = None,
-        ent_coef: float = 0.0,
-        vf_coef: float = 1.0,
-        trace_decay: float | None = None,
-        max_grad_norm: float | None = 0.5,
         noise_std: float = 1e-2,
         noise_distribution: NoiseDistribution = "gaussian",
         noise_normalization: NoiseNormalization = "unbiased",
         n_noise_samples: int = 4,
         antithetic: bool = True,
         n_baseline_passes: int | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
         _init_setup_model: bool = True,
         clean_passes: int | None = None,
+        **shared: Unpack[SharedArguments],
     ) -> None:
         if clean_passes is not None:
             warnings.warn("clean_passes is now n_baseline_passes", DeprecationWarning, stacklevel=2)
             n_baseline_passes = clean_passes
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            reward_prediction=reward_prediction,
-            gamma=gamma,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            reward_timing=reward_timing,
-            reward_smoothing=reward_smoothing,
-            scale_rpe=scale_rpe,
-            trace_decay=trace_decay,
-            max_grad_norm=max_grad_norm,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        super().__init__(policy, env, learning_rate=learning_rate, _init_setup_model=False, **shared)
         self.noise_std = noise_std
-        self.noise_distribution = noise_distribution
-        self.noise_normalization = noise_normalization
+        self.noise_distribution: NoiseDistribution = noise_distribution
+        self.noise_normalization: NoiseNormalization = noise_normalization
         self.n_noise_samples = n_noise_samples
         self.antithetic = antithetic
         self.n_baseline_passes = n_baseline_passes

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from typing_extensions import Unpack
 
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise, NoiseDistribution
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.reward_prediction import RewardTiming
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
-from sb3_nrl.three_factor import ThreeFactorAlgorithm
+from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
 
 
 class HebbianExploration(LearningRule):
@@ -56,48 +55,22 @@ class RMHL(ThreeFactorAlgorithm):
     :raises ValueError: If an argument is out of range, with its name and what would be right
     """
 
+    shared_defaults = SharedArguments(n_steps=128, reward_prediction="average", max_grad_norm=None)
+
     def __init__(
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
-        n_steps: int = 128,
-        reward_timing: RewardTiming = "episode",
-        reward_smoothing: float = 0.66,
-        scale_rpe: bool = True,
-        trace_decay: float = 1.0,
-        max_grad_norm: float | None = None,
         noise_std: float = 0.1,
         noise_distribution: NoiseDistribution = "gaussian",
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **shared: Unpack[SharedArguments],
     ) -> None:
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            reward_prediction="average",
-            reward_timing=reward_timing,
-            reward_smoothing=reward_smoothing,
-            scale_rpe=scale_rpe,
-            trace_decay=trace_decay,
-            max_grad_norm=max_grad_norm,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        arguments: SharedArguments = {**self.shared_defaults, **shared}
+        super().__init__(policy, env, learning_rate=learning_rate, _init_setup_model=False, **arguments)
         self.noise_std = noise_std
-        self.noise_distribution = noise_distribution
+        self.noise_distribution: NoiseDistribution = noise_distribution
         if _init_setup_model:
             self._setup_model()
 

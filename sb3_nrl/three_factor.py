@@ -3,8 +3,9 @@
 Shapes: T steps of a window, E environments, N nodes of the network, W weights and biases that learn.
 """
 
+import inspect
 import math
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import numpy as np
 import torch as th
@@ -25,6 +26,28 @@ from sb3_nrl.updates import Update, apply_update
 
 _MAX_NODES_PER_BATCH = 2**20
 """Nodes, over all rows, of one batch of passes: keeps it within a processor's cache, and bounds the memory."""
+
+
+class SharedArguments(TypedDict, total=False):
+    """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
+
+    n_steps: int
+    reward_prediction: RewardPrediction
+    gamma: float | None
+    ent_coef: float
+    vf_coef: float
+    reward_timing: RewardTiming | None
+    reward_smoothing: float | None
+    scale_rpe: bool | None
+    trace_decay: float | None
+    max_grad_norm: float | None
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+
 
 SelfThreeFactor = TypeVar("SelfThreeFactor", bound="ThreeFactorAlgorithm")
 
@@ -70,6 +93,24 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param _init_setup_model: Whether to build the networks at once
     :raises ValueError: If an argument is out of range, with its name and what would be right
     """
+
+    shared_defaults: ClassVar[SharedArguments] = {}
+    """Defaults of a subclass that differ from those of this constructor."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the signature of a subclass name the arguments that its constructor takes as ``**shared``."""
+        super().__init_subclass__(**kwargs)
+        _, *own = inspect.signature(cls.__init__).parameters.values()
+        if own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            parameters = inspect.signature(ThreeFactorAlgorithm).parameters
+            shared = [
+                parameters[name].replace(
+                    kind=inspect.Parameter.KEYWORD_ONLY,
+                    default=cls.shared_defaults.get(name, parameters[name].default),
+                )
+                for name in SharedArguments.__annotations__
+            ]
+            cls.__signature__ = inspect.Signature([*own[:-1], *shared])  # type: ignore[attr-defined]
 
     def __init__(
         self,
