@@ -73,7 +73,7 @@ class PerturbablePolicy(BasePolicy):
         :return: Whether other parameters learn than before
         :raises ValueError: If a trainable parameter would never learn, or belongs to both networks
         """
-        before = self.learnable if "learnable" in vars(self) else None
+        before = vars(self).get("learnable", [])
         self.learnable: list[nn.Parameter] = []
         self.parts: list[Part] = []
         self.networks: list[Network] = [self.actor, *([] if self.critic is None else [self.critic])]
@@ -89,15 +89,12 @@ class PerturbablePolicy(BasePolicy):
         if node == 0:
             raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
         if len(set(self.learnable)) < len(self.learnable):
-            raise ValueError("Actor and critic must not share layers.")
+            raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
         self.n_nodes, self.n_weights = node, weight
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
-        shapes = [
-            None if parameters is None else [p.shape for p in parameters] for parameters in (before, self.learnable)
-        ]
-        return shapes[0] != shapes[1]
+        return list(map(id, before)) != list(map(id, self.learnable))
 
     @property
     def xp(self) -> ArrayNamespace:
