@@ -5,6 +5,7 @@ uses only what the two share. NumPy is several times quicker on the few hundred 
 environment; PyTorch has other devices, autograd and everybody's modules.
 """
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -50,6 +51,12 @@ def transpose(xp: ArrayNamespace, x: Array) -> Array:
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
     """The whole batch ``n`` times over, one copy after the other."""
     return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)
+
+
+def norm(x: Array) -> float:
+    """The Euclidean norm, also of numbers whose squares are too large for single precision."""
+    square = float((x * x).sum())
+    return math.sqrt(square) if math.isfinite(square) else float(np.linalg.norm(np.asarray(x, dtype=float)))
 
 
 def like(values: np.ndarray, reference: Array) -> Array:

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_nrl.buffers import RolloutWindow
+
+_LARGE = 1e6
+"""Size from which a reward or an observation is named where an update fails."""
+
 _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -71,6 +76,18 @@ def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] |
     raise ValueError(
         f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step {step}: must be finite"
     )
+
+
+def describe_large(window: RolloutWindow) -> list[str]:
+    """A sentence for each of the rewards and observations of a window that may be too large to learn from."""
+    obs = window.observations
+    named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
+    sizes = {name: float(np.abs(values).max()) for name, values in {"reward": window.rewards_TE, **named}.items()}
+    return [
+        f"The largest {name} since the last update was {size:.3g}: VecNormalize makes it one that suits networks."
+        for name, size in sizes.items()
+        if size > _LARGE
+    ]
 
 
 def _is_finite(values: np.ndarray) -> bool:

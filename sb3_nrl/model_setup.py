@@ -78,13 +78,16 @@ class ModelSetup(OnPolicyAlgorithm):
         for progress in (1.0, 0.5, 0.0):
             self._check_rate(self.lr_schedule(progress))
         kind = self.policy_class
-        check("policy", kind, issubclass(kind, NoisyPolicy), "a name or a subclass of sb3_nrl.policies.NoisyPolicy")
+        known = "a name or a subclass of sb3_nrl.policies.NoisyPolicy, which no model of another algorithm has"
+        check("policy", kind, issubclass(kind, NoisyPolicy), known)
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
         self.predictor = self._make_predictor()
         self.predictor.check_decay(self.decay)
-        self.rule = self.make_rule()
+        before, self.rule = vars(self).get("rule"), self.make_rule()
+        same = before is None or type(before) is type(self.rule)
+        check("rule", before, same, f"{type(self.rule).__name__}, which {type(self).__name__} learns by")
         self.rule.check()
 
     @staticmethod

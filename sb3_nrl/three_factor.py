@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check_finite
+from sb3_nrl.checks import check_finite, describe_large
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
@@ -310,7 +310,10 @@ class ThreeFactorAlgorithm(ModelSetup):
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))
         if errors.n_rewards > 0:
-            update_norm = apply_update(policy, change_W, self.max_grad_norm)
+            try:
+                update_norm = apply_update(policy, change_W, self.max_grad_norm)
+            except FloatingPointError as error:
+                raise FloatingPointError(" ".join([str(error), *describe_large(window)])) from None
             self._n_updates += 1
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_nrl.arrays import Array
+from sb3_nrl.arrays import Array, norm
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check
 from sb3_nrl.perturbation import PerturbablePolicy
@@ -66,10 +66,10 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     gradient_W, norms = -change_W, []
     for part in policy.parts:
         gradient = gradient_W[part.weights]
-        norms.append(math.sqrt(float((gradient * gradient).sum())))
+        norms.append(norm(gradient))
         if max_norm is not None and norms[-1] > max_norm:
             gradient *= max_norm / norms[-1]
-    norm = math.hypot(*norms)
+    total_norm = math.hypot(*norms)
     start = 0
     for parameter in policy.learnable:
         gradient = gradient_W[start : start + parameter.numel()]
@@ -78,7 +78,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     weights = [policy.array(parameter.detach()) for parameter in policy.learnable]
     before = deepcopy(weights)
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
-    finite = math.isfinite(norm) and rate < _MAX_LEARNING_RATE
+    finite = math.isfinite(total_norm) and rate < _MAX_LEARNING_RATE
     if finite:
         with th.no_grad():
             policy.optimizer.step()
@@ -91,4 +91,4 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
             "An update was refused: it would make weights infinite or NaN. The model keeps its last finite weights. "
             f"Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
         )
-    return norm
+    return total_norm
