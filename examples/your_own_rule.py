@@ -1,9 +1,9 @@
 """A learning rule of your own: Miconi's (2017), which knows neither the noise nor a second pass. It learns CartPole.
 
-Each neuron measures how far its pre-activation h is from its running average h̄. Each synapse remembers the cube of that
-fluctuation times its input, e = Σ (x̃ · (h − h̄))³. A reward that is better than expected repeats the fluctuations. The rule
-cannot tell exploration from what the observations cause. So exploration is rare and large, as in the paper, and the cube
-picks it out.
+Each neuron measures how far its pre-activation h is from its running average h̄. Each synapse remembers the cube of
+that fluctuation times its input, e = Σ (x̃ · (h − h̄))³. A reward that is better than expected repeats the fluctuations.
+The rule cannot tell exploration from what the observations cause. So exploration is rare and large, as in the paper, and
+the cube picks it out.
 
     python examples/your_own_rule.py
 
