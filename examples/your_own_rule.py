@@ -2,8 +2,8 @@
 
 Each neuron measures how far its pre-activation h is from its running average h̄. Each synapse remembers the cube of
 that fluctuation times its input, e = Σ (x̃ · (h − h̄))³. A reward that is better than expected repeats the fluctuations.
-The rule cannot tell exploration from what the observations cause. So exploration is rare and large, as in the paper, and
-the cube picks it out.
+The rule cannot tell exploration from what the observations cause. So exploration is rare and large, as in the paper,
+and the cube picks it out.
 
     python examples/your_own_rule.py
 
