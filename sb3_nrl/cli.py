@@ -25,7 +25,6 @@ examples:
                                                            tune; start it in several processes to share the work
   sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the latest run
   sb3-nrl plot-train -a nrl -e CartPole-v1 -f logs         learning curves
-  sb3-nrl reproduce fig1 --quick                           a first look at Figure 1 of the paper
 
 Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Environments: all of Gymnasium's, and
 neurogym/<Task>-v0. Text has quotes of its own: -params "noise_distribution:'uniform'".
@@ -82,12 +81,6 @@ def _run_zoo(command: str, arguments: list[str]) -> None:
     zoo.run(command, arguments)
 
 
-def _run_reproduce(arguments: list[str]) -> None:
-    from sb3_nrl.reproduce import command  # here, since it needs an extra
-
-    command.main(arguments)
-
-
 COMMANDS = {
     name: Command(text, partial(_run_zoo, name))
     for name, text in {
@@ -98,7 +91,7 @@ COMMANDS = {
         "all-plots": "plot and tabulate evaluations, of several algorithms and environments",
         "plot-from-file": "plot what all-plots saved",
     }.items()
-} | {"reproduce": Command("train for the paper's figures, draw them, and compare", _run_reproduce)}
+}
 
 
 def _is_in_code_of_the_user(error: BaseException | None) -> bool:

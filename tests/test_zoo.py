@@ -36,7 +36,7 @@ import tests.envs
 from sb3_nrl import NRL, RMHL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.cli import main
-from sb3_nrl.reproduce.protocol import TASKS, Cell
+from experiments.paper.protocol import TASKS, Cell
 from sb3_nrl.zoo import ALGORITHMS, ExperimentManager, config_file
 
 PNG = b"\x89PNG"
