@@ -6,15 +6,15 @@ time, one noisy pass per step, noise normalised by layer. Beside them are NRL wi
 pairs, whose steps are as long as BPTT's, and NRL with a critic, in one setting for all tasks.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from experiments import tables
-from experiments.execution import command_line, is_committed, results_of
+from experiments.execution import command_line, results_of_grid
 from experiments.paper.protocol import SEEDS, Cell, make_model
 from experiments.paper.protocol import TASKS as PAPERS_TASKS
 from experiments.runs import Columns, Results, Run
@@ -31,16 +31,12 @@ TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "yang19.rtanti": ({}, 6_000),
 }
 """The arguments of each task, and the number of trials."""
-CELLS = {
-    **{algorithm: Cell("Reaching", algorithm) for algorithm in ("BPTT", "NRL", "RMHL")},
-    "NRL-unbiased": Cell("Reaching", "NRL", setting="recommended"),
-}
 CRITIC = {"gamma": 0.9, "trace_decay": 0.85, "learning_rate": 3e-3, "policy_kwargs": {"net_arch": [128]}}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (cell.algorithm, cell.settings(0, 0)["arguments"]) for name, cell in CELLS.items()},
+    **{name: (name, Cell("Reaching", name).settings(0, 0)["arguments"]) for name in ("BPTT", "NRL", "RMHL")},
+    "NRL-unbiased": ("NRL", Cell("Reaching", "NRL", setting="recommended").settings(0, 0)["arguments"]),
     "NRL-critic": ("NRL", CRITIC),
 }
-LABELS = {"NRL-unbiased": "NRL, unbiased", "NRL-critic": "NRL, critic"}
 
 
 def train(settings: dict[str, Any]) -> Columns:
@@ -75,26 +71,24 @@ def tabulate(results: Results) -> str:
     """The mean return of the last 50 trials (worst seed), in Markdown."""
     rows = []
     for task, (_, n_trials) in TASKS.items():
-        last = {
-            setting: [result.columns["return"][-1] for run, result in results.items() if run.of == (task, setting)]
-            for setting in SETTINGS
-        }
-        cells = [f"{np.mean(returns):.3g} ({min(returns):.3g})" if returns else "" for returns in last.values()]
-        rows.append([f"`{task}`, {n_trials:,}", *(cell.replace("-", "−") for cell in cells)])
-    return tables.markdown(("task, trials", *(LABELS.get(name, name) for name in SETTINGS)), rows)
+        row, digits = [f"`{task}`, {n_trials:,}"], 0 if task.startswith("Reaching") else 2
+        for setting in SETTINGS:
+            last = [result.columns["return"][-1] for run, result in results.items() if run.of == (task, setting)]
+            told = f"{np.mean(last):.{digits}f} ({min(last):.{digits}f})" if last else ""
+            row.append(told.replace("-", "−"))
+        rows.append(row)
+    return tables.markdown(("task, trials", *SETTINGS), rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then report everything."""
+
+    def make(_: argparse.Namespace, task: str, setting: str, seed: int) -> Run:
+        return training(task, setting, seed)
+
     parser = command_line(__doc__ or "", "neurogym", SEEDS)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    chosen = parser.parse_args(arguments)
-    wanted = [training(*case) for case in product(chosen.tasks, chosen.settings, chosen.seeds)]
-    results, status = results_of(parser, chosen, wanted, [training(*case) for case in product(TASKS, SETTINGS, SEEDS)])
-    print(table := tabulate(results))
-    if is_committed(chosen.out, "neurogym"):
-        tables.replace_section(tables.README, "neurogym", table)
+    chosen, results, status = results_of_grid(parser, arguments, {"tasks": TASKS, "settings": SETTINGS}, make)
+    tables.publish(tabulate(results), chosen.out, "neurogym")
     return status
 
 

@@ -34,7 +34,7 @@ RENAMED = {"clean_passes": "n_baseline_passes"}
 """Arguments that had another name when some files were written: the old name and the new one."""
 
 Columns = dict[str, np.ndarray]
-"""What a run measured, by name: columns of equal length, and numbers (arrays without a dimension)."""
+"""What a run measured, by name: columns of equal length, and single numbers (arrays without a dimension)."""
 
 
 class Result(NamedTuple):
@@ -47,23 +47,14 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """
-    One unit of work. Its name tells it from all others, its settings decide its result.
+    """One unit of work. Its name tells it from all others, its settings decide its result."""
 
-    :param name: The name of its file, without the ending
-    :param measure: Does the work that the settings describe
-    :param settings: The settings; in the file, values that JSON lacks are given by their ``repr``
-    :param seed: Runs of the first seed come first
-    :param expected_seconds: Roughly how long it takes, relative to the other runs of a command
-    :param of: What it is a run of, for whoever reports it
-    """
-
-    name: str
-    measure: Callable[[dict[str, Any]], Columns] = field(compare=False)
-    settings: dict[str, Any] = field(compare=False)
-    seed: int = field(default=0, compare=False)
-    expected_seconds: float = field(default=60.0, compare=False)
-    of: Any = field(default=None, compare=False)
+    name: str  # of its file, without the ending
+    measure: Callable[[dict[str, Any]], Columns] = field(compare=False)  # does the work that the settings describe
+    settings: dict[str, Any] = field(compare=False)  # in the file, values that JSON lacks are given by their repr
+    seed: int = field(default=0, compare=False)  # runs of the first seed come first
+    expected_seconds: float = field(default=60.0, compare=False)  # roughly, relative to the other runs of a command
+    of: Any = field(default=None, compare=False)  # what it is a run of, for whoever reports it
 
 
 Results = dict[Run, Result]
@@ -85,14 +76,13 @@ class Store:
 
     def write(self, run: Run, result: Result) -> None:
         """Write the file of a run, whole or not at all."""
-        numbers = {name: _or_none(value) for name, value in result.columns.items() if not np.ndim(value)}
         table = {name: value for name, value in result.columns.items() if np.ndim(value)}
         rows = [[f"{value:.10g}" for value in row] for row in zip(*table.values(), strict=True)]
         about = {
             "settings": run.settings,
             "made_with": result.made_with,
             "seconds": _or_none(round(result.seconds, 3)),
-            **({"numbers": numbers} if numbers else {}),
+            "numbers": {name: _or_none(value) for name, value in result.columns.items() if name not in table},
         }
         text = f"# {json.dumps(about, default=repr)}\n{csv_text([list(table), *rows])}"
         write_whole(self.path(run), f"# sha256 {_digest(text)}\n{text}")
@@ -114,15 +104,17 @@ class Store:
         header, _, table = text.partition("\n")
         try:
             about = json.loads(header.removeprefix("# "))
-            found, seconds, made_with = (about[key] for key in ("settings", "seconds", "made_with"))
+            found, seconds, made_with = _flat(about["settings"]), about["seconds"], about["made_with"]
             names, *rows = csv.reader(io.StringIO(table))
             columns = dict(zip(names, np.array(rows, dtype=float).reshape(len(rows), len(names)).T, strict=True))
             columns |= {name: np.array(value, dtype=float) for name, value in about.get("numbers", {}).items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Unusable("is not a file of results") from error
-        found, wanted = (_renamed(settings) for settings in (found, json.loads(json.dumps(run.settings, default=repr))))
-        if found != wanted:
-            raise Unusable(f"was made with other settings ({_differences(found, wanted)})")
+        wanted = _flat(json.loads(json.dumps(run.settings, default=repr)))
+        differing = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+        if differing:
+            told = ", ".join(f"{name} {found.get(name)} instead of {wanted.get(name)}" for name in differing)
+            raise Unusable(f"was made with other settings ({told})")
         return Result(columns, np.nan if seconds is None else seconds, made_with)
 
     def read_all(self, runs: Sequence[Run]) -> Results:
@@ -168,21 +160,13 @@ def _or_none(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _renamed(settings: Any) -> Any:
-    if isinstance(settings, dict):
-        return {RENAMED.get(name, name): _renamed(value) for name, value in settings.items()}
-    return settings
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> str:
-    if not (isinstance(found, dict) and isinstance(wanted, dict)):
-        return f"{name} {found} instead of {wanted}"
-    parts = (
-        _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key) != wanted.get(key)
-    )
-    return ", ".join(parts)
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings without nesting, with the present names of arguments."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        full = prefix + RENAMED.get(name, name)
+        flat |= _flat(value, f"{full}.") if isinstance(value, dict) and value else {full: value}
+    return flat
 
 
 @functools.cache
@@ -196,10 +180,10 @@ def source() -> str:
     return version
 
 
-def made_with() -> str:
-    """Versions, commit and machine, in a line."""
+def libraries() -> str:
+    """Versions of the libraries, and the machine."""
     return (
-        f"{source()}, stable-baselines3 {stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, "
+        f"stable-baselines3 {stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, "
         f"torch {th.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
     )
 

@@ -31,10 +31,12 @@ def section(document: pathlib.Path, name: str) -> tuple[str, str, str]:
     return before + start, text, end + after
 
 
-def replace_section(document: pathlib.Path, name: str, text: str) -> None:
-    """Put a new text into a section that commands make."""
-    before, _, after = section(document, name)
-    write_whole(document, before + text + after)
+def publish(text: str, folder: pathlib.Path, name: str, document: pathlib.Path = README) -> None:
+    """Print a table and, if it is of the committed results, put it into its section of a document."""
+    print(text)
+    if folder.resolve() == ROOT / "results" / name:
+        before, _, after = section(document, name)
+        write_whole(document, before + text + after)
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
