@@ -49,7 +49,8 @@ def execute(
         if with_ray and importlib.util.find_spec("ray") is None:
             print("Ray is not installed, so one run is done after the other. Install '.[experiments]' for more.")
             with_ray, workers = False, 1
-        attempts = _with_ray(todo, store, workers, ray_address) if with_ray else _one_by_one(todo, store)
+        one_by_one = ((run, _attempt(run, store, source())) for run in todo)
+        attempts = _with_ray(todo, store, workers, ray_address) if with_ray else one_by_one
         left = list(todo)
         print(f"{len(results)} of {len(runs)} runs are there", flush=True)
         try:
@@ -82,11 +83,6 @@ def seconds_left(todo: Sequence[Run], done: Results, workers: int) -> float:
 def duration(seconds: float) -> str:
     """A length of time as h:mm:ss."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def _one_by_one(runs: Sequence[Run], store: Store) -> Attempts:
-    for run in runs:
-        yield run, _attempt(run, store, source())
 
 
 def _attempt(run: Run, store: Store, from_source: str) -> Result | str:

@@ -88,20 +88,16 @@ class StopAtBar(BaseCallback):
         return len(returns) < N_EPISODES or sum(returns) < N_EPISODES * self.bar
 
 
-def config_file(task: str, algorithm: str) -> pathlib.Path:
-    """Where the hyper-parameters of an algorithm are."""
-    if algorithm == "defaults" or (algorithm in ("a2c", "ppo") and task == PERCEPTUAL):  # the zoo has none for it
-        return ROOT / "experiments" / "defaults.yml"
-    if algorithm in ("a2c", "ppo"):
-        return pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
-    return ROOT / "zoo_configs" / f"{algorithm}.yml"
-
-
 @functools.cache
-def config(task: str, algorithm: str) -> dict[str, Any]:
-    """The hyper-parameters of an algorithm."""
-    configs = yaml.safe_load(config_file(task, algorithm).read_text())
-    return configs.get(task, configs.get("default"))
+def config(task: str, algorithm: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The hyper-parameters of an algorithm, and where they are."""
+    file = ROOT / "zoo_configs" / f"{algorithm}.yml"
+    if algorithm in ("a2c", "ppo"):
+        file = pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
+    if algorithm == "defaults" or (algorithm in ("a2c", "ppo") and task == PERCEPTUAL):  # which the zoo has none for
+        file = ROOT / "experiments" / "defaults.yml"
+    configs = yaml.safe_load(file.read_text())
+    return file, configs.get(task, configs.get("default"))
 
 
 def slug(name: str) -> str:
@@ -118,7 +114,7 @@ def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), 
     settings = {
         "env": task,
         "algorithm": algorithm,
-        "config": config(task, algorithm),
+        "config": config(task, algorithm)[1],
         "changes": list(changes),
         "bar": GOALS[task].bar,
         "stop": algorithm not in GO_ON,
@@ -138,7 +134,7 @@ def train(settings: dict[str, Any]) -> Columns:
     changes = [*settings["changes"], *stop]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
-        command += ["--conf-file", str(config_file(task, algorithm)), "-f", folder, "--eval-freq", "-1"]
+        command += ["--conf-file", str(config(task, algorithm)[0]), "-f", folder, "--eval-freq", "-1"]
         command += ["--verbose", "0", *(["--hyperparams", *changes] if changes else [])]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
         (run,) = (pathlib.Path(folder) / algo).glob("*_1")

@@ -53,7 +53,7 @@ def train(settings: dict[str, Any]) -> Columns:
     return {"return": means[:, 0], "performance": means[:, 1]}
 
 
-def training(task: str, setting: str, seed: int) -> Run:
+def training(_: argparse.Namespace, task: str, setting: str, seed: int) -> Run:
     """A training from one seed."""
     env_kwargs, n_trials = TASKS[task]
     algorithm, arguments = SETTINGS[setting]
@@ -82,12 +82,8 @@ def tabulate(results: Results) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then report everything."""
-
-    def make(_: argparse.Namespace, task: str, setting: str, seed: int) -> Run:
-        return training(task, setting, seed)
-
     parser = command_line(__doc__ or "", "neurogym", SEEDS)
-    chosen, results, status = results_of_grid(parser, arguments, {"tasks": TASKS, "settings": SETTINGS}, make)
+    chosen, results, status = results_of_grid(parser, arguments, {"tasks": TASKS, "settings": SETTINGS}, training)
     tables.publish(tabulate(results), chosen.out, "neurogym")
     return status
 

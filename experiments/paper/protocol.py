@@ -161,12 +161,6 @@ def learn(model: Any, n_episodes: int, *callbacks: BaseCallback) -> None:
     model.learn(10**9, [StopTrainingOnMaxEpisodes(n_episodes), *callbacks], log_interval=sys.maxsize)
 
 
-def block_size(n_episodes: int) -> int:
-    """Episodes to a row of a file and a point of a figure: a divisor of both the training's and the final episodes."""
-    sizes = (n for n in range(N_LAST, 0, -1) if N_LAST % n == n_episodes % n == 0 and n <= n_episodes / 80)
-    return next(sizes, 1)
-
-
 # What is trained and measured
 
 
@@ -182,9 +176,10 @@ def train(settings: dict[str, Any]) -> Columns:
     except FloatingPointError:
         n_missing = settings["n_episodes"] - len(env.get_episode_rewards())
     (worst,) = (task.worst for task in TASKS.values() if task.env == settings["env"])
-    size = block_size(settings["n_episodes"])
+    n_episodes = settings["n_episodes"]
+    size = max(n for n in range(1, N_LAST + 1) if N_LAST % n == n_episodes % n == 0 and n <= max(n_episodes / 80, 1))
     return {
-        "episode": np.arange(size, settings["n_episodes"] + 1, size),
+        "episode": np.arange(size, n_episodes + 1, size),
         "return": np.reshape(env.get_episode_rewards() + [worst] * n_missing, (-1, size)).mean(1),
         "length": np.reshape(env.get_episode_lengths() + [0] * n_missing, (-1, size)).mean(1),
     }

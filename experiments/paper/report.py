@@ -21,14 +21,14 @@ SAME = 0.05
 N_BOOTSTRAPS = 1_000
 
 REFERENCE = {
-    ("Reaching", 1, "paper"): {"NRL": (238, ""), "BPTT": (263, ""), "RMHL": (68, "")},
-    ("Acrobot", 1, "paper"): {"NRL": (-253, "3/5"), "BPTT": (-170, "4/5"), "RMHL": (-487, "")},
-    ("Acrobot", 1, "recommended"): {"NRL": (-88, "8/8"), "BPTT": (-83, "8/8")},
-    ("Acrobot", 2, "paper"): {"NRL": (-88, "5/5"), "BPTT": (-81, ""), "RMHL": (-471, "")},
-    ("Acrobot", 3, "paper"): {"NRL": (-88, "5/5"), "BPTT": (-84, ""), "RMHL": (-495, "")},
-    ("CartPole", 1, "paper"): {"NRL": (498, "5/5"), "BPTT": (499, ""), "RMHL": (82, "")},
-    ("CartPole", 2, "paper"): {"NRL": (500, "5/5"), "BPTT": (500, ""), "RMHL": (60, "")},
-    ("CartPole", 3, "paper"): {"NRL": (402, "4/5"), "BPTT": (500, ""), "RMHL": (36, "")},
+    ("Reaching", 1, "paper", ""): {"NRL": (238, ""), "BPTT": (263, ""), "RMHL": (68, "")},
+    ("Acrobot", 1, "paper", ""): {"NRL": (-253, "3/5"), "BPTT": (-170, "4/5"), "RMHL": (-487, "")},
+    ("Acrobot", 1, "recommended", ""): {"NRL": (-88, "8/8"), "BPTT": (-83, "8/8")},
+    ("Acrobot", 2, "paper", ""): {"NRL": (-88, "5/5"), "BPTT": (-81, ""), "RMHL": (-471, "")},
+    ("Acrobot", 3, "paper", ""): {"NRL": (-88, "5/5"), "BPTT": (-84, ""), "RMHL": (-495, "")},
+    ("CartPole", 1, "paper", ""): {"NRL": (498, "5/5"), "BPTT": (499, ""), "RMHL": (82, "")},
+    ("CartPole", 2, "paper", ""): {"NRL": (500, "5/5"), "BPTT": (500, ""), "RMHL": (60, "")},
+    ("CartPole", 3, "paper", ""): {"NRL": (402, "4/5"), "BPTT": (500, ""), "RMHL": (36, "")},
 }
 """An independent simulation of the protocol: the mean return of the last 50 episodes, and how many seeds learned where
 that is known; of five seeds, or eight with what is recommended."""
@@ -58,17 +58,12 @@ class Summary(NamedTuple):
     low: float  # the ends of its confidence interval
     high: float
     made_with: list[str]
+    reference: tuple[float, str] | None
 
     @property
     def tally(self) -> str:
         """How many of how many seeds learned."""
         return f"{self.learned.sum()}/{len(self.finals)}"
-
-    @property
-    def reference(self) -> tuple[float, str] | None:
-        """What the independent simulation reached."""
-        case = (self.cell.task, self.cell.n_hidden, self.cell.setting)
-        return None if self.cell.change else REFERENCE.get(case, {}).get(self.cell.algorithm)
 
     @property
     def agrees(self) -> bool | None:
@@ -92,10 +87,12 @@ def summarize(results: Results) -> Summaries:
         curves = {seed: by_seed[seed].columns for seed in sorted(by_seed)}
         finals = np.array([recent_means(columns)[1][-1] for columns in curves.values()])
         learned, mean = task.score(finals) >= LEARNED, float(finals.mean())
-        speed = float(np.median([episodes_until(task.goal, columns) for columns in curves.values()]))
-        made_with = sorted({result.made_with for result in by_seed.values()})
+        passed = [(episodes[means > task.goal], np.inf) for episodes, means in map(recent_means, curves.values())]
+        speed = float(np.median([next(iter(episodes), never) for episodes, never in passed]))
         means = (mean, task.score(mean), speed, *interquartile_mean(finals))
-        summaries[cell] = Summary(cell, curves, finals, learned, *means, made_with)
+        made_with = sorted({result.made_with for result in by_seed.values()})
+        reference = REFERENCE.get((cell.task, cell.n_hidden, cell.setting, cell.change), {}).get(cell.algorithm)
+        summaries[cell] = Summary(cell, curves, finals, learned, *means, made_with, reference)
     return summaries
 
 
@@ -114,39 +111,26 @@ def recent_means(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     return columns["episode"][n_rows - 1 :], np.convolve(columns["return"], np.full(n_rows, 1 / n_rows), "valid")
 
 
-def episodes_until(goal: float, columns: Columns) -> float:
-    """After how many episodes the mean return of the last 50 was above a goal, infinite if it never was."""
-    episodes, means = recent_means(columns)
-    return float(next(iter(episodes[means > goal]), np.inf))
-
-
 def baseline_of(cell: Cell, summaries: Summaries) -> Summary | None:
     """BP with the setting of a cell or, if nothing else is recommended for BP, as published."""
     own, published = (Cell(cell.task, "BPTT", cell.n_hidden, setting) for setting in (cell.setting, "paper"))
     return summaries.get(own) or summaries.get(published)
 
 
-def reaches_bp(nrl: Summary, bp: Summary) -> bool | None:
-    """The paper's first claim: NRL ends where BP does, with every seed. None if it cannot be judged."""
-    if min(len(nrl.finals), len(bp.finals)) < len(SEEDS) or not all(bp.learned):
-        return None
-    return bool(all(nrl.learned) and nrl.score / bp.score >= COMPARABLE)
-
-
-def beats_rmhl(nrl: Summary, rmhl: Summary) -> bool | None:
-    """The paper's second claim: NRL ends above RMHL. None if it cannot be judged."""
-    return nrl.low > rmhl.high if min(len(nrl.finals), len(rmhl.finals)) >= len(SEEDS) else None
-
-
 def claims(nrl: Summary | None, bp: Summary | None, rmhl: Summary | None) -> str:
-    """Both verdicts in words."""
+    """
+    The verdicts on the paper's claims: that NRL ends where BP does, and that it ends above RMHL. They need all seeds
+    and, for the first, a BP that learned from each.
+    """
     parts = []
-    if nrl and bp:
-        verdict = {True: "reaches BP", False: "does not reach BP", None: "cannot be compared with BP"}
-        told = f"{nrl.score / bp.score:.0%}" if all(bp.learned) else f"which learned from {bp.tally}"
-        parts.append(f"{verdict[reaches_bp(nrl, bp)]} ({told})")
-    if nrl and rmhl and (beats := beats_rmhl(nrl, rmhl)) is not None:
-        parts.append(f"{'beats' if beats else 'does not beat'} RMHL")
+    if nrl and bp and not all(bp.learned):
+        parts.append(f"cannot be compared with BP (which learned from {bp.tally})")
+    elif nrl and bp:
+        enough = min(len(nrl.finals), len(bp.finals)) >= len(SEEDS)
+        verb = "reaches" if all(nrl.learned) and nrl.score / bp.score >= COMPARABLE else "does not reach"
+        parts.append(f"{verb if enough else 'has too few seeds to reach'} BP ({nrl.score / bp.score:.0%})")
+    if nrl and rmhl and min(len(nrl.finals), len(rmhl.finals)) >= len(SEEDS):
+        parts.append(f"{'beats' if nrl.low > rmhl.high else 'does not beat'} RMHL")
     return f"NRL {', '.join(parts)}" if parts else "–"
 
 
@@ -185,23 +169,18 @@ def count(episodes: float) -> str:
 
 def csv_table(summaries: Summaries) -> str:
     """The comparison as CSV, a line for each cell."""
+    header = "task,hidden_layers,setting,change,algorithm,mean,iqm,ci_low,ci_high,learned,seeds,finals,reference,"
+    header += "reference_learned,agrees,goal,episodes_to_goal,made_with"
     lines = []
     for cell, one in summaries.items():
-        reference, learned_there = one.reference or ("", "")
-        line = {
-            **{"task": cell.task, "hidden_layers": cell.n_hidden, "setting": cell.setting, "change": cell.change},
-            "algorithm": LABELS[cell.algorithm],
-            **{"mean": f"{one.mean:.2f}", "iqm": f"{one.iqm:.2f}"},
-            **{"ci_low": f"{one.low:.2f}", "ci_high": f"{one.high:.2f}"},
-            **{"learned": one.learned.sum(), "seeds": len(one.finals)},
-            "finals": " ".join(f"{value:.2f}" for value in one.finals),
-            **{"reference": reference, "reference_learned": learned_there},
-            "agrees": {None: "", True: "yes", False: "no"}[one.agrees],
-            **{"goal": f"{TASKS[cell.task].goal:.0f}", "episodes_to_goal": f"{one.speed:.0f}"},
-            "made_with": "; ".join(one.made_with),
-        }
-        lines.append(line)
-    return csv_text([list(lines[0]), *(list(line.values()) for line in lines)])
+        names = (cell.task, cell.n_hidden, cell.setting, cell.change, LABELS[cell.algorithm])
+        numbers = [f"{value:.2f}" for value in (one.mean, one.iqm, one.low, one.high)]
+        finals = " ".join(f"{value:.2f}" for value in one.finals)
+        agrees = {None: "", True: "yes", False: "no"}[one.agrees]
+        beside = (*(one.reference or ("", "")), agrees, f"{TASKS[cell.task].goal:.0f}", f"{one.speed:.0f}")
+        seeds = (one.learned.sum(), len(one.finals), finals)
+        lines.append((*names, *numbers, *seeds, *beside, "; ".join(one.made_with)))
+    return csv_text([header.split(","), *lines])
 
 
 # Findings
@@ -282,9 +261,7 @@ def _depth(summaries: Summaries) -> Iterator[str]:
 
 
 def _noisy_passes(summaries: Summaries, results: Results) -> Iterator[str]:
-    errors = [
-        result.columns["error"] for run, result in results.items() if run.measure is protocol.measure_noisy_passes
-    ]
+    errors = [one.columns["error"] for run, one in results.items() if run.measure is protocol.measure_noisy_passes]
     if errors:
         mean = np.mean(errors, axis=0)
         slope = np.polyfit(np.log(protocol.N_PASSES), np.log(mean), 1)[0]
