@@ -153,7 +153,8 @@ def ratios(results: Results) -> str:
     pairs += [(case, f"old: {case}") for case in CASES]
     rows = []
     for one, two in pairs:
-        values = [float(columns[one] / columns[two]) for columns, *_ in results.values() if two in columns]
+        rounds = [columns for columns, *_ in results.values() if one in columns and two in columns]
+        values = [float(columns[one] / columns[two]) for columns in rounds]
         if values:
             rows.append([one, two, f"{median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}"])
     return tables.markdown(("ratio of", "to", "median", "range"), rows)

@@ -33,10 +33,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import sb3_nrl.tuning
 import sb3_nrl.zoo
 import tests.envs
+from experiments.paper.protocol import TASKS, Cell
 from sb3_nrl import NRL, RMHL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.cli import main
-from experiments.paper.protocol import TASKS, Cell
 from sb3_nrl.zoo import ALGORITHMS, ExperimentManager, config_file
 
 PNG = b"\x89PNG"

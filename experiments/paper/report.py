@@ -253,7 +253,8 @@ def _depth(summaries: Summaries) -> Iterator[str]:
         )
         if nrl:
             slower = nrl[0] < nrl[1] < nrl[2] if np.isfinite(nrl).all() else None
-            told = "; ".join(f"{name} {', '.join(map(count, speeds))}" for name, speeds in (("NRL", nrl), ("BP", bp)))
+            both = [("NRL", nrl), ("BP", bp)] if bp else [("NRL", nrl)]
+            told = "; ".join(f"{name} {', '.join(map(count, speeds))}" for name, speeds in both)
             yield (
                 f"The paper: NRL needs more episodes with more hidden layers. Here in {task}, {SETTINGS[setting]}, "
                 f"until {TASKS[task].goal:.0f} with one, two and three: {told}: {_VERDICT[slower]}."
