@@ -47,7 +47,7 @@ _REACHING = {"dt": 10, "timing": {"fixation": 0, "reach": 3000}}
 TASKS = {
     "Reaching": Task("sb3_nrl.envs:neurogym/Reaching1D-v0", _REACHING, 1_000, 100, 128, -30.0, 300.0, 200.0, 0.25),
     "Acrobot": Task("Acrobot-v1", {}, 8_000, 800, 64, -500.0, 0.0, -100.0, 0.06),
-    "CartPole": Task("CartPole-v1", {}, 20_000, 2_000, 64, 0.0, 500.0, 475.0, 0.05),
+    "CartPole": Task("CartPole-v1", {}, 20_000, 1_500, 64, 0.0, 500.0, 475.0, 0.05),
 }
 LEARNING_RATES = {
     "Reaching": {"NRL": 1e-2, "BPTT": 1e-2, "RMHL": 1e-1},
