@@ -4,22 +4,21 @@ What each part of NRL is worth: the shipped settings with one change at a time, 
 A training ends when it passes the bar. ``docs/ablation.md`` explains the table.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from statistics import median
 
 from experiments import tables
-from experiments.execution import command_line, results_of_grid
+from experiments.execution import command_line, results_of
 from experiments.learning import PERCEPTUAL, middle, slug, training
 from experiments.runs import ROOT, Results, Run
 
 CARTPOLE, ACROBOT, MOUNTAIN_CAR, PENDULUM = "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1"
 TASKS = (CARTPOLE, ACROBOT, MOUNTAIN_CAR, PERCEPTUAL, PENDULUM)
-BOUNDED = (CARTPOLE, ACROBOT, PERCEPTUAL, PENDULUM)
-"""Where ``max_grad_norm`` bounds an update."""
+BOUNDED = (CARTPOLE, ACROBOT, PERCEPTUAL, PENDULUM)  # where max_grad_norm bounds an update
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,13 @@ def tabulate(results: Results) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then report everything."""
 
-    def make(_: argparse.Namespace, task: str, name: str, seed: int) -> Run | None:
-        return CHANGES[name].run(task, name, seed) if task in CHANGES[name].tasks else None
+    def plan(seeds: Sequence[int]) -> list[Run]:
+        cases = product(CHANGES, TASKS, seeds)
+        return [CHANGES[name].run(task, name, seed) for name, task, seed in cases if task in CHANGES[name].tasks]
 
     parser = command_line(__doc__ or "", "ablation", range(5), workers=1)
-    chosen, results, status = results_of_grid(parser, arguments, {"tasks": TASKS, "changes": CHANGES}, make)
+    chosen = parser.parse_args(arguments)
+    results, status = results_of(parser, chosen, plan)
     tables.publish(tabulate(results), chosen.out, "ablation", ROOT / "docs" / "ablation.md")
     return status
 

@@ -14,10 +14,9 @@ import secrets
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from itertools import product
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -144,6 +143,7 @@ def command_line(text: str, name: str, seeds: Sequence[int], workers: int | None
     add("--out", type=pathlib.Path, default=folder, help=f"folder of results (default: {folder}; committed: results/)")
     add("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=f"default: {listed}")
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    add("--only", nargs="+", default=[""], metavar="TEXT", help="do only runs whose file name has one of these in it")
     add("--workers", type=int, default=workers, metavar="N", help="runs at once (default: %(default)s)")
     add("--ray-address", metavar="ADDRESS", help="do the runs on this Ray cluster, --workers at once")
     add("--report", action="store_true", help="do no run, make tables and figures of those that are there")
@@ -151,33 +151,15 @@ def command_line(text: str, name: str, seeds: Sequence[int], workers: int | None
 
 
 def results_of(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, wanted: Sequence[Run], reported: Sequence[Run]
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, plan: Callable[[Sequence[int]], list[Run]]
 ) -> tuple[Results, int]:
-    """Do the runs that are wanted, read those that are reported too, and return all results and the exit status."""
+    """Do the planned runs of the chosen seeds, and return all results, those of other seeds too, and the status."""
     store, failed = Store(arguments.out), list[Run]()
+    chosen = dict.fromkeys(plan(arguments.seeds))
     if not arguments.report:
-        _, failed = execute(list(dict.fromkeys(wanted)), store, max(arguments.workers, 1), arguments.ray_address)
-    results = store.read_all(list(dict.fromkeys([*wanted, *reported])))
+        wanted = [run for run in chosen if any(part in run.name for part in arguments.only)]
+        _, failed = execute(wanted, store, max(arguments.workers, 1), arguments.ray_address)
+    results = store.read_all(list(chosen | dict.fromkeys(plan(parser.get_default("seeds")))))
     if not results:
         parser.error(f"there is no finished run in {arguments.out}")
     return results, int(bool(failed))
-
-
-def results_of_grid(
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str] | None,
-    choices: Mapping[str, Iterable[str]],
-    make: Callable[..., Run | None],
-) -> tuple[argparse.Namespace, Results, int]:
-    """
-    Parse a command line, and do what it asks for, where runs are all combinations of some choices and the seeds.
-
-    ``choices`` are options and their values. ``make`` gets the arguments and a combination, and makes a run or None.
-    """
-    seeds = parser.get_default("seeds")
-    for option, values in choices.items():
-        parser.add_argument(f"--{option}", nargs="+", choices=list(values), default=list(values), help="only these")
-    chosen = parser.parse_args(arguments)
-    wanted = (make(chosen, *case) for case in product(*(vars(chosen)[option] for option in choices), chosen.seeds))
-    reported = (make(chosen, *case) for case in product(*choices.values(), seeds))
-    return chosen, *results_of(parser, chosen, list(filter(None, wanted)), list(filter(None, reported)))

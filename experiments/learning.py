@@ -7,7 +7,6 @@ return of 100 evaluation episodes at the end. NRL and RMHL go on after the bar, 
 NRL with the constructor's defaults and one environment (``defaults``) stop at the bar.
 """
 
-import argparse
 import functools
 import json
 import math
@@ -34,13 +33,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import sb3_nrl.zoo
 from experiments import tables
-from experiments.execution import command_line, results_of_grid
+from experiments.execution import command_line, results_of
 from experiments.runs import ROOT, Columns, Results, Run
 
-N_EPISODES = 100
-"""Episodes of a mean."""
-N_ROWS = 200
-"""Of a learning curve that is kept."""
+N_EPISODES = 100  # episodes of a mean
+N_ROWS = 200  # of a learning curve that is kept
 STYLES = {
     "nrl": ("NRL", tables.BLUE, "-"),
     "defaults": ("NRL, defaults", tables.LIGHT_BLUE, "-"),
@@ -49,8 +46,7 @@ STYLES = {
     "ppo": ("PPO", tables.BLACK, "--"),
 }
 """Name, colour and line of each algorithm."""
-GO_ON = ("nrl", "rmhl")
-"""Those that do not stop at the bar."""
+GO_ON = ("nrl", "rmhl")  # those that do not stop at the bar
 
 
 class Goal(NamedTuple):
@@ -106,11 +102,7 @@ def slug(name: str) -> str:
 
 
 def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), **settings: Any) -> Run:
-    """
-    A training of ``"bptt"`` or an algorithm in ``STYLES`` from one seed.
-
-    ``changes`` are what differs from the config, as ``--hyperparams`` takes it, ``settings`` what differs from these.
-    """
+    """A training from one seed, with changes to the config, as ``--hyperparams`` takes them, and other settings."""
     settings = {
         "env": task,
         "algorithm": algorithm,
@@ -148,10 +140,8 @@ def train(settings: dict[str, Any]) -> Columns:
 
 def learning_curve(folder: pathlib.Path) -> Columns:
     """
-    Read the logs of each environment of a training.
-
-    At each end of an episode, ``steps`` and ``seconds`` are those of all environments until then, and ``return`` is the
-    mean return of the last 100 episodes, or of all if there were fewer.
+    From the logs of a training's environments, at each end of an episode: ``steps`` of all environments and ``seconds``
+    until then, and ``return``, the mean of the last 100 episodes, or of all if there were fewer.
     """
     logs = sorted(folder.glob("*.monitor.csv"))
     starts, rows = [], []
@@ -170,10 +160,7 @@ def learning_curve(folder: pathlib.Path) -> Columns:
 
 
 def judge(curve: Columns, bar: float) -> dict[str, float]:
-    """
-    Tell what became of a training: when the mean of 100 episodes passed the bar and the lowest mean from then on, NaN
-    if it never passed; the last mean, the number of steps, and the time of one.
-    """
+    """When the mean of 100 episodes passed the bar, the lowest mean from then on (NaN if it never passed), and the end."""
     steps, seconds, means = curve["steps"], curve["seconds"], curve["return"]
     passed = N_EPISODES - 1 + np.flatnonzero(means[N_EPISODES - 1 :] >= bar)
     at_bar = (steps[passed[0]], seconds[passed[0]], means[passed[0] :].min()) if len(passed) else [math.nan] * 3
@@ -267,11 +254,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__ or "", "learning", range(10), workers=1)
     parser.add_argument("--hyperparams", nargs="+", default=[], help="changes to the configs, as sb3-nrl train takes")
 
-    def make(chosen: argparse.Namespace, task: str, algorithm: str, seed: int) -> Run | None:
-        is_there = algorithm != "defaults" or task in ("CartPole-v1", "Acrobot-v1")
-        return training(task, algorithm, seed, chosen.hyperparams) if is_there else None
+    chosen = parser.parse_args(arguments)
 
-    chosen, results, status = results_of_grid(parser, arguments, {"tasks": GOALS, "algorithms": STYLES}, make)
+    def plan(seeds: Sequence[int]) -> list[Run]:
+        without_defaults = list(GOALS)[2:]
+        cases = (
+            case for case in product(GOALS, STYLES, seeds) if case[1] != "defaults" or case[0] not in without_defaults
+        )
+        return [training(*case, chosen.hyperparams) for case in cases]
+
+    results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))
     tables.publish(tabulate(results), chosen.out, "learning")
     return status

@@ -6,21 +6,20 @@ time, one noisy pass per step, noise normalised by layer. Beside them are NRL wi
 pairs, whose steps are as long as BPTT's, and NRL with a critic, in one setting for all tasks.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from itertools import product, starmap
 from typing import Any
 
 import numpy as np
 
 from experiments import tables
-from experiments.execution import command_line, results_of_grid
+from experiments.execution import command_line, results_of
 from experiments.paper.protocol import SEEDS, Cell, make_model
 from experiments.paper.protocol import TASKS as PAPERS_TASKS
 from experiments.runs import Columns, Results, Run
 
-N_TRIALS = 50
-"""Trials to a row of results, whose means are kept."""
+N_TRIALS = 50  # trials to a row of results, whose means are kept
 REACHING = PAPERS_TASKS["Reaching"].env_kwargs
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Reaching1D": (REACHING, 1_000),
@@ -53,7 +52,7 @@ def train(settings: dict[str, Any]) -> Columns:
     return {"return": means[:, 0], "performance": means[:, 1]}
 
 
-def training(_: argparse.Namespace, task: str, setting: str, seed: int) -> Run:
+def training(task: str, setting: str, seed: int) -> Run:
     """A training from one seed."""
     env_kwargs, n_trials = TASKS[task]
     algorithm, arguments = SETTINGS[setting]
@@ -83,7 +82,8 @@ def tabulate(results: Results) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then report everything."""
     parser = command_line(__doc__ or "", "neurogym", SEEDS)
-    chosen, results, status = results_of_grid(parser, arguments, {"tasks": TASKS, "settings": SETTINGS}, training)
+    chosen = parser.parse_args(arguments)
+    results, status = results_of(parser, chosen, lambda seeds: list(starmap(training, product(TASKS, SETTINGS, seeds))))
     tables.publish(tabulate(results), chosen.out, "neurogym")
     return status
 

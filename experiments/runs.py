@@ -76,24 +76,23 @@ class Store:
 
     def write(self, run: Run, result: Result) -> None:
         """Write the file of a run, whole or not at all."""
+
+        def none_if_nan(value: Any) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
         table = {name: value for name, value in result.columns.items() if np.ndim(value)}
         rows = [[f"{value:.10g}" for value in row] for row in zip(*table.values(), strict=True)]
         about = {
             "settings": run.settings,
             "made_with": result.made_with,
-            "seconds": _or_none(round(result.seconds, 3)),
-            "numbers": {name: _or_none(value) for name, value in result.columns.items() if name not in table},
+            "seconds": none_if_nan(round(result.seconds, 3)),
+            "numbers": {name: none_if_nan(value) for name, value in result.columns.items() if name not in table},
         }
         text = f"# {json.dumps(about, default=repr)}\n{csv_text([list(table), *rows])}"
         write_whole(self.path(run), f"# sha256 {_digest(text)}\n{text}")
 
     def read(self, run: Run) -> Result | None:
-        """
-        Read the file of a run.
-
-        :return: Its result, None if there is no file
-        :raises Unusable: If the file is corrupt, or was made with other settings
-        """
+        """The result of a run, None if there is no file; raises Unusable if it is corrupt or of other settings."""
         try:
             content = self.path(run).read_text(errors="replace")
         except FileNotFoundError:
@@ -154,10 +153,6 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _or_none(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

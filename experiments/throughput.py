@@ -18,10 +18,10 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
 from matplotlib.figure import Figure
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -40,7 +40,7 @@ ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "RMHL": (RMHL, PAPER["RMHL"]),
     "BPTT": (BPTT, PAPER["BPTT"]),
     "A2C": (A2C, {}),
-    "PPO": (PPO, {}),  # but it collects 2,048 steps from all environments together
+    "PPO": (PPO, {}),
 }
 ACTION_SPACES = {"MultiDiscrete": spaces.MultiDiscrete([2]), "MultiBinary": spaces.MultiBinary(1)}
 CASES = [
@@ -61,18 +61,6 @@ LABELS = {
     "plain loop": ("the paper's equations in PyTorch", tables.GREY),
 }
 """What is shown, and its colour: for comparison, this package, or Stable-Baselines3."""
-
-
-class OtherActions(gymnasium.ActionWrapper):
-    """CartPole's two actions in another action space."""
-
-    def __init__(self, env: gymnasium.Env, action_space: spaces.Space) -> None:
-        super().__init__(env)
-        self.action_space = action_space
-
-    def action(self, action: Any) -> int:
-        """The action of CartPole."""
-        return int(action[0])
 
 
 class Stopwatch(BaseCallback):
@@ -97,8 +85,11 @@ class Stopwatch(BaseCallback):
 def measure(case: str, seconds: float) -> float:
     """Steps per second of a case."""
     name, n_envs, space = case.split(" / ")
-    wrapper = (lambda env: OtherActions(env, ACTION_SPACES[space])) if space in ACTION_SPACES else None
-    env = make_vec_env("CartPole-v1", int(n_envs), seed=0, wrapper_class=wrapper)
+
+    def wrap(env: Any) -> Any:
+        return TransformAction(env, lambda action: int(action[0]), ACTION_SPACES[space])
+
+    env = make_vec_env("CartPole-v1", int(n_envs), seed=0, wrapper_class=wrap if space in ACTION_SPACES else None)
     if name == ALONE:
         env.reset()
         actions = [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(100)]
@@ -108,7 +99,7 @@ def measure(case: str, seconds: float) -> float:
             n_steps += 1
         return n_steps * env.num_envs / (perf_counter() - start)
     algorithm, arguments = ALGORITHMS[name]
-    more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}
+    more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}  # whatever the number of environments
     watch = Stopwatch(seconds)
     algorithm("MlpPolicy", env, seed=0, device="cpu", **arguments, **more).learn(10**9, watch)
     return (watch.end[0] - watch.start[0]) / (watch.end[1] - watch.start[1])
@@ -198,8 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (chosen.report and path.exists()):
         against = str(chosen.against.resolve()) if chosen.against else None
         settings = {"cases": CASES, "seconds": chosen.seconds, "against": against}
-        rounds = [Run(f"round-{turn}", measure_round, settings, turn) for turn in chosen.seeds]
-        results, status = results_of(parser, chosen, rounds, [])
+        results, status = results_of(
+            parser, chosen, lambda seeds: [Run(f"round-{seed}", measure_round, settings, seed) for seed in seeds]
+        )
         rows = [
             ("CartPole-v1", *case.split(" / "), run.seed, f"{rate:.0f}", made_with)
             for run, (columns, _, made_with) in results.items()

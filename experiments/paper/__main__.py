@@ -17,7 +17,7 @@ from experiments.execution import command_line, results_of
 from experiments.paper.figures import draw
 from experiments.paper.protocol import CELLS, SEEDS, plan
 from experiments.paper.report import csv_table, findings, summarize, table
-from experiments.runs import write_whole
+from experiments.runs import Run, Store, write_whole
 from experiments.tables import publish, save
 
 
@@ -25,23 +25,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says, and return the exit status."""
     parser = command_line(__doc__ or "", "reproduction", SEEDS)
     parser.add_argument("figures", nargs="+", choices=(*CELLS, "all"), metavar="FIGURE", help="see above")
-    parser.add_argument("--quick", action="store_true", help="fewer, shorter trainings from two seeds, in minutes")
+    parser.add_argument("--quick", action="store_true", help="with fig1: few and short trainings, in minutes")
     chosen = parser.parse_args(arguments)
     figures = list(CELLS) if "all" in chosen.figures else chosen.figures
-    seeds = SEEDS[:2] if chosen.quick and chosen.seeds == list(SEEDS) else chosen.seeds
-    chosen.out = chosen.out / "quick" if chosen.quick else chosen.out
+    if chosen.quick:
+        if figures != ["fig1"]:
+            parser.error("--quick goes with fig1 alone")
+        chosen.out, chosen.seeds = chosen.out / "quick", chosen.seeds[:2]
 
-    everything = {figure: plan(figure, list(seeds), chosen.quick) for figure in CELLS}
-    needed = [run for figure in figures for run in everything[figure]]
-    results, status = results_of(parser, chosen, needed, [run for runs in everything.values() for run in runs])
+    def runs_of(figures: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+        return [run for figure in figures for run in plan(figure, seeds, chosen.quick)]
+
+    _, status = results_of(parser, chosen, lambda seeds: runs_of(figures, seeds))
+    seeds = sorted({*chosen.seeds, *SEEDS})
+    results = Store(chosen.out).read_all(list(dict.fromkeys(runs_of(figures if chosen.quick else list(CELLS), seeds))))
     summaries = summarize(results)
     for figure in figures:
         here = {cell: summaries[cell] for cell in CELLS[figure] if cell in summaries}
         save(draw(figure, here, results), chosen.out / f"{figure}.png")
     comparison = table(summaries)
-    if chosen.quick:
-        comparison = f"These trainings are too short to be compared with the paper's.\n\n{comparison}"
     told = [f"- {line}" for line in findings(summaries, results)]
+    if chosen.quick:
+        told = ["These trainings are too short to be compared with the paper's."]
     publish(comparison, chosen.out, "reproduction")
     print("", *told, sep="\n")
     write_whole(chosen.out / "table.md", "\n".join([comparison, "", *told, ""]))

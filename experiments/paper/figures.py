@@ -14,8 +14,7 @@ from experiments.paper.report import Summaries, Summary, baseline_of
 from experiments.runs import Columns, Results
 from experiments.tables import BLACK, BLUE, GREEN, ORANGE
 
-Style = tuple[str, Any, str]
-"""Colour, line, and name."""
+Style = tuple[str, Any, str]  # colour, line, and name
 STYLES: dict[str, Style] = {
     "NRL": (BLUE, "-", LABELS["NRL"]),
     "BPTT": (BLACK, "--", LABELS["BPTT"]),
@@ -118,10 +117,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
 
 
 def _draw_curves(axes: Axes, styled: list[tuple[Summary, Style]], title: str, each_seed: bool = True) -> None:
-    """
-    A thin line for each seed, and a thick one for their mean. To their right, a mark for each seed's final return, a
-    cross if it did not learn, and the interquartile mean with its interval.
-    """
+    """A line for each seed and for their mean, and beside them the final returns and their interquartile mean."""
     counts = ", ".join(f"{style[2]} {summary.tally}".replace(" ", "\u00a0") for summary, style in styled)
     axes.set_title(f"{title}\n{textwrap.fill(f'seeds that learned: {counts}', 72)}", fontsize="medium")
     for place, (summary, (color, line, _)) in enumerate(styled):

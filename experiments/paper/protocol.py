@@ -1,6 +1,7 @@
 """The paper's protocol (Table 2, Appendix B): tasks, settings, trainings, measurements, and what each figure needs."""
 
 import sys
+from collections.abc import Sequence
 from itertools import compress, product
 from typing import Any, NamedTuple
 
@@ -15,14 +16,11 @@ from experiments.runs import Columns, Run
 from sb3_nrl import PAPER
 from sb3_nrl.callbacks import GradientAlignmentCallback
 
-LABELS = {"NRL": "NRL", "BPTT": "BP", "RMHL": "RMHL"}
-"""The algorithms, and their names in the paper."""
+LABELS = {"NRL": "NRL", "BPTT": "BP", "RMHL": "RMHL"}  # the algorithms, and their names in the paper
 SETTINGS = {"paper": "as published", "recommended": "recommended"}
 SEEDS = (0, 1, 2, 3, 4)
-N_LAST = 50
-"""The final performance is the mean return of so many episodes at the end."""
-BASELINE_PASSES = "clean_passes"
-"""The argument that replaces the clean pass by the mean of noisy passes."""
+N_LAST = 50  # the final performance is the mean return of so many episodes at the end
+BASELINE_PASSES = "clean_passes"  # the argument that replaces the clean pass by the mean of noisy passes
 
 
 class Task(NamedTuple):
@@ -177,7 +175,8 @@ def train(settings: dict[str, Any]) -> Columns:
         n_missing = settings["n_episodes"] - len(env.get_episode_rewards())
     (worst,) = (task.worst for task in TASKS.values() if task.env == settings["env"])
     n_episodes = settings["n_episodes"]
-    size = max(n for n in range(1, N_LAST + 1) if N_LAST % n == n_episodes % n == 0 and n <= max(n_episodes / 80, 1))
+    longest = max(n_episodes / 80, min(n_episodes / 20, 5), 1)
+    size = max(n for n in range(1, N_LAST + 1) if N_LAST % n == n_episodes % n == 0 and n <= longest)
     return {
         "episode": np.arange(size, n_episodes + 1, size),
         "return": np.reshape(env.get_episode_rewards() + [worst] * n_missing, (-1, size)).mean(1),
@@ -256,11 +255,9 @@ def measure_untrained(settings: dict[str, Any]) -> Columns:
 
 N_PASSES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 HEAD_GAINS = [1.0, SMALL_HEAD]
-SMALL_NOISE = 1e-3
-"""The paper's σ."""
+SMALL_NOISE = 1e-3  # the paper's σ
 CASES = [*((SMALL_NOISE, n) for n in (1, 10, 100, 1000)), *((std, 1000) for std in (0.01, 0.1, 0.3, 1.0))]
 """σ, and noise samples per step."""
-QUICK_CASES = [(SMALL_NOISE, 1), (SMALL_NOISE, 10), (SMALL_NOISE, 100), (1.0, 100)]
 
 
 def _benchmark(task: str, n_hidden: int) -> list[Cell]:
@@ -285,35 +282,26 @@ CELLS: dict[str, list[Cell]] = {
     "noise": [_REPAIRED._replace(change=change) for change in ("", "uniform", "rademacher", "poisson")],
 }
 """What is trained for each figure."""
-QUICK_CELLS: dict[str, list[Cell]] = {
-    "fig1": _benchmark("Reaching", 1) + _benchmark("CartPole", 1),
-    "fig2": _benchmark("Acrobot", 2)[3:],
-    "fig3": _benchmark("CartPole", 2),
-    "fig4": [_REPAIRED, _REPAIRED._replace(change="10 passes")],
-    "noise": [],
-}
-"""What is trained for each figure with ``--quick``."""
+QUICK_CELLS = _benchmark("Reaching", 1) + _benchmark("CartPole", 1)  # what is trained for a first look at Figure 1
 
 
-def plan(figure: str, seeds: list[int], quick: bool = False) -> list[Run]:
-    """The runs that a figure, a key of ``CELLS``, needs; with ``quick`` fewer and shorter ones."""
-    cells, runs = (QUICK_CELLS if quick else CELLS)[figure], []
+def plan(figure: str, seeds: Sequence[int], quick: bool = False) -> list[Run]:
+    """The runs that a figure, a key of ``CELLS``, needs; with ``quick`` those of a first look at Figure 1."""
+    cells, runs = QUICK_CELLS if quick else CELLS[figure], []
     for cell, seed in product(cells, seeds):
         task = TASKS[cell.task]
         n_episodes = task.n_quick if quick else task.n_episodes
         settings = cell.settings(seed, n_episodes)
         runs.append(Run(f"{cell.name}_seed-{seed}", train, settings, seed, n_episodes * task.seconds, cell))
-    depths = sorted({cell.n_hidden for cell in cells if cell.task == "Acrobot"})
-    for n_hidden in depths if figure in ("fig1", "fig2") and not quick else ():
+    for n_hidden in {"fig1": (1,), "fig2": (2, 3)}.get(figure, ()) if not quick else ():
         settings = Cell("Acrobot", "NRL", n_hidden).settings(0, 200) | {"n_policies": 20, "head_gains": HEAD_GAINS}
         runs.append(Run(f"Acrobot/untrained_{n_hidden}-hidden", measure_untrained, settings, 0, 400.0, n_hidden))
     for seed in seeds if figure == "fig4" else ():
         settings = Cell("Acrobot", "NRL").settings(seed, 0) | {"n_steps": 500, "n_passes": N_PASSES}
         runs.append(Run(f"Acrobot/clean-pass-error_seed-{seed}", measure_noisy_passes, settings, seed, 2.0))
-    noises = product((1,) if quick else (1, 2, 3), CELLS["noise"], seeds) if figure == "noise" else ()
-    for n_hidden, noise, seed in noises:
+    for n_hidden, noise, seed in product((1, 2, 3), CELLS["noise"], seeds) if figure == "noise" else ():
         cell = Cell("CartPole", "NRL", n_hidden, change=noise.change)
-        settings = cell.settings(seed, 4 if quick else 30) | {"cases": QUICK_CASES if quick else CASES}
+        settings = cell.settings(seed, 30) | {"cases": CASES}
         settings["arguments"]["learning_rate"] = 0.0
         runs.append(Run(f"{cell.name}_alignment_seed-{seed}", measure_alignment, settings, seed, 10.0 * n_hidden, cell))
     return runs

@@ -12,12 +12,9 @@ from experiments.paper import protocol
 from experiments.paper.protocol import CHANGES, LABELS, N_LAST, RECOMMENDED, SEEDS, SETTINGS, TASKS, Cell
 from experiments.runs import Columns, Result, Results, csv_text
 
-LEARNED = 0.5
-"""A training learned if its final return has this score, from the worst return (0) to the best one (1)."""
-COMPARABLE = 0.95
-"""NRL reaches BP if its score is at least this part of BP's."""
-SAME = 0.05
-"""The part of a task's range by which a result and the reference may differ."""
+LEARNED = 0.5  # A training learned if its final return has this score, from the worst return (0) to the best one (1)
+COMPARABLE = 0.95  # NRL reaches BP if its score is at least this part of BP's
+SAME = 0.05  # the part of a task's range by which a result and the reference may differ
 N_BOOTSTRAPS = 1_000
 
 REFERENCE = {
@@ -118,10 +115,7 @@ def baseline_of(cell: Cell, summaries: Summaries) -> Summary | None:
 
 
 def claims(nrl: Summary | None, bp: Summary | None, rmhl: Summary | None) -> str:
-    """
-    The verdicts on the paper's claims: that NRL ends where BP does, and that it ends above RMHL. They need all seeds
-    and, for the first, a BP that learned from each.
-    """
+    """The verdicts on the paper's claims: that NRL ends where BP does, and that it ends above RMHL."""
     parts = []
     if nrl and bp and not all(bp.learned):
         parts.append(f"cannot be compared with BP (which learned from {bp.tally})")
