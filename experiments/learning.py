@@ -8,6 +8,7 @@ NRL with the constructor's defaults and one environment (``defaults``) stop at t
 """
 
 import functools
+import importlib
 import json
 import math
 import os
@@ -46,6 +47,7 @@ STYLES = {
     "ppo": ("PPO", tables.BLACK, "--"),
 }
 """Name, colour and line of each algorithm."""
+DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks of NRL with its defaults
 GO_ON = ("nrl", "rmhl")  # those that do not stop at the bar
 
 
@@ -160,7 +162,7 @@ def learning_curve(folder: pathlib.Path) -> Columns:
 
 
 def judge(curve: Columns, bar: float) -> dict[str, float]:
-    """When the mean of 100 episodes passed the bar, the lowest mean from then on (NaN if it never passed), and the end."""
+    """When the mean of 100 episodes passed the bar, the lowest mean after that, both NaN if never, and the end."""
     steps, seconds, means = curve["steps"], curve["seconds"], curve["return"]
     passed = N_EPISODES - 1 + np.flatnonzero(means[N_EPISODES - 1 :] >= bar)
     at_bar = (steps[passed[0]], seconds[passed[0]], means[passed[0] :].min()) if len(passed) else [math.nan] * 3
@@ -171,6 +173,8 @@ def judge(curve: Columns, bar: float) -> dict[str, float]:
 def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episodes: int) -> float:
     """The mean return of the trained policy's likeliest actions."""
     sb3_nrl.zoo.register()
+    if task.startswith("neurogym/"):
+        importlib.import_module("sb3_nrl.envs")
     path = folder / task.replace("/", "-")
     hyperparams, statistics = get_saved_hyperparams(str(path), test_mode=True)
     env = create_test_env(task, stats_path=statistics, seed=10_000 + seed, should_render=False, hyperparams=hyperparams)
@@ -257,11 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
 
     def plan(seeds: Sequence[int]) -> list[Run]:
-        without_defaults = list(GOALS)[2:]
-        cases = (
-            case for case in product(GOALS, STYLES, seeds) if case[1] != "defaults" or case[0] not in without_defaults
-        )
-        return [training(*case, chosen.hyperparams) for case in cases]
+        cases = product(GOALS, STYLES, seeds)
+        return [training(*case, chosen.hyperparams) for case in cases if case[1] != "defaults" or case[0] in DEFAULTS]
 
     results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))

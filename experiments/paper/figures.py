@@ -119,7 +119,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
 def _draw_curves(axes: Axes, styled: list[tuple[Summary, Style]], title: str, each_seed: bool = True) -> None:
     """A line for each seed and for their mean, and beside them the final returns and their interquartile mean."""
     counts = ", ".join(f"{style[2]} {summary.tally}".replace(" ", "\u00a0") for summary, style in styled)
-    axes.set_title(f"{title}\n{textwrap.fill(f'seeds that learned: {counts}', 72)}", fontsize="medium")
+    axes.set_title(f"{title}\n{textwrap.fill(f'seeds that learned: {counts}', 48)}", fontsize="medium")
     for place, (summary, (color, line, _)) in enumerate(styled):
         x = summary.curves[min(summary.curves)]["episode"]
         curves = np.array([columns["return"] for columns in summary.curves.values()])
