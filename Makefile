@@ -4,11 +4,11 @@ PYTEST_ARGS ?=
 
 bin  := .venv/bin
 pip  := $(bin)/python -m pip install -c constraints.txt
-code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples benchmarks)))))
+code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments)))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench learning-bench ablation check lint type format clean
+.PHONY: help demo test reproduce learning-bench ablation bench results check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,14 +19,24 @@ demo: .venv/.installed  ## train NRL on a small task, in .venv
 test: .venv/.installed  ## run the whole test-suite (WORKERS=2, PYTEST_ARGS=)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-bench: .venv/.installed  ## measure steps per second: results/throughput.csv, docs/throughput.png
-	$(bin)/python benchmarks/throughput.py
+reproduce: .venv/.installed  ## train for the figures of the paper (hours): runs/reproduction (ARGS="fig1 --quick")
+	$(bin)/python -m experiments.paper $(or $(ARGS),all)
 
-learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): results/learning.csv, a table, a figure
-	$(bin)/python benchmarks/learning.py
+learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): runs/learning (ARGS=)
+	$(bin)/python -m experiments.learning $(ARGS)
 
-ablation: .venv/.installed  ## train NRL with one thing changed at a time (hours): docs/ablation.md
-	$(bin)/python benchmarks/ablation.py
+ablation: .venv/.installed  ## train NRL with one thing changed at a time (hours): runs/ablation (ARGS=)
+	$(bin)/python -m experiments.ablation $(ARGS)
+
+bench: .venv/.installed  ## measure steps per second: runs/throughput (ARGS="--against PATH")
+	$(bin)/python -m experiments.throughput $(ARGS)
+
+results: .venv/.installed  ## make all tables and figures again from the committed runs, without training
+	$(bin)/python -m experiments.paper all --report --out results/reproduction
+	$(bin)/python -m experiments.learning --report --out results/learning
+	$(bin)/python -m experiments.ablation --report --out results/ablation
+	$(bin)/python -m experiments.neurogym_tasks --report --out results/neurogym
+	$(bin)/python -m experiments.throughput --report --out results/throughput
 
 check: lint type  ## all static checks
 

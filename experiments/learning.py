@@ -1,0 +1,274 @@
+"""
+How many steps and seconds NRL needs with the shipped configs, beside RMHL, A2C and PPO.
+
+Trains what is missing through ``sb3-nrl train``, A2C and PPO with the RL Zoo's configs, and makes a table and a figure:
+steps and seconds until the mean return of 100 episodes passes the bar, the lowest such mean after that, and the mean
+return of 100 evaluation episodes at the end. NRL and RMHL go on after the bar, to show whether they hold. A2C, PPO, and
+NRL with the constructor's defaults and one environment (``defaults``) stop at the bar.
+"""
+
+import functools
+import importlib
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import product
+from statistics import NormalDist, median
+from typing import Any, NamedTuple
+
+import numpy as np
+import rl_zoo3
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+from rl_zoo3.utils import create_test_env, get_saved_hyperparams
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import sb3_nrl.zoo
+from experiments import tables
+from experiments.execution import command_line, results_of
+from experiments.runs import ROOT, Columns, Results, Run
+
+N_EPISODES = 100  # episodes of a mean
+N_ROWS = 200  # of a learning curve that is kept
+STYLES = {
+    "nrl": ("NRL", tables.BLUE, "-"),
+    "defaults": ("NRL, defaults", tables.LIGHT_BLUE, "-"),
+    "rmhl": ("RMHL", tables.ORANGE, ":"),
+    "a2c": ("A2C", tables.GREEN, "-."),
+    "ppo": ("PPO", tables.BLACK, "--"),
+}
+"""Name, colour and line of each algorithm."""
+DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks of NRL with its defaults
+GO_ON = ("nrl", "rmhl")  # those that do not stop at the bar
+
+
+class Goal(NamedTuple):
+    """What is to be reached on a task."""
+
+    bar: float  # mean return of 100 episodes
+    floor: float  # a lower mean later on does not count as holding: 80 % of the bar, or 125 % of costs
+    steps: str  # within which half of the seeds (all seeds) are to pass the bar
+
+
+PERCEPTUAL = "neurogym/PerceptualDecisionMaking-v0"
+_EVIDENCE = np.array([0, 6.4, 12.8, 25.6, 51.2]) / 100 / math.hypot(0.1, 0.1) * math.sqrt(20)
+"""Of each coherence: both stimuli's difference in 20 frames, in standard deviations of its noise."""
+BEST = float(np.mean([NormalDist().cdf(evidence) for evidence in _EVIDENCE]))
+"""Mean reward of choosing the side that the whole stimulus speaks for."""
+GOALS = {
+    "CartPole-v1": Goal(475, 380, "70,000 (150,000)"),
+    "Acrobot-v1": Goal(-100, -125, "50,000 (150,000)"),
+    "MountainCarContinuous-v0": Goal(90, 72, "60,000 (200,000)"),
+    "Pendulum-v1": Goal(-200, -250, "200,000 (500,000)"),
+    "LunarLander-v3": Goal(200, 160, "500,000 (1,000,000)"),
+    PERCEPTUAL: Goal(0.9 * BEST, 0.72 * BEST, "A2C's (twice that)"),
+}
+
+
+class StopAtBar(BaseCallback):
+    """Ends a training when the mean return of 100 episodes passes a bar."""
+
+    def __init__(self, bar: float) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def _on_step(self) -> bool:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        return len(returns) < N_EPISODES or sum(returns) < N_EPISODES * self.bar
+
+
+@functools.cache
+def config(task: str, algorithm: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The hyper-parameters of an algorithm, and where they are."""
+    file = ROOT / "zoo_configs" / f"{algorithm}.yml"
+    if algorithm in ("a2c", "ppo"):
+        file = pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
+    if algorithm == "defaults" or (algorithm in ("a2c", "ppo") and task == PERCEPTUAL):  # which the zoo has none for
+        file = ROOT / "experiments" / "defaults.yml"
+    configs = yaml.safe_load(file.read_text())
+    return file, configs.get(task, configs.get("default"))
+
+
+def slug(name: str) -> str:
+    """A part of a file name."""
+    return re.sub(r"[^a-zA-Z0-9.]+", "-", name.replace("γ", "gamma")).strip("-")
+
+
+def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), **settings: Any) -> Run:
+    """A training from one seed, with changes to the config, as ``--hyperparams`` takes them, and other settings."""
+    settings = {
+        "env": task,
+        "algorithm": algorithm,
+        "config": config(task, algorithm)[1],
+        "changes": list(changes),
+        "bar": GOALS[task].bar,
+        "stop": algorithm not in GO_ON,
+        "n_eval_episodes": N_EPISODES,
+        "seed": seed,
+        **settings,
+    }
+    name = "_".join([slug(task), algorithm, *map(slug, changes), str(seed)])
+    return Run(name, train, settings, seed, settings["config"]["n_timesteps"] / 3_000, (task, algorithm))
+
+
+def train(settings: dict[str, Any]) -> Columns:
+    """Train as a user would, and evaluate: the learning curve, and what :func:`judge` tells of it."""
+    task, algorithm, seed = settings["env"], settings["algorithm"], settings["seed"]
+    algo = "nrl" if algorithm == "defaults" else algorithm
+    stop = [f"callback:{{'experiments.learning.StopAtBar': {{'bar': {settings['bar']}}}}}"] * settings["stop"]
+    changes = [*settings["changes"], *stop]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
+        command += ["--conf-file", str(config(task, algorithm)[0]), "-f", folder, "--eval-freq", "-1"]
+        command += ["--verbose", "0", *(["--hyperparams", *changes] if changes else [])]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
+        (run,) = (pathlib.Path(folder) / algo).glob("*_1")
+        curve = learning_curve(run)
+        numbers = judge(curve, settings["bar"])
+        if settings["n_eval_episodes"]:
+            numbers["evaluation"] = evaluate(run, task, algo, seed, settings["n_eval_episodes"])
+    kept = np.unique(np.linspace(0, len(curve["steps"]) - 1, N_ROWS).round().astype(int))
+    return {name: values[kept] for name, values in curve.items()} | {n: np.array(v) for n, v in numbers.items()}
+
+
+def learning_curve(folder: pathlib.Path) -> Columns:
+    """
+    From the logs of a training's environments, at each end of an episode: ``steps`` of all environments and ``seconds``
+    until then, and ``return``, the mean of the last 100 episodes, or of all if there were fewer.
+    """
+    logs = sorted(folder.glob("*.monitor.csv"))
+    starts, rows = [], []
+    for log in logs:
+        header, _, *lines = log.read_text().splitlines()
+        starts.append(json.loads(header.removeprefix("#"))["t_start"])
+        steps = 0
+        for line in lines:
+            reward, length, seconds, *_ = map(float, line.split(","))
+            steps += int(length)
+            rows.append((starts[-1] + seconds, steps * len(logs), reward))
+    ends, all_steps, returns = np.array(sorted(rows)).T
+    sums = np.concatenate([np.zeros(N_EPISODES), np.cumsum(returns)])
+    means = (sums[N_EPISODES:] - sums[:-N_EPISODES]) / np.minimum(np.arange(1, len(returns) + 1), N_EPISODES)
+    return {"steps": all_steps, "seconds": ends - min(starts), "return": means}
+
+
+def judge(curve: Columns, bar: float) -> dict[str, float]:
+    """When the mean of 100 episodes passed the bar, the lowest mean after that, both NaN if never, and the end."""
+    steps, seconds, means = curve["steps"], curve["seconds"], curve["return"]
+    passed = N_EPISODES - 1 + np.flatnonzero(means[N_EPISODES - 1 :] >= bar)
+    at_bar = (steps[passed[0]], seconds[passed[0]], means[passed[0] :].min()) if len(passed) else [math.nan] * 3
+    names = ("passed_steps", "passed_seconds", "lowest", "last", "n_steps", "seconds_per_step")
+    return dict(zip(names, (*at_bar, means[-1], steps[-1], seconds[-1] / steps[-1]), strict=True))
+
+
+def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episodes: int) -> float:
+    """The mean return of the trained policy's likeliest actions."""
+    sb3_nrl.zoo.register()
+    if task.startswith("neurogym/"):
+        importlib.import_module("sb3_nrl.envs")
+    path = folder / task.replace("/", "-")
+    hyperparams, statistics = get_saved_hyperparams(str(path), test_mode=True)
+    env = create_test_env(task, stats_path=statistics, seed=10_000 + seed, should_render=False, hyperparams=hyperparams)
+    model = rl_zoo3.ALGOS[algorithm].load(path.with_suffix(path.suffix + ".zip"), device="cpu")
+    return float(np.mean(evaluate_policy(model, env, n_episodes)[0]))
+
+
+def tabulate(results: Results) -> str:
+    """One row for each task and algorithm, in Markdown."""
+    rows = []
+    for task, algorithm in product(GOALS, STYLES):
+        runs = [result.columns for run, result in results.items() if run.of == (task, algorithm)]
+        if runs:
+            steps, seconds = ([run[name].item() for run in runs] for name in ("passed_steps", "passed_seconds"))
+            evaluations = [run["evaluation"].item() for run in runs]
+            lowest = [run["lowest"].item() for run in runs if not math.isnan(run["lowest"])]
+            n_held = sum(low >= GOALS[task].floor for low in lowest)
+            held = f"{n_held} of {len(lowest)} ({min(lowest):.3g})" if lowest else "–"
+            is_first = algorithm == "nrl"
+            rows.append(
+                [
+                    *((task, f"{GOALS[task].bar:.3g}") if is_first else ("", "")),
+                    STYLES[algorithm][0],
+                    f"{len(lowest)} of {len(runs)}",
+                    f"{middle(steps)} ({middle(steps, max)})",
+                    GOALS[task].steps if is_first else "",
+                    middle(seconds),
+                    held if algorithm in GO_ON else "",
+                    f"{np.mean(evaluations):.3g} ({min(evaluations):.3g})",
+                ]
+            )
+    until = "steps until then: median (most)"
+    return tables.markdown(
+        ("", "bar", "", "passed", until, "goal", "seconds", "held (lowest mean)", "evaluation"), rows
+    )
+
+
+def middle(values: Sequence[float], take: Callable[[list[float]], float] = median) -> str:
+    """The median, or another statistic, where NaN is larger than everything and shown as a dash."""
+    value = take([math.inf if math.isnan(value) else value for value in values])
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def draw(results: Results) -> Figure:
+    """
+    The median over seeds and their range, against steps and seconds, until the first seed ends. Circles are the ends of
+    trainings that stopped at the bar. RMHL is shown no longer than the others.
+    """
+    tasks = [task for task in GOALS if any(run.of[0] == task for run in results)]
+    figure = Figure(figsize=(9, 2.3 * len(tasks)), layout="constrained")
+    panels = figure.subplots(len(tasks), 2, squeeze=False, sharey="row")
+    for (task, row), (column, x) in product(zip(tasks, panels, strict=True), enumerate(("steps", "seconds"))):
+        axes, bar = row[column], GOALS[task].bar
+        curves = {a: [result.columns for run, result in results.items() if run.of == (task, a)] for a in STYLES}
+        longest = max(curve[x][-1] for algorithm, own in curves.items() if algorithm != "rmhl" for curve in own)
+        axes.axhline(bar, color="0.6", linewidth=0.8, zorder=0)
+        axes.annotate(f" bar {bar:.3g}", (1, bar), xycoords=("axes fraction", "data"), va="center", fontsize="small")
+        for algorithm, (_, color, line) in STYLES.items():
+            if own := curves[algorithm]:
+                grid = np.linspace(0, min(longest, *(curve[x][-1] for curve in own)), N_ROWS)
+                means = np.array([np.interp(grid, curve[x], curve["return"], left=np.nan) for curve in own])
+                begun = ~np.isnan(means).any(axis=0)
+                low, center, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
+                axes.plot(grid[begun], center, line, color=color)
+                axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
+                if algorithm not in GO_ON:
+                    ends = np.array([(curve[x][-1], curve["return"][-1]) for curve in own])
+                    axes.plot(*ends.T, "o", color=color, markersize=4, markerfacecolor="white")
+        axes.set(xlabel=x, title=task.split("/")[-1], xlim=(0, 1.03 * longest))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supylabel("mean return of 100 episodes")
+    handles = [Line2D([], [], color=color, linestyle=line, label=label) for label, color, line in STYLES.values()]  # type: ignore[arg-type]
+    end = Line2D([], [], color="0.4", marker="o", linewidth=0, markerfacecolor="white", label="a seed stopped")
+    figure.legend(handles=[*handles, end], loc="outside upper center", ncols=6, frameon=False)
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, then report everything."""
+    parser = command_line(__doc__ or "", "learning", range(10), workers=1)
+    parser.add_argument("--hyperparams", nargs="+", default=[], help="changes to the configs, as sb3-nrl train takes")
+
+    chosen = parser.parse_args(arguments)
+
+    def plan(seeds: Sequence[int]) -> list[Run]:
+        cases = product(GOALS, STYLES, seeds)
+        return [training(*case, chosen.hyperparams) for case in cases if case[1] != "defaults" or case[0] in DEFAULTS]
+
+    results, status = results_of(parser, chosen, plan)
+    tables.save(draw(results), chosen.out.with_suffix(".png"))
+    tables.publish(tabulate(results), chosen.out, "learning")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""
+NeuroGym tasks that a network without memory can do: NRL, BPTT and RMHL from five seeds.
+
+The settings are the paper's for Reaching1D (Table 2), on all tasks: one hidden layer of 128 nodes, every step a reward
+time, one noisy pass per step, noise normalised by layer. Beside them are NRL with unbiased updates of eight antithetic
+pairs, whose steps are as long as BPTT's, and NRL with a critic, in one setting for all tasks.
+"""
+
+import sys
+from collections.abc import Sequence
+from itertools import product, starmap
+from typing import Any
+
+import numpy as np
+
+from experiments import tables
+from experiments.execution import command_line, results_of
+from experiments.paper.protocol import SEEDS, Cell, make_model
+from experiments.paper.protocol import TASKS as PAPERS_TASKS
+from experiments.runs import Columns, Results, Run
+
+N_TRIALS = 50  # trials to a row of results, whose means are kept
+REACHING = PAPERS_TASKS["Reaching"].env_kwargs
+TASKS: dict[str, tuple[dict[str, Any], int]] = {
+    "Reaching1D": (REACHING, 1_000),
+    "Reaching1DWithSelfDistraction": (REACHING, 200),
+    "AnnubesEnv": ({}, 3_000),
+    "perceptualdecisionmaking.roitman02": ({}, 10_000),
+    "yang19.rtgo": ({}, 6_000),
+    "yang19.rtanti": ({}, 6_000),
+}
+"""The arguments of each task, and the number of trials."""
+CRITIC = {"gamma": 0.9, "trace_decay": 0.85, "learning_rate": 3e-3, "policy_kwargs": {"net_arch": [128]}}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, Cell("Reaching", name).settings(0, 0)["arguments"]) for name in ("BPTT", "NRL", "RMHL")},
+    "NRL-unbiased": ("NRL", Cell("Reaching", "NRL", setting="recommended").settings(0, 0)["arguments"]),
+    "NRL-critic": ("NRL", CRITIC),
+}
+
+
+def train(settings: dict[str, Any]) -> Columns:
+    """Train: the mean ``return`` and ``performance`` of every 50 trials."""
+    model, _ = make_model(settings)
+    trials: list[tuple[float, float]] = []
+
+    def keep_trial(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        trials.extend((info["episode"]["r"], info["performance"]) for info in local["infos"] if "episode" in info)
+        return len(trials) < settings["n_trials"]
+
+    model.learn(10**9, keep_trial)
+    means = np.reshape(trials[: settings["n_trials"]], (-1, N_TRIALS, 2)).mean(axis=1)
+    return {"return": means[:, 0], "performance": means[:, 1]}
+
+
+def training(task: str, setting: str, seed: int) -> Run:
+    """A training from one seed."""
+    env_kwargs, n_trials = TASKS[task]
+    algorithm, arguments = SETTINGS[setting]
+    settings = {
+        "env": f"sb3_nrl.envs:neurogym/{task}-v0",
+        "env_kwargs": env_kwargs,
+        "algorithm": algorithm,
+        "arguments": arguments | {"seed": seed},
+        "n_trials": n_trials,
+    }
+    return Run(f"{task}_{setting}_{seed}", train, settings, seed, n_trials / 20, (task, setting))
+
+
+def tabulate(results: Results) -> str:
+    """The mean return of the last 50 trials (worst seed), in Markdown."""
+    rows = []
+    for task, (_, n_trials) in TASKS.items():
+        row, digits = [f"`{task}`, {n_trials:,}"], 0 if task.startswith("Reaching") else 2
+        for setting in SETTINGS:
+            last = [result.columns["return"][-1] for run, result in results.items() if run.of == (task, setting)]
+            told = f"{np.mean(last):.{digits}f} ({min(last):.{digits}f})" if last else ""
+            row.append(told.replace("-", "−"))
+        rows.append(row)
+    return tables.markdown(("task, trials", *SETTINGS), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, then report everything."""
+    parser = command_line(__doc__ or "", "neurogym", SEEDS)
+    chosen = parser.parse_args(arguments)
+    results, status = results_of(parser, chosen, lambda seeds: list(starmap(training, product(TASKS, SETTINGS, seeds))))
+    tables.publish(tabulate(results), chosen.out, "neurogym")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

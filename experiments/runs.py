@@ -1,0 +1,190 @@
+"""
+What a run is, and the file that it leaves.
+
+A run is one unit of work, such as one training from one seed. Every finished run has a CSV file of its own, with its
+settings, versions and commit. ``execution.py`` does the runs that are missing.
+"""
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch as th
+
+import sb3_nrl
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+RENAMED = {"clean_passes": "n_baseline_passes"}
+"""Arguments that had another name when some files were written: the old name and the new one."""
+
+Columns = dict[str, np.ndarray]
+"""What a run measured, by name: columns of equal length, and single numbers (arrays without a dimension)."""
+
+
+class Result(NamedTuple):
+    """What a run leaves."""
+
+    columns: Columns
+    seconds: float  # that it took
+    made_with: str  # versions, commit and machine
+
+
+@dataclass(frozen=True)
+class Run:
+    """One unit of work. Its name tells it from all others, its settings decide its result."""
+
+    name: str  # of its file, without the ending
+    measure: Callable[[dict[str, Any]], Columns] = field(compare=False)  # does the work that the settings describe
+    settings: dict[str, Any] = field(compare=False)  # in the file, values that JSON lacks are given by their repr
+    seed: int = field(default=0, compare=False)  # runs of the first seed come first
+    expected_seconds: float = field(default=60.0, compare=False)  # roughly, relative to the other runs of a command
+    of: Any = field(default=None, compare=False)  # what it is a run of, for whoever reports it
+
+
+Results = dict[Run, Result]
+
+
+class Unusable(Exception):
+    """There is a file, but it does not hold the result of the run that it is named after."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of results, one CSV file per run: a digest, a line of JSON about the run, and a table."""
+
+    folder: pathlib.Path
+
+    def path(self, run: Run) -> pathlib.Path:
+        """The file of a run."""
+        return self.folder / f"{run.name}.csv"
+
+    def write(self, run: Run, result: Result) -> None:
+        """Write the file of a run, whole or not at all."""
+
+        def none_if_nan(value: Any) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
+        table = {name: value for name, value in result.columns.items() if np.ndim(value)}
+        rows = [[f"{value:.10g}" for value in row] for row in zip(*table.values(), strict=True)]
+        about = {
+            "settings": run.settings,
+            "made_with": result.made_with,
+            "seconds": none_if_nan(round(result.seconds, 3)),
+            "numbers": {name: none_if_nan(value) for name, value in result.columns.items() if name not in table},
+        }
+        text = f"# {json.dumps(about, default=repr)}\n{csv_text([list(table), *rows])}"
+        write_whole(self.path(run), f"# sha256 {_digest(text)}\n{text}")
+
+    def read(self, run: Run) -> Result | None:
+        """The result of a run, None if there is no file; raises Unusable if it is corrupt or of other settings."""
+        try:
+            content = self.path(run).read_text(errors="replace")
+        except FileNotFoundError:
+            return None
+        digest, _, text = content.partition("\n")
+        if digest != f"# sha256 {_digest(text)}":
+            raise Unusable("is corrupt")
+        header, _, table = text.partition("\n")
+        try:
+            about = json.loads(header.removeprefix("# "))
+            found, seconds, made_with = _flat(about["settings"]), about["seconds"], about["made_with"]
+            names, *rows = csv.reader(io.StringIO(table))
+            columns = dict(zip(names, np.array(rows, dtype=float).reshape(len(rows), len(names)).T, strict=True))
+            columns |= {name: np.array(value, dtype=float) for name, value in about.get("numbers", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise Unusable("is not a file of results") from error
+        wanted = _flat(json.loads(json.dumps(run.settings, default=repr)))
+        differing = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+        if differing:
+            told = ", ".join(f"{name} {found.get(name)} instead of {wanted.get(name)}" for name in differing)
+            raise Unusable(f"was made with other settings ({told})")
+        return Result(columns, np.nan if seconds is None else seconds, made_with)
+
+    def read_all(self, runs: Sequence[Run]) -> Results:
+        """Read what is there of some runs. A file that cannot be used is named, and counts as missing."""
+        results = {}
+        for run in runs:
+            try:
+                result = self.read(run)
+            except Unusable as reason:
+                print(f"{self.path(run)} {reason}: it counts as missing", flush=True)
+            else:
+                if result is not None:
+                    results[run] = result
+        return results
+
+
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """A table as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Write a file atomically: readers find the old content or the new one, whatever happens to the writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:  # fails if the file exists
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings without nesting, with the present names of arguments."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        full = prefix + RENAMED.get(name, name)
+        flat |= _flat(value, f"{full}.") if isinstance(value, dict) and value else {full: value}
+    return flat
+
+
+@functools.cache
+def source() -> str:
+    """The version of this package and the commit that it is from."""
+    version = f"sb3_nrl {sb3_nrl.__version__}"
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit and _git("ls-files", "sb3_nrl/__init__.py"):  # else the clone lies in another repository
+        changed = _git("status", "--porcelain", "sb3_nrl", "zoo_configs", "experiments")
+        version += f" at {commit}{' with changes' if changed else ''}"
+    return version
+
+
+def libraries() -> str:
+    """Versions of the libraries, and the machine."""
+    return (
+        f"stable-baselines3 {stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, "
+        f"torch {th.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    )
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""

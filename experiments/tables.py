@@ -1,0 +1,47 @@
+"""Tables and figures, and where they are published."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from experiments.runs import ROOT, write_whole
+
+README = ROOT / "README.md"
+
+BLUE, LIGHT_BLUE, ORANGE, GREEN, BLACK, GREY = "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#000000", "#808080"
+"""Colours that can be told apart by everyone."""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = (" | ".join(row) for row in (header, *rows))
+    first, *others = (f"| {line} |" for line in lines)
+    return "\n".join([first, "|" + "---|" * len(header), *others])
+
+
+def section(document: pathlib.Path, name: str) -> tuple[str, str, str]:
+    """What is before a section that commands make, the section, and what is after it. Comments mark both its ends."""
+    start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, _, rest = document.read_text().partition(start)
+    text, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{document} has no section {name!r}")
+    return before + start, text, end + after
+
+
+def publish(text: str, folder: pathlib.Path, name: str, document: pathlib.Path = README) -> None:
+    """Print a table and, if it is of the committed results, put it into its section of a document."""
+    print(text)
+    if folder.resolve() == ROOT / "results" / name:
+        before, _, after = section(document, name)
+        write_whole(document, before + text + after)
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Write a figure atomically, and say where."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(path, picture.getvalue())
+    print(f"See {path}")
