@@ -21,10 +21,16 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_nrl import Eligibility, LearningRule, OuterProducts, ThreeFactorAlgorithm
-from sb3_nrl.buffers import RolloutWindow
-from sb3_nrl.noise import Noise
-from sb3_nrl.perturbation import PerturbablePolicy
+from sb3_nrl import (
+    Eligibility,
+    LearningRule,
+    Noise,
+    OuterProducts,
+    PerturbablePolicy,
+    RolloutWindow,
+    ThreeFactorAlgorithm,
+)
+from sb3_nrl.arrays import map_received
 
 
 class Kicks(Noise):
@@ -40,7 +46,7 @@ class CubedFluctuations(LearningRule):
     Eligibility (x̃ · (h − h̄))³ at each synapse, with h̄ ← s h̄ + (1 − s) h after each step, from one episode to the next.
 
     :param noise: Noise that explores: actions come from the noisy pass
-    :param smoothing: s in [0, 1), for MLPs with discrete actions
+    :param smoothing: s in [0, 1)
     """
 
     acts_with_noise = True
@@ -59,7 +65,7 @@ class CubedFluctuations(LearningRule):
             fluctuations_TEN[t] = h_EN - average_EN
             average_EN = average_EN + (1 - self.smoothing) * fluctuations_TEN[t]
         post_BN = fluctuations_TEN.reshape(len(window.actions), -1) ** 3
-        return OuterProducts(policy, post_BN, [None if x is None else x**3 for x in noisy.received]), average_EN
+        return OuterProducts(policy, post_BN, map_received(lambda x: x**3, noisy.received)), average_EN
 
 
 def make_model(seed: int) -> ThreeFactorAlgorithm:

@@ -1,8 +1,11 @@
 """Noise-based reward-modulated learning: Stable-Baselines3 algorithms that learn from forward passes only."""
 
 from sb3_nrl.bptt import BPTT
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.noise import Noise
 from sb3_nrl.nrl import NRL
 from sb3_nrl.paper import PAPER
+from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.rmhl import RMHL
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -18,7 +21,10 @@ __all__ = [
     "TUNED",
     "Eligibility",
     "LearningRule",
+    "Noise",
     "OuterProducts",
+    "PerturbablePolicy",
+    "RolloutWindow",
     "ThreeFactorAlgorithm",
     "__version__",
 ]

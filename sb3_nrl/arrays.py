@@ -28,6 +28,20 @@ def map_observations(function: Callable[[Array], Array], obs: Observations) -> O
     return {key: function(part) for key, part in obs.items()} if isinstance(obs, dict) else function(obs)
 
 
+def map_received(function: Callable[..., Array], *received: Any) -> Any:
+    """
+    Apply a function to each array of what layers received, as ``NoisyPass.received`` has it.
+
+    :param function: Takes one array of each
+    :param received: The same list from one or several passes
+    :return: A list of the same form
+    """
+    first = received[0]
+    if isinstance(first, list | tuple):
+        return [map_received(function, *parts) for parts in zip(*received, strict=True)]
+    return None if first is None else function(*received)
+
+
 def n_rows(obs: Observations) -> int:
     """Number of rows B of a batch of observations."""
     return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)

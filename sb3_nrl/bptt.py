@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
+from sb3_nrl.arrays import map_received
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
@@ -25,13 +26,7 @@ class ExactGradient(LearningRule):
         with th.enable_grad():
             clean = policy.noisy_pass(window.observations, window.actions, noise_BN, th)
             (post_BN,) = th.autograd.grad(th.stack(clean.objectives).sum(), noise_BN)
-        return OuterProducts(policy, policy.array(post_BN), [_detach(policy, pre) for pre in clean.received]), None
-
-
-def _detach(policy: PerturbablePolicy, pre: Any) -> Any:
-    if isinstance(pre, list | tuple):
-        return [_detach(policy, part) for part in pre]
-    return None if pre is None else policy.array(pre.detach())
+        return OuterProducts(policy, post_BN, map_received(lambda x: policy.array(x.detach()), clean.received)), None
 
 
 class BPTT(ThreeFactorAlgorithm):
@@ -50,4 +45,4 @@ class BPTT(ThreeFactorAlgorithm):
         _init_setup_model: bool = True,
         **shared: Unpack[SharedArguments],
     ) -> None:
-        super().__init__(policy, env, ExactGradient(), learning_rate, _init_setup_model=_init_setup_model, **shared)
+        super().__init__(policy, env, learning_rate, ExactGradient(), _init_setup_model=_init_setup_model, **shared)

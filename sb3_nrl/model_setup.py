@@ -44,7 +44,7 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def make_rule(self) -> LearningRule:
         """The learning rule that the arguments describe."""
-        check("rule", self.rule, isinstance(self.rule, LearningRule), "a LearningRule")
+        check("rule", self.rule, isinstance(self.rule, LearningRule), "an instance of a LearningRule")
         return self.rule
 
     def _make_predictor(self) -> RewardPredictor:

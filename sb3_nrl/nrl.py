@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
-from sb3_nrl.arrays import Array
+from sb3_nrl.arrays import Array, map_received
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.noise import ORTHOGONAL, Noise, NoiseDistribution
@@ -71,7 +71,7 @@ class NodePerturbation(LearningRule):
             opposite = policy.noisy_pass(obs, actions, -noise_BN)
             rhos = [(plus - minus) / 2 for plus, minus in zip(noisy.objectives, opposite.objectives, strict=True)]
             # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
-            pre = [_mean(*pair) for pair in zip(noisy.received, opposite.received, strict=True)]
+            pre = map_received(lambda plus, minus: (plus + minus) / 2, noisy.received, opposite.received)
         else:
             clean = [window.log_probs, *([policy.values(obs)] if policy.critic is not None else [])]
             rhos = [
@@ -94,13 +94,6 @@ class NodePerturbation(LearningRule):
                 # All the noise of a layer of one node can be 0.
                 post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
         return post_BN
-
-
-def _mean(one: Any, other: Any) -> Any:
-    """Mean of what a layer received in two passes."""
-    if isinstance(one, list | tuple):
-        return [_mean(*pair) for pair in zip(one, other, strict=True)]
-    return None if one is None else (one + other) / 2
 
 
 class NRL(ThreeFactorAlgorithm):

@@ -20,11 +20,11 @@ from sb3_nrl.noise import Noise
 
 class Part(NamedTuple):
     """
-    Where the actor, or the critic, lies among all nodes and weights.
+    Where the actor, or the critic, lies in the vectors of all nodes and of all weights.
 
     :param nodes: Its nodes
     :param weights: Its weights and biases that learn
-    :param layer_nodes: The nodes of each of its layers
+    :param layer_nodes: The nodes of each of its layers, from the features to the head
     """
 
     nodes: slice
@@ -41,9 +41,11 @@ class NoisyPass(NamedTuple):
     """
     What a pass through actor and critic gives.
 
-    :param objectives: What each network is to increase: log π(a|s) and, with a critic, its value V(s); shape (B,) each
-    :param received: Pre-synaptic activity x̃ of each layer, the actor's first
-    :param potentials: Pre-activations h of each layer, the actor's first
+    :param objectives: log π(a|s) and, with a critic, V(s): what actor and critic are to increase; shape (B,) each
+    :param received: Pre-synaptic activity x̃ of each layer, the actor's first: arrays of B rows, or lists of these where
+        a layer has parts, or None where nothing learns. :func:`~sb3_nrl.arrays.map_received` applies a function to all
+    :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
+        of the nodes
     """
 
     objectives: list[Array]
@@ -54,6 +56,9 @@ class NoisyPass(NamedTuple):
 class PerturbablePolicy(BasePolicy):
     """
     The part of a policy that learning rules use: an actor and perhaps a critic, whose nodes noise can be added to.
+
+    Rules find here ``noisy_pass``, ``sample_noise``, ``values`` and ``array``; ``n_nodes``, the number N of nodes, those
+    of the actor first; and ``parts``, which says for actor and critic where their nodes and weights lie.
 
     On the CPU both run in NumPy if all their layers can, else in PyTorch. A subclass makes the networks, and gives them
     the interface of Stable-Baselines3's policies.
@@ -102,10 +107,12 @@ class PerturbablePolicy(BasePolicy):
         return np if self._in_numpy else th
 
     def array(self, values: np.ndarray | th.Tensor, xp: ArrayNamespace | None = None) -> Array:
-        """Values as an array of ``xp`` on the policy's device, without a copy where that is possible."""
+        """Values as an array of ``xp`` on the policy's device, floats in single precision; copied only if needed."""
+        if isinstance(values, np.ndarray) and values.dtype == np.float64:
+            values = values.astype(np.float32)
         if (xp or self.xp) is th:
             return th.as_tensor(values, device=self.learnable[0].device)
-        return values.numpy() if isinstance(values, th.Tensor) else np.asarray(values)
+        return values.numpy() if isinstance(values, th.Tensor) else values
 
     def numpy(self, values: Array) -> np.ndarray:
         """The way back."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from sb3_nrl.arrays import Array, like
 from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check
 from sb3_nrl.noise import Noise
 from sb3_nrl.perturbation import PerturbablePolicy
 
@@ -24,30 +25,31 @@ class Eligibility(Protocol):
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         """
-        Σ_t w(t, e) g(t, e), summed over the environments or for each of them.
+        Sum the eligibilities of all steps, Σ_t w(t, e) g(t, e).
 
-        :param weights_TE: w
-        :param per_env: Whether to keep the environments apart
-        :return: Shape (W,), or (E, W)
+        :param weights_TE: The factor w of each step and environment
+        :param per_env: False to sum over environments, too; True for a sum of each environment
+        :return: Shape (W,), or (E, W), in the order of ``policy.learnable``, the list of parameters that learn
         """
 
 
 class LearningRule(ABC):
     """
-    A rule of learning: what makes a synapse eligible for change. The algorithm does the rest: traces, reward prediction
+    A learning rule: what makes a synapse eligible for change. The algorithm does the rest: traces, reward prediction
     errors, updates.
 
-    A rule has no state but what it returns as ``carry``.
+    A subclass defines :meth:`eligibility`, and three attributes where the values here do not suit it:
+
+    - ``acts_with_noise``: True if actions in training come from a noisy pass, whose noise is then in ``window.noise``.
+    - ``noise``: a :class:`~sb3_nrl.Noise`, which ``policy.sample_noise`` draws from; None for none.
+    - ``n_passes``: passes for each step of a window. The algorithm cuts long windows into pieces of bounded memory.
+
+    A rule keeps nothing from window to window but what it returns as ``carry``.
     """
 
     acts_with_noise: ClassVar[bool] = False
-    """Whether actions in training come from a noisy pass, whose noise is then in ``window.noise``."""
-
     noise: Noise | None = None
-    """Noise of the policy's nodes, None for none."""
-
     n_passes: int = 1
-    """Passes for each step of a window, by which the algorithm bounds the size of a batch."""
 
     def check(self) -> None:
         """
@@ -55,37 +57,46 @@ class LearningRule(ABC):
 
         :raises ValueError: If one of them is out of range
         """
+        name = type(self).__name__
+        check(f"{name}.noise", self.noise, self.noise is None or isinstance(self.noise, Noise), "a Noise, or None")
+        has_noise = self.noise is not None or not self.acts_with_noise
+        check(f"{name}.noise", self.noise, has_noise, "a Noise, which a rule that acts with noise needs")
         if self.noise is not None:
             self.noise.check()
 
     @abstractmethod
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         """
-        Form the eligibility of a window.
+        Form the eligibility of a window, or of a piece of a long one.
 
         :param policy: The policy, with the weights that acted in the window
-        :param window: The steps
-        :param carry: What the rule returned for the window before; None if there was none, or if training starts anew
-        :return: The eligibility, and what the rule wants to have with the next window
+        :param window: Successive steps
+        :param carry: What the rule returned for the steps before; None if there were none, or if training starts anew
+        :return: The eligibility, and what the rule gets as ``carry`` with the next steps, which may be None
         """
 
 
 class OuterProducts:
     """
-    An eligibility that is an outer product at each synapse, Σ_k post(k, t, e) ⊗ pre(k, t, e) with K samples of a step
-    (Eq. 17 and 21).
+    An eligibility that is an outer product at each synapse, Σ_k post(k, t, e) ⊗ pre(k, t, e), summed over K noise
+    samples of a step (Eq. 17 and 21). The input of a bias is 1.
 
     :param policy: The policy
-    :param post_BN: Post-synaptic factor of each node
+    :param post_BN: Post-synaptic factor of each node, the actor's nodes first; step t of environment e with sample k is
+        in row (k · T + t) · E + e
     :param pre: Pre-synaptic activity of each layer, as ``policy.noisy_pass`` gives it
-    :param diagnostics: What to log, by name
+    :param diagnostics: What to log, by name, as ``train/<name>``
+    :raises ValueError: If ``post_BN`` has another number of columns than the policy has nodes
     """
 
     def __init__(
         self, policy: PerturbablePolicy, post_BN: Array, pre: list[Any], diagnostics: dict[str, float] | None = None
     ) -> None:
         self.policy = policy
-        self.post_BN = post_BN
+        self.post_BN = policy.array(post_BN)
+        shape = tuple(self.post_BN.shape)
+        wanted = f"of shape (rows, {policy.n_nodes}), a column for each node"
+        check("shape of post_BN", shape, len(shape) == 2 and shape[1] == policy.n_nodes, wanted)
         self.pre = pre
         self.diagnostics = diagnostics or {}
 

@@ -63,8 +63,8 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: Environment, or its registered name
-    :param rule: Learning rule
     :param learning_rate: Learning rate η, or a function of the remaining progress (from 1 to 0)
+    :param rule: Learning rule, which has to be given
     :param n_steps: Steps of each environment per window. With a critic, weights change after each window, and traces
         last across windows. With a running average, weights change when a reward counts; the window then bounds the
         memory and changes results by rounding and the order of random numbers alone
@@ -116,8 +116,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
-        rule: LearningRule | None = None,
         learning_rate: float | Schedule = 5e-3,
+        rule: LearningRule | None = None,
         n_steps: int = 32,
         reward_prediction: RewardPrediction = "critic",
         gamma: float | None = None,

@@ -63,7 +63,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
         moments start anew
     """
-    gradient_W, norms = -change_W, []
+    gradient_W, norms = policy.array(-change_W), []
     for part in policy.parts:
         gradient = gradient_W[part.weights]
         norms.append(norm(gradient))
