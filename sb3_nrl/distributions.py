@@ -118,6 +118,7 @@ class Categorical(ActionDistribution):
         sizes = np.array([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
         self.n_outputs = int(sizes.sum())
         self._is_single = isinstance(space, spaces.Discrete)
+        self._may_use_python = self._is_single and type(self) is Categorical  # a subclass's methods are to be called
         self._components = np.arange(len(sizes))[:, None]
         self._last = (sizes - 1)[:, None]
         self._padding: np.ndarray | None = None
@@ -127,7 +128,7 @@ class Categorical(ActionDistribution):
             self._padding = np.where(choices < sizes[:, None], starts[:, None] + choices, self.n_outputs)
 
     def act(self, xp: ArrayNamespace, outputs_BP: Array, draws_BA: Array) -> tuple[Array, Array]:
-        if xp is np and self._is_single and outputs_BP.size <= _MAX_LOGITS_IN_PYTHON:
+        if xp is np and self._may_use_python and outputs_BP.size <= _MAX_LOGITS_IN_PYTHON:
             chosen = [_choose(row, *draw) for row, draw in zip(outputs_BP.tolist(), draws_BA.tolist(), strict=True)]
             return np.array([action for action, _ in chosen]), np.array([log_p for _, log_p in chosen], np.float32)
         return super().act(xp, outputs_BP, draws_BA)
