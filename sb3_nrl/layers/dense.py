@@ -22,7 +22,7 @@ def _leaky_relu(slope: float, xp: ArrayNamespace, h: Array) -> Array:
 
 
 def _relu(xp: ArrayNamespace, h: Array) -> Array:
-    return xp.where(h > 0, h, 0.0)
+    return xp.where(h <= 0, 0.0, h)  # NaN stays NaN
 
 
 def _tanh(xp: ArrayNamespace, h: Array) -> Array:
@@ -78,9 +78,10 @@ class Dense(nn.Linear, Layer):
             h += parameters[1]
         if noise_BN is not None and noise_BN.shape[1] > 0:
             h += noise_BN
+        potentials = [h] if self.n_nodes > 0 else []
         if self._function is not None:
-            return self._function(xp, h), x, [h]
-        return h if self.activation is None else self.activation(h), x, [h]
+            return self._function(xp, h), x, potentials
+        return h if self.activation is None else self.activation(h), x, potentials
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Array, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:
@@ -121,9 +122,9 @@ class GaussianHead(Layer):
         place = self.mean.n_nodes
         noises = (None, None) if noise_BN is None else (noise_BN[:, :place], noise_BN[:, place:])
         ones = np.ones((x.shape[0], 1), np.float32) if xp is np else x.new_ones(x.shape[0], 1)
-        mean, _, _ = self.mean.step(xp, parameters[:-1], x, noises[0])
-        log_std, _, _ = self.log_std.step(xp, parameters[-1:], ones, noises[1])
-        return xp.concatenate((mean, log_std), axis=1), (x, ones), [mean, log_std]
+        mean, _, of_mean = self.mean.step(xp, parameters[:-1], x, noises[0])
+        log_std, _, of_log_std = self.log_std.step(xp, parameters[-1:], ones, noises[1])
+        return xp.concatenate((mean, log_std), axis=1), (x, ones), of_mean + of_log_std
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         place = self.mean.n_nodes
