@@ -102,6 +102,11 @@ class RolloutBuffer:
         if self._values:
             self._terminal_values[:] = 0
 
+    def clear(self) -> None:
+        """Drop all steps and the memory for them: later rows may have other shapes."""
+        self.pos = 0
+        self._values = {}
+
     def add(self, observations: Observations, **values: np.ndarray) -> None:
         """
         Add one step of every environment.

@@ -108,6 +108,7 @@ class ModelSetup(OnPolicyAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
         self.policy.refresh()
+        self.policy.has_changed = False
         self.traces = EligibilityTraces()
         self.watchers: list[Callable[[Update], None]] = []
         """Functions that are called at each update, just before the weights change; emptied when ``learn`` returns."""
@@ -118,9 +119,16 @@ class ModelSetup(OnPolicyAlgorithm):
     def _forget_steps(self) -> None:
         """Start anew with traces, and drop the steps that wait for an update."""
         self.traces.reset()
-        self.rollout_buffer.reset()
+        self.rollout_buffer.clear()
         self._carry: Any = None
         self._action_noise: np.ndarray | None = None
+
+    def _forget_steps_if_changed(self) -> None:
+        """Drop what belongs to other parameters than those that learn now."""
+        if self.policy.has_changed:
+            self.policy.has_changed = False
+            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
+            self._forget_steps()
 
     def _setup_learn(
         self,
@@ -133,9 +141,8 @@ class ModelSetup(OnPolicyAlgorithm):
         self._read_arguments()
         assert self.rule is not None and self.predictor is not None
         self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
-        if self.policy.refresh():
-            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
-            self._forget_steps()
+        self.policy.refresh()
+        self._forget_steps_if_changed()
         check_optimizer(self.policy, self.vf_coef)
         if self.rollout_buffer.buffer_size != self.n_steps:
             self._forget_steps()

@@ -65,15 +65,18 @@ class PerturbablePolicy(BasePolicy):
     noise: Noise | None
     n_baseline_passes: int | None
 
-    def refresh(self) -> bool:
+    has_changed: bool = True
+    """Whether ``refresh`` found other parameters that learn than before; the algorithm sets this back to False."""
+
+    def refresh(self) -> None:
         """
         Look anew at the networks: which layers they have, what is trainable, and whether NumPy can run them. ``learn``
-        does this at its start. Call it after changing any of that in a callback.
+        does this at its start. Call it after changing any of that in a callback. If other parameters learn than before,
+        traces start anew and the steps since the last update are dropped.
 
-        :return: Whether other parameters learn than before
-        :raises ValueError: If a trainable parameter would never learn, or belongs to both networks
+        :raises ValueError: If a trainable parameter would never learn, or belongs to two layers
         """
-        before = self.learnable if "learnable" in vars(self) else None
+        before = self.learnable if "learnable" in vars(self) else []
         self.learnable: list[nn.Parameter] = []
         self.parts: list[Part] = []
         self.networks: list[Network] = [self.actor, *([] if self.critic is None else [self.critic])]
@@ -89,15 +92,13 @@ class PerturbablePolicy(BasePolicy):
         if node == 0:
             raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
         if len(set(self.learnable)) < len(self.learnable):
-            raise ValueError("Actor and critic must not share layers.")
+            raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
         self.n_nodes, self.n_weights = node, weight
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
-        shapes = [
-            None if parameters is None else [p.shape for p in parameters] for parameters in (before, self.learnable)
-        ]
-        return shapes[0] != shapes[1]
+        if list(map(id, before)) != list(map(id, self.learnable)):
+            self.has_changed = True
 
     @property
     def xp(self) -> ArrayNamespace:

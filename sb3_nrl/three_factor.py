@@ -183,6 +183,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         assert predictor is not None and self.rule is not None
         going_on, rewarded = True, predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
+            self._forget_steps_if_changed()
             obs: Observations = self._last_obs
             noise = policy.sample_noise(self.n_envs) if self.rule.acts_with_noise else None
             actions, log_probs = policy.act(obs, self._sample_action_noise(), noise)
@@ -249,6 +250,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         """
         Update the weights by the steps of a window: reward prediction errors, eligibility, traces, weight change.
         """
+        self._forget_steps_if_changed()
         self._update_learning_rate(self.policy.optimizer)
         policy, predictor, buffer = self.policy, self.predictor, self.rollout_buffer
         assert predictor is not None and self.rule is not None
