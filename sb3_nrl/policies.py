@@ -119,7 +119,10 @@ class NoisyPolicy(PerturbablePolicy):
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
         """Random numbers of the actions in training. An environment that seeds NumPy's would repeat its exploration."""
         self.refresh()
-        groups = [{"params": list(network.parameters()), "critic": network is self.critic} for network in self.networks]
+        groups = [{"params": list(self.actor.parameters()), "critic": False}]
+        if self.critic is not None:
+            of_actor = set(self.actor.parameters())  # they may share what is frozen
+            groups.append({"params": [p for p in self.critic.parameters() if p not in of_actor], "critic": True})
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _check_arguments(self, critic: bool) -> None:
