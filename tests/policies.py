@@ -81,7 +81,7 @@ def make_policy(
     policy_class: type[NoisyPolicy] = NoisyPolicy,
     seed: int = 0,
     **arguments: Any,
-) -> NoisyPolicy:
+) -> Any:
     """
     Make a policy with a critic and weights that are not small, so that every layer has a gradient.
 
@@ -101,7 +101,7 @@ def make_policy(
     return policy
 
 
-def in_torch(policy: NoisyPolicy) -> NoisyPolicy:
+def in_torch(policy: NoisyPolicy) -> Any:
     """A copy of a policy that runs in PyTorch."""
     copy = deepcopy(policy)
     run_in_torch(copy)
