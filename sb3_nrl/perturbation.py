@@ -93,6 +93,13 @@ class PerturbablePolicy(BasePolicy):
             raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
+        reached = set(self.learnable)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and parameter not in reached:
+                raise ValueError(
+                    f"The parameter '{name}' would never learn: no layer of actor or critic gives a sum for it. Freeze "
+                    "it with requires_grad_(False)."
+                )
         self.n_nodes, self.n_weights = node, weight
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())

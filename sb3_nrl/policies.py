@@ -43,7 +43,10 @@ class NoisyPolicy(PerturbablePolicy):
     run in NumPy if all layers do, else in PyTorch; calling the policy always uses PyTorch. Modules stay in evaluation
     mode: dropout does nothing, and batch normalization uses its stored statistics.
 
-    A subclass that wants other layers overrides :meth:`make_layer`.
+    A subclass that wants other layers overrides :meth:`make_layer`. Training calls :meth:`act`, :meth:`values`,
+    :meth:`sample_noise`, :meth:`noisy_pass` and :meth:`outer`; it uses none of :meth:`forward`,
+    :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which are for Stable-Baselines3 and
+    for users.
 
     :param observation_space: Observation space
     :param action_space: Action space

@@ -213,11 +213,8 @@ def test_what_cannot_learn_may_be_frozen(algorithm: type[ThreeFactorAlgorithm], 
             super().__init__(observation_space)
             self.second.requires_grad_(False)
 
-    settings: dict[str, Any] = {
-        "policy_kwargs": {"features_extractor_class": Frozen, "head_gain": 1.0},
-        "learning_rate": 0.05,
-    }
-    model = make_model(algorithm, rule=rule, **settings)
+    kwargs = {"features_extractor_class": Frozen, "head_gain": 1.0}
+    model = make_model(algorithm, rule=rule, policy_kwargs=kwargs, learning_rate=0.05)
     before = snapshot(model.policy)
     model.learn(60)
     assert changed(model.policy, before) == {name for name in before if "second" not in name}
@@ -439,5 +436,5 @@ class OfGains(NoisyPolicy):
 
 def test_a_parameter_that_gets_no_sum_is_refused() -> None:
     for action_space in (BOX, spaces.Discrete(3)):
-        with pytest.raises(ValueError, match=r"hidden\.0\.gain' would never learn: its layer gives no sum for it"):
+        with pytest.raises(ValueError, match=r"'actor\.hidden\.0\.gain' would never learn: no layer of actor"):
             make_policy(policy_class=OfGains, action_space=action_space)
