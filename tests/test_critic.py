@@ -393,21 +393,20 @@ def test_log_says_how_well_the_critic_predicts(algorithm: Any) -> None:
 def test_explained_variance_is_that_of_the_target(algorithm: Any) -> None:
     """
     One input per step and a linear critic: V is 1, 2, 4, 1 and 0 at the five steps of an episode, rewards are 1, 0, 2,
-    2 and 3, and γ = 0.5. The target is r + γ V(s'), with V = 0 after the end.
+    2 and 3, and γ = 0.5. The target is r + γ V(s'). The window has the first four steps.
     """
     value, reward = np.array([1.0, 2, 4, 1, 0]), np.array([1.0, 0, 2, 2, 3])
-    target = reward + 0.5 * np.array([2.0, 4, 1, 0, 0])
-    expected = 1 - np.var(target - value) / np.var(target)
-    model = make_still(
-        algorithm, ClockEnv([reward.tolist()]), gamma=0.5, trace_decay=0.5, n_steps=5, policy_kwargs={"net_arch": []}
-    )
+    target = reward[:4] + 0.5 * value[1:]
+    expected = 1 - np.var(target - value[:4]) / np.var(target)
+    settings: dict[str, Any] = {"gamma": 0.5, "trace_decay": 0.5, "policy_kwargs": {"net_arch": []}}
+    model = make_still(algorithm, ClockEnv([reward.tolist()]), **settings)
     model.policy.critic.head.weight.data.copy_(th.as_tensor(value)[None])
-    model.learn(10, log_interval=10**9)
+    model.learn(4, log_interval=10**9)
     logged = model.logger.name_to_value
     assert logged["train/explained_variance"] == pytest.approx(expected, abs=1e-4)
     assert abs(expected) > 0.1
-    assert logged["train/reward_prediction"] == pytest.approx(value.mean())
-    assert logged["train/rpe"] == pytest.approx((target - value).mean(), abs=1e-6)
+    assert logged["train/reward_prediction"] == pytest.approx(8 / 4)
+    assert logged["train/rpe"] == pytest.approx((target - value[:4]).mean(), abs=1e-6)
 
 
 def test_log_has_the_spread_of_continuous_actions() -> None:

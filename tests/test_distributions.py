@@ -147,11 +147,11 @@ def test_actions_of_probability_0_are_not_drawn(n_rows: int, logits: list[float]
 
 @each_engine
 def test_actions_that_do_not_exist_are_not_drawn(xp: Any) -> None:
-    """The largest draws of single precision are rounded up to 1 in some rows."""
+    """Draws close to 1 may be rounded to 1."""
     space = spaces.MultiDiscrete([2, 7])
     distribution = make_distribution(space)
-    outputs = outputs_of(distribution, 3000)
-    draws = np.full((3000, 2), np.nextafter(np.float32(1), np.float32(0)), np.float32)
+    outputs = outputs_of(distribution, 20)
+    draws = np.ones((20, 2), np.float32)
     array = th.as_tensor if xp is th else np.asarray
     actions = distribution.sample(xp, distribution.parameters(xp, array(outputs)), array(draws))
     assert (np.asarray(actions) < space.nvec).all()
