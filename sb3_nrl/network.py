@@ -45,13 +45,6 @@ class Network(nn.Module):
         self.n_nodes = ends[-1]
         self.learnable = [parameter for layer in self._layers for parameter in layer.learnable()]
         """The parameters that learn."""
-        reached = set(self.learnable)
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad and parameter not in reached:
-                raise ValueError(
-                    f"The parameter '{name}' would never learn: its layer gives no sum for it. Freeze it with "
-                    "requires_grad_(False)."
-                )
 
     @property
     def runs_in_numpy(self) -> bool:

@@ -57,8 +57,8 @@ class PerturbablePolicy(BasePolicy):
     """
     The part of a policy that learning rules use: an actor and perhaps a critic, whose nodes noise can be added to.
 
-    Rules find here ``noisy_pass``, ``sample_noise``, ``values`` and ``array``; ``n_nodes``, the number N of nodes, those
-    of the actor first; and ``parts``, which says for actor and critic where their nodes and weights lie.
+    Rules find here ``noisy_pass``, ``sample_noise``, ``values`` and ``array``; ``n_nodes``, the number N of nodes, the
+    actor's first; and ``parts``, which says for actor and critic where their nodes and weights lie.
 
     On the CPU both run in NumPy if all their layers can, else in PyTorch. A subclass makes the networks, and gives them
     the interface of Stable-Baselines3's policies.
@@ -76,7 +76,7 @@ class PerturbablePolicy(BasePolicy):
         :meth:`ThreeFactorAlgorithm.refresh() <sb3_nrl.ThreeFactorAlgorithm.refresh>` does this.
 
         :return: Whether other parameters learn than before
-        :raises ValueError: If a trainable parameter would never learn, or belongs to both networks
+        :raises ValueError: If a trainable parameter would never learn, or belongs to two layers
         """
         before = vars(self).get("learnable", [])
         self.learnable: list[nn.Parameter] = []
@@ -95,6 +95,13 @@ class PerturbablePolicy(BasePolicy):
             raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
+        reached = set(self.learnable)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and parameter not in reached:
+                raise ValueError(
+                    f"The parameter '{name}' would never learn: no layer of actor or critic gives a sum for it. Freeze "
+                    "it with requires_grad_(False)."
+                )
         self.n_nodes, self.n_weights = node, weight
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())

@@ -43,7 +43,10 @@ class NoisyPolicy(PerturbablePolicy):
     run in NumPy if all layers do, else in PyTorch; calling the policy always uses PyTorch. Modules stay in evaluation
     mode: dropout does nothing, and batch normalization uses its stored statistics.
 
-    A subclass that wants other layers overrides :meth:`make_layer`.
+    A subclass that wants other layers overrides :meth:`make_layer`. Training calls :meth:`act`, :meth:`values`,
+    :meth:`sample_noise`, :meth:`noisy_pass` and :meth:`outer`; it uses none of :meth:`forward`,
+    :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which are for Stable-Baselines3 and
+    for users.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -119,7 +122,10 @@ class NoisyPolicy(PerturbablePolicy):
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
         """Random numbers of the actions in training. An environment that seeds NumPy's would repeat its exploration."""
         self.refresh()
-        groups = [{"params": list(network.parameters()), "critic": network is self.critic} for network in self.networks]
+        groups = [{"params": list(self.actor.parameters()), "critic": False}]
+        if self.critic is not None:
+            of_actor = set(self.actor.parameters())  # they may share what is frozen
+            groups.append({"params": [p for p in self.critic.parameters() if p not in of_actor], "critic": True})
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _check_arguments(self, critic: bool) -> None:

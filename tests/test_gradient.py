@@ -1,4 +1,4 @@
-"""Each post-synaptic factor against the exact policy gradient of PyTorch's autograd."""
+"""Each eligibility against the exact gradient of PyTorch's autograd."""
 
 from typing import Any
 
@@ -6,192 +6,171 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-from torch.nn.utils import parameters_to_vector
 
-from sb3_nrl import BPTT, NRL
-from sb3_nrl.noise import NOISE_DISTRIBUTIONS
-from sb3_nrl.perturbation import NodePerturbation
-from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.reward_modulated import RewardModulatedAlgorithm
-from sb3_nrl.traces import PendingSteps
-from tests.envs import ScriptedEnv, arguments
+from sb3_nrl import BPTT
+from sb3_nrl.bptt import ExactGradient
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.layers import ForeignModule
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS, ORTHOGONAL, Noise
+from sb3_nrl.nrl import NodePerturbation
+from sb3_nrl.policies import NoisyMultiInputPolicy, NoisyPolicy
+from sb3_nrl.rules import LearningRule
+from tests.conftest import make_model
+from tests.policies import (
+    ACTION_SPACES,
+    IMAGE,
+    VECTOR,
+    CnnOfTwoHalves,
+    SmallCnn,
+    TwiceThroughOneLayer,
+    each_action_space,
+    in_torch,
+    make_policy,
+    make_window,
+    names,
+    tensors,
+)
 
-VECTOR = spaces.Box(-1, 1, (5,), np.float32)
-IMAGE = spaces.Box(0, 255, (2, 9, 9), np.uint8)
-ACTION_SPACES: list[spaces.Space] = [
-    spaces.Discrete(3),
-    spaces.MultiDiscrete([2, 3]),
-    spaces.MultiBinary(3),
-    spaces.Box(-2, 2, (2,), np.float32),
-]
-
-
-class SmallCnn(BaseFeaturesExtractor):
-    """Strides, padding, groups, dilation and biases in two convolutions."""
-
-    def __init__(self, observation_space: spaces.Box) -> None:
-        super().__init__(observation_space, features_dim=16)
-        self.net = nn.Sequential(
-            nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),
-            nn.Tanh(),
-            nn.Conv2d(4, 4, 2, dilation=3, bias=False),
-            nn.Tanh(),
-            nn.Flatten(),
-        )
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.net(observations)
+ACTOR_ALONE: dict[str, Any] = {"critic": False, "net_arch": [12]}
 
 
-class TwiceThroughOneLayer(BaseFeaturesExtractor):
-    """One linear layer, applied to both halves of each observation and then to its own output."""
-
-    def __init__(self, observation_space: spaces.Box) -> None:
-        super().__init__(observation_space, features_dim=4)
-        self.layer = nn.Linear(2, 2)
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        halves = self.layer(observations[:, :4].unflatten(1, (2, 2)))
-        return self.layer(halves.tanh()).flatten(1)
+def split(policy: NoisyPolicy, vector: Any) -> dict[str, th.Tensor]:
+    """A vector of all weights as a tensor for each parameter, by name."""
+    parts = th.as_tensor(vector).split([parameter.numel() for parameter in policy.learnable])
+    of = names(policy)
+    return {of[p]: part.reshape(p.shape) for p, part in zip(policy.learnable, parts, strict=True)}
 
 
-def make(
-    algorithm: type[NRL] | type[BPTT],
-    observation_space: spaces.Space = VECTOR,
-    action_space: spaces.Space = ACTION_SPACES[0],
-    policy: str = "MlpPolicy",
-    net_arch: tuple[int, ...] = (12,),
-    policy_kwargs: dict[str, Any] | None = None,
-    **settings: Any,
-) -> RewardModulatedAlgorithm:
-    """An algorithm with a policy that is not close to uniform, so that every layer has a gradient."""
-    env = ScriptedEnv([5])
-    env.observation_space, env.action_space = observation_space, action_space
-    kwargs = {"net_arch": list(net_arch), "use_bias": True, **(policy_kwargs or {})}
-    return algorithm(policy, env, seed=0, **arguments(algorithm, "average", policy_kwargs=kwargs, **settings))
-
-
-def some_steps(model: RewardModulatedAlgorithm, n_rows: int) -> PendingSteps:
-    """Observations and actions as they would wait, with the log-probabilities of the clean pass."""
-
-    def sample(space: spaces.Space) -> th.Tensor:
-        space.seed(1)
-        return th.as_tensor(np.stack([space.sample() for _ in range(n_rows)]))
-
-    space = model.observation_space
-    obs: PyTorchObs = (
-        {k: sample(s) for k, s in space.spaces.items()} if isinstance(space, spaces.Dict) else sample(space)
-    )
-    with th.no_grad():
-        actions, log_probs = model.policy(obs)
-    array = model.network.array
-    waiting = {k: array(part) for k, part in obs.items()} if isinstance(obs, dict) else array(obs)
-    return PendingSteps(waiting, array(actions), array(log_probs), None)
-
-
-def exact(model: RewardModulatedAlgorithm, steps: PendingSteps, weights: th.Tensor | None = None) -> list[th.Tensor]:
-    """∂ Σ_i w_i log π(a_i|s_i) / ∂ each parameter."""
-    obs = steps.observations if isinstance(steps.observations, dict) else th.as_tensor(steps.observations)
-    log_probs = model.policy.get_distribution(obs).log_prob(th.as_tensor(steps.actions))
-    total = (log_probs if weights is None else weights * log_probs).sum()
-    return list(th.autograd.grad(total, model.policy.perturbation.parameters))
+def exact(policy: NoisyPolicy, window: RolloutWindow, weights: th.Tensor | None = None) -> dict[str, th.Tensor]:
+    """∂ Σ_i w_i (log π(a_i|s_i) + V(s_i)) / ∂ each parameter, by autograd through Stable-Baselines3's interface."""
+    values, log_probs, _ = policy.evaluate_actions(tensors(window.observations), th.as_tensor(window.actions))
+    objective = log_probs if values is None else log_probs + values[:, 0]
+    total = (objective if weights is None else weights * objective).sum()
+    return dict(zip(split(policy, np.zeros(policy.n_weights)), th.autograd.grad(total, policy.learnable), strict=True))
 
 
 @th.no_grad()
-def estimate(model: RewardModulatedAlgorithm, steps: PendingSteps, n_envs: int = 1) -> list[th.Tensor]:
-    """The traces after these steps, a tensor of shape (E, *parameter.shape) for each parameter."""
-    post, pre = model._credit(steps)
-    rows = [model.policy.perturbation.split(th.as_tensor(row)) for row in model.network.outer(post, pre, n_envs)]
-    return [th.stack(traces) for traces in zip(*rows, strict=True)]
+def estimate(policy: NoisyPolicy, window: RolloutWindow, rule: LearningRule) -> dict[str, th.Tensor]:
+    """The sum of a rule's eligibilities over the steps of a window."""
+    eligibility, _ = rule.eligibility(policy, window, None)
+    return split(policy, eligibility.weighted_sum(np.ones(window.rewards_TE.shape)))
 
 
-def traces_of(perturbation: NodePerturbation, post: th.Tensor, pre: list[th.Tensor], n_envs: int) -> list[th.Tensor]:
-    rows = [perturbation.split(row) for row in perturbation.outer(post, pre, n_envs)]
-    return [th.stack(traces) for traces in zip(*rows, strict=True)]
+def flat(parts: dict[str, th.Tensor]) -> th.Tensor:
+    return th.cat([part.flatten() for part in parts.values()])
 
 
-def cosine(one: list[th.Tensor], two: list[th.Tensor]) -> float:
-    return th.cosine_similarity(parameters_to_vector(one), parameters_to_vector(two), dim=0).item()
+def cosine(one: th.Tensor, two: th.Tensor) -> float:
+    return th.cosine_similarity(one.flatten(), two.flatten(), dim=0).item()
 
 
-def norm(parts: list[th.Tensor]) -> float:
-    return parameters_to_vector(parts).norm().item()
-
-
-NETWORKS: list[Any] = [
-    *({"action_space": space} for space in ACTION_SPACES),
-    *({"net_arch": (12,) * depth} for depth in (0, 2, 3)),
-    *({"noise_distribution": distribution} for distribution in NOISE_DISTRIBUTIONS),
-    {"noise_distribution": "poisson", "antithetic": True},
-    {"clean_passes": 3, "noise_std": 1e-2},
-    {
+NETWORKS: dict[str, dict[str, Any]] = {
+    **{name: {"action_space": space} for name, space in ACTION_SPACES.items()},
+    **{f"depth {depth}": {"net_arch": [12] * depth} for depth in (0, 2, 3)},
+    "convolutions": {
         "observation_space": IMAGE,
-        "policy_kwargs": {"features_extractor_class": SmallCnn, "features_extractor_kwargs": {}},
+        "features_extractor_class": SmallCnn,
+        "features_extractor_kwargs": {},
     },
-    {"policy_kwargs": {"features_extractor_class": TwiceThroughOneLayer}},
-    {"policy": "MultiInputPolicy", "observation_space": spaces.Dict(a=VECTOR, b=spaces.Discrete(3))},
-    {"observation_space": spaces.MultiDiscrete([2, 3])},
-]
+    "convolution at several positions": {"observation_space": IMAGE, "features_extractor_class": CnnOfTwoHalves},
+    "linear layer at several positions": {"features_extractor_class": TwiceThroughOneLayer},
+    "dictionary": {
+        "policy_class": NoisyMultiInputPolicy,
+        "observation_space": spaces.Dict(a=VECTOR, b=spaces.Discrete(3)),
+    },
+    "several numbers": {"observation_space": spaces.MultiDiscrete([2, 3])},
+    "without biases": {"use_bias": False},
+}
+each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
-@pytest.mark.parametrize("settings", NETWORKS, ids=str)
-def test_mean_nrl_update_is_the_exact_gradient(settings: dict[str, Any]) -> None:
+def assert_mean_eligibility_is_exact(policy: NoisyPolicy, antithetic: bool = False) -> None:
     """
     With n nodes and M samples the estimate's variance is about n / M of the squared gradient: its cosine is then about
     1 / sqrt(1 + n / M), here 0.998, and its length 0.2 % too large.
     """
-    n_samples = 250 * make(NRL, **settings).policy.perturbation.n_nodes
-    rule = {"noise_std": 1e-3, "noise_normalization": "unbiased", "n_noise_samples": n_samples, "antithetic": False}
-    model = make(NRL, **{**rule, **settings})
-    steps = some_steps(model, n_rows=4)
-    estimated = [trace[0] for trace in estimate(model, steps)]
-    gradient = exact(model, steps)
+    assert policy.noise is not None
+    window = make_window(policy, n_steps=4)
+    rule = NodePerturbation(policy.noise, "unbiased", 250 * policy.n_nodes, antithetic)
+    estimated, gradient = (flat(parts) for parts in (estimate(policy, window, rule), exact(policy, window)))
     assert cosine(estimated, gradient) > 0.99
-    assert norm(estimated) / norm(gradient) == pytest.approx(1, abs=0.05)
+    assert (estimated.norm() / gradient.norm()).item() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("noise_normalization", ["network", "layer"])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_normalizations_of_the_paper_keep_each_layers_direction(noise_normalization: str, depth: int) -> None:
-    model = make(
-        NRL,
-        net_arch=(12,) * depth,
-        noise_normalization=noise_normalization,
-        n_noise_samples=40_000,
-        noise_std=1e-3,
-        antithetic=False,
-        policy_kwargs={"use_bias": False},
-    )
-    perturbation = model.policy.perturbation
-    steps = some_steps(model, n_rows=2)
-    for site, trace, gradient in zip(perturbation.sites, estimate(model, steps), exact(model, steps), strict=True):
-        assert cosine([trace[0]], [gradient]) > 0.99
-        n = perturbation.n_nodes if noise_normalization == "network" else site.shape[-1]
-        assert n * norm([trace[0]]) / norm([gradient]) == pytest.approx(1, abs=0.05)
+@each_network
+def test_mean_nrl_eligibility_is_the_exact_gradient(network: dict[str, Any]) -> None:
+    assert_mean_eligibility_is_exact(make_policy(**{**ACTOR_ALONE, "noise": Noise(1e-3), **network}))
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [case for case in NETWORKS if not {"noise_distribution", "clean_passes"} & set(case)],
-    ids=str,
+    ("distribution", "antithetic"), [*((name, False) for name in NOISE_DISTRIBUTIONS), ("poisson", True)]
 )
-def test_bptt_trace_is_the_exact_gradient_of_each_environment(settings: dict[str, Any]) -> None:
-    model = make(BPTT, **settings)
-    steps = some_steps(model, n_rows=3 * 4)
-    traces = estimate(model, steps, n_envs=3)
+def test_so_it_is_with_each_distribution_of_the_noise(distribution: str, antithetic: bool) -> None:
+    assert_mean_eligibility_is_exact(make_policy(**ACTOR_ALONE, noise=Noise(1e-3, distribution)), antithetic)
+
+
+def test_so_it_is_with_a_mean_of_noisy_passes_for_the_clean_one() -> None:
+    assert_mean_eligibility_is_exact(make_policy(**ACTOR_ALONE, noise=Noise(1e-2), n_baseline_passes=3))
+
+
+@pytest.mark.parametrize("normalization", ["unbiased", "network", "layer"])
+@pytest.mark.parametrize("antithetic", [False, True])
+@each_action_space
+def test_actor_and_critic_are_normalized_by_their_own_noise(
+    action_space: spaces.Space, antithetic: bool, normalization: str
+) -> None:
+    """The paper's estimates are too short by the number of nodes of the network, or of the layer."""
+    policy = make_policy(action_space=action_space, noise=Noise(1e-3), net_arch={"pi": [6, 5], "vf": [7]}, seed=3)
+    # Actions that are alike, so that no parameter's gradient is small beside the others, whose noise it shares.
+    obs = tensors(make_window(policy, 4).observations)
+    actions = policy.get_distribution(obs).mode().detach().numpy()
+    window = make_window(policy, 4, actions=actions + 1.5 if isinstance(action_space, spaces.Box) else 0 * actions)
+    rule = NodePerturbation(Noise(1e-3), normalization, 10_000, antithetic)
+    gradient = exact(policy, window)
+    for name, one in estimate(policy, window, rule).items():
+        part = policy.parts[name.startswith("critic")]
+        n_of_layer = part.layer_nodes[-1].stop - part.layer_nodes[-1].start if "head" in name else len(gradient[name])
+        n = {"unbiased": 1, "network": part.n_nodes, "layer": n_of_layer}[normalization]
+        if n > 2 or normalization != "layer":  # else the estimate has no finite variance
+            assert cosine(one, gradient[name]) > 0.97, name
+            assert (n * one.norm() / gradient[name].norm()).item() == pytest.approx(1, abs=0.15), name
+
+
+@each_action_space
+def test_as_many_orthogonal_samples_as_nodes_are_the_exact_gradient(action_space: spaces.Space) -> None:
+    """Or a multiple of that. Actor and critic have different numbers of nodes."""
+    noise = Noise(1e-2, ORTHOGONAL)
+    policy = make_policy(action_space=action_space, noise=noise, net_arch={"pi": [6, 5], "vf": [7]})
+    window = make_window(policy, 4)
+    actor, critic = (part.n_nodes for part in policy.parts)
+    gradient = flat(exact(policy, window))
+    for n_samples, exactly in ((actor, [True, actor % critic == 0]), (actor * critic, [True, True]), (3, [False] * 2)):
+        estimated = flat(estimate(policy, window, NodePerturbation(noise, "unbiased", n_samples)))
+        for part, is_exact in zip(policy.parts, exactly, strict=True):
+            one, two = estimated[part.weights], gradient[part.weights]
+            assert ((one - two).norm() < 2e-3 * two.norm()) == is_exact
+
+
+@each_network
+@pytest.mark.parametrize("move", [lambda policy: policy, in_torch], ids=["as is", "PyTorch"])
+def test_bptt_eligibility_is_the_exact_gradient_of_each_environment(network: dict[str, Any], move: Any) -> None:
+    policy = move(make_policy(**network))
+    window = make_window(policy, n_steps=4, n_envs=3)
+    weights_TE = np.random.default_rng(0).normal(size=(4, 3))
+    eligibility, _ = ExactGradient().eligibility(policy, window, None)
+    sums_EW = eligibility.weighted_sum(weights_TE, per_env=True)
+    np.testing.assert_allclose(sums_EW.sum(0), eligibility.weighted_sum(weights_TE), rtol=1e-3, atol=1e-4)
     for env in range(3):
-        mask = th.zeros(4, 3)
-        mask[:, env] = 1
-        for trace, gradient in zip(traces, exact(model, steps, mask.flatten()), strict=True):
-            th.testing.assert_close(trace[env], gradient, rtol=1e-4, atol=1e-5)
+        mask = th.as_tensor(weights_TE, dtype=th.float32).clone()
+        mask[:, [other for other in range(3) if other != env]] = 0
+        for name, gradient in exact(policy, window, mask.flatten()).items():
+            th.testing.assert_close(split(policy, sums_EW[env])[name], gradient, rtol=1e-4, atol=2e-5)
 
 
 def test_bptt_update_is_a_descent_on_minus_error_times_log_probability() -> None:
     """W moves by η times the gradient of Σ δ log π(a|s), episode by episode."""
-    model = make(BPTT, reward_timing="episode", scale_rpe=False, learning_rate=0.1)
+    model = make_model(BPTT, [5], "average", scale_rpe=False, learning_rate=0.1, policy_kwargs={"use_bias": True})
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     rewards: list[float] = []
     seen: list[tuple[np.ndarray, np.ndarray]] = []
@@ -218,31 +197,14 @@ def test_convolution_products_are_weight_gradients(padding: Any, padding_mode: A
     th.manual_seed(0)
     layer = nn.Conv2d(4, 6, (3, 2), padding=padding, padding_mode=padding_mode, groups=2, dilation=(1, 2))
     x = th.randn(2 * 3, 4, 7, 8)
-    perturbation = NodePerturbation(layer, layer, x[:3])
-    noise = th.zeros(len(x), perturbation.n_nodes)
-    output, pre = perturbation.run(x, noise)
-    post = th.randn_like(noise)
-    traces = traces_of(perturbation, post, pre, n_envs=3)
+    foreign = ForeignModule(layer, lambda x: x, x[:3])
+    foreign.refresh()
+    output, received, _ = foreign.step(th, (), x, th.zeros(len(x), foreign.n_nodes))
+    post = th.randn(len(x), foreign.n_nodes)
+    sums = foreign.outer(th, post, received, 3)
     for env in range(3):
         mask = th.arange(len(x)) % 3 == env
         loss = (output.flatten(1) * post)[mask].sum()
-        for trace, gradient in zip(
-            traces, th.autograd.grad(loss, list(layer.parameters()), retain_graph=True), strict=True
-        ):
-            th.testing.assert_close(trace[env], gradient, rtol=1e-4, atol=1e-4)
-
-
-def test_noise_enters_every_node_as_given() -> None:
-    """A noisy pass is the clean one with ξ added to the pre-activations, layer by layer."""
-    model = make(NRL, net_arch=(4, 3))
-    policy: NoisyPolicy = model.policy
-    th.manual_seed(0)
-    x, noise = th.randn(2, 5), th.randn(2, 10)
-    first, second, head = (policy.hidden_net[0], policy.hidden_net[2], policy.action_net)
-    one = nn.functional.leaky_relu(first(x) + noise[:, :4], 0.1)
-    two = nn.functional.leaky_relu(second(one) + noise[:, 4:7], 0.1)
-    actions = th.tensor([0, 2])
-    (log_probs,), pre = policy.noisy_pass(x, actions, noise)
-    th.testing.assert_close(log_probs, (head(two) + noise[:, 7:]).log_softmax(1)[th.arange(2), actions])
-    for received, expected in zip(pre, (x, one, two), strict=True):
-        th.testing.assert_close(received, expected)
+        gradients = th.autograd.grad(loss, foreign.learnable(), retain_graph=True)
+        for sum_EW, gradient in zip(sums, gradients, strict=True):
+            th.testing.assert_close(sum_EW[env].reshape(gradient.shape), gradient, rtol=1e-4, atol=1e-4)

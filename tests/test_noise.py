@@ -1,11 +1,15 @@
 """The noise has the moments and the directions that its name promises."""
 
+import warnings
+from typing import Any
+
 import pytest
 import torch as th
 
-from sb3_nrl.noise import NOISE_DISTRIBUTIONS, ORTHOGONAL, sample_noise
+from sb3_nrl import NRL
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS, ORTHOGONAL, Noise
+from tests.conftest import make_model
 
-CPU = th.device("cpu")
 SHAPE = (2000, 100)
 KURTOSIS = {"gaussian": 3, "uniform": 9 / 5, "rademacher": 1, "poisson": 3 + 1 / 2.5}
 SKEWNESS = {"gaussian": 0, "uniform": 0, "rademacher": 0, "poisson": 2.5**-0.5}
@@ -14,7 +18,7 @@ SKEWNESS = {"gaussian": 0, "uniform": 0, "rademacher": 0, "poisson": 2.5**-0.5}
 @pytest.mark.parametrize("distribution", NOISE_DISTRIBUTIONS)
 def test_moments(distribution: str) -> None:
     th.manual_seed(0)
-    noise = sample_noise(distribution, 0.01, 5, SHAPE[0] // 5, [60, 40], CPU) / 0.01
+    noise = Noise(0.01, distribution).sample(5, SHAPE[0] // 5, [60, 40]) / 0.01
     assert noise.shape == SHAPE
     # Standard errors of these means over 200,000 draws are below 0.003, and below 0.02 for the fourth moment.
     assert noise.mean().item() == pytest.approx(0, abs=0.01)
@@ -26,15 +30,15 @@ def test_moments(distribution: str) -> None:
 @pytest.mark.parametrize("distribution", NOISE_DISTRIBUTIONS)
 def test_nodes_are_independent(distribution: str) -> None:
     th.manual_seed(1)
-    noise = sample_noise(distribution, 1.0, 1, SHAPE[0], [SHAPE[1]], CPU)
+    noise = Noise(1.0, distribution).sample(1, SHAPE[0], [SHAPE[1]])
     correlations = th.corrcoef(noise.T) - th.eye(SHAPE[1])
     # The largest of 4950 correlations of 2000 independent pairs is about 3.7 / sqrt(2000) = 0.08.
     assert correlations.abs().max().item() < 0.12
 
 
 @pytest.mark.parametrize("n_samples", [1, 4, 7, 20])
-def test_samples_share_out_the_directions_of_each_network(n_samples: int) -> None:
-    noise = sample_noise(ORTHOGONAL, 0.1, n_samples, 50, [7, 5], CPU)
+def test_orthogonal_samples_share_out_the_directions_of_each_network(n_samples: int) -> None:
+    noise = Noise(0.1, ORTHOGONAL).sample(n_samples, 50, [7, 5])
     assert noise.shape == (n_samples * 50, 12)
     for part in noise.view(n_samples, 50, 12).split([7, 5], dim=2):
         n_nodes = part.shape[2]
@@ -45,11 +49,47 @@ def test_samples_share_out_the_directions_of_each_network(n_samples: int) -> Non
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 5])
-def test_every_direction_is_as_likely_in_each_row(n_samples: int) -> None:
+def test_orthogonal_noise_has_every_direction_alike(n_samples: int) -> None:
     """E[ξ ξᵀ] = σ², also in single samples, and of neither network's nodes with the other's; rows are independent."""
     th.manual_seed(2)
-    noise = sample_noise(ORTHOGONAL, 1.0, n_samples, 40_000, [4, 3], CPU)
+    noise = Noise(1.0, ORTHOGONAL).sample(n_samples, 40_000, [4, 3])
     for sample in noise.view(n_samples, 40_000, 7):
         assert (sample.T @ sample / len(sample) - th.eye(7)).abs().max() < 0.03
         neighbours = sample[::2].T @ sample[1::2] / 20_000
         assert neighbours.abs().max() < 0.04
+
+
+def test_orthogonal_noise_permutes_the_nodes() -> None:
+    """
+    The K samples of a row are orthogonal, so that Σ_ij (Σ_k ξ_ki ξ_kj)² = K n² for n nodes: it is shared out among the
+    pairs of nodes. Without a permutation a pair's share would depend on its distance.
+    """
+    th.manual_seed(3)
+    n_nodes, n_samples = 8, 3
+    squares = th.zeros(n_nodes, n_nodes)
+    for _ in range(4000):
+        noise_KRN = Noise(1.0, ORTHOGONAL).sample(n_samples, 2, [n_nodes]).view(n_samples, 2, n_nodes)
+        squares += th.einsum("krn,krm->rnm", noise_KRN, noise_KRN).square().mean(0) / 4000
+    assert squares.sum().item() == pytest.approx(n_samples * n_nodes**2, rel=1e-4)
+    off_diagonal = squares[~th.eye(n_nodes, dtype=th.bool)]
+    # One draw lies in [0, 9] and spreads by at most 4.5: the mean of 4000 has an error of 0.07 at most.
+    assert (off_diagonal - off_diagonal.mean()).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("width", "settings"),
+    [
+        (1598, {}),
+        (398, {"n_noise_samples": 1}),
+        (198, {"n_noise_samples": 1, "antithetic": False}),
+    ],
+    ids=str,
+)
+def test_many_nodes_for_few_passes_are_warned_of(width: int, settings: dict[str, Any]) -> None:
+    """From 200 nodes of one network for each pass on; the actor has three more than its hidden layer."""
+    with pytest.warns(UserWarning, match=f"The network has {width + 3} nodes.*{(width + 2) // 200} noisy passes"):
+        make_model(NRL, policy_kwargs={"net_arch": [width]}, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_model(NRL, policy_kwargs={"net_arch": [width - 1]}, **settings)
+        make_model(NRL, policy_kwargs={"net_arch": [width]}, noise_normalization="network", **settings)

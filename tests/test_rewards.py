@@ -1,25 +1,30 @@
 """Reward times, the running average, and the reward prediction error, on sequences computed by hand."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_nrl import BPTT
 from sb3_nrl.reward_prediction import RunningAverage
+from tests.conftest import make_model
+from tests.envs import ClockEnv
+from tests.policies import record_updates
 
 
-def errors_of(
-    prediction: RunningAverage,
-    steps: Sequence[tuple[float, bool]],
-    timing: str = "episode",
-    smoothing: float = 0.5,
-    scale: bool = False,
-) -> list[float]:
+def make(n_envs: int = 1, timing: str = "episode", smoothing: float = 0.5, scale: bool = False) -> RunningAverage:
+    return RunningAverage(n_envs, timing, smoothing, scale)
+
+
+def errors_of(prediction: RunningAverage, steps: Sequence[tuple[float, bool]]) -> list[float]:
     """δ at each reward time of a single environment that gives these rewards and ends."""
     errors = []
     for reward, done in steps:
-        if prediction.observe(np.array([reward]), np.array([done]), timing):
-            error, due = prediction.errors(timing, smoothing, scale)
+        if prediction.observe(np.array([reward]), np.array([done])):
+            error, due = prediction.claim()
             assert due.tolist() == [True]
             errors.append(error.item())
     return errors
@@ -31,10 +36,10 @@ def returns(*values: float) -> list[tuple[float, bool]]:
 
 
 def test_error_uses_the_average_of_before_and_the_first_reward_sets_it() -> None:
-    prediction = RunningAverage(1)
+    prediction = make()
     assert errors_of(prediction, returns(10, 20, 0, 10)) == [0, 10, -15, 2.5]
     # 10, then 10 + 5, then 15 - 7.5, then 7.5 + 1.25
-    assert prediction.average[0] == 8.75
+    assert prediction.average_E[0] == 8.75
 
 
 @pytest.mark.parametrize(
@@ -47,15 +52,15 @@ def test_error_uses_the_average_of_before_and_the_first_reward_sets_it() -> None
     ids=["positive", "negative", "zero"],
 )
 def test_scaling_divides_by_the_absolute_reward(values: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    assert errors_of(RunningAverage(1), returns(*values), scale=True) == pytest.approx(expected)
+    assert errors_of(make(scale=True), returns(*values)) == pytest.approx(expected)
 
 
 def test_scaling_leaves_the_average_unscaled() -> None:
     averages = []
     for scale in (False, True):
-        prediction = RunningAverage(1)
-        errors_of(prediction, returns(-80, -500, -90), smoothing=0.66, scale=scale)
-        averages.append(prediction.average[0])
+        prediction = make(smoothing=0.66, scale=scale)
+        errors_of(prediction, returns(-80, -500, -90))
+        averages.append(prediction.average_E[0])
     assert averages[0] == averages[1] == pytest.approx(-80 - 0.66 * 420 + 0.66 * (-90 + 80 + 0.66 * 420))
 
 
@@ -74,11 +79,11 @@ STREAM = [(1, False), (0, False), (-2, False), (0, False), (0, True), (3, False)
     ],
 )
 def test_reward_times(timing: str, expected: list[float]) -> None:
-    assert errors_of(RunningAverage(1), STREAM, timing) == expected
+    assert errors_of(make(timing=timing), STREAM) == expected
 
 
 def test_environments_are_streams_of_their_own() -> None:
-    prediction = RunningAverage(3)
+    prediction = make(n_envs=3, smoothing=1.0)
     steps = [
         ([1.0, 5.0, 7.0], [True, False, False]),
         ([4.0, 5.0, 7.0], [True, True, False]),
@@ -86,16 +91,16 @@ def test_environments_are_streams_of_their_own() -> None:
     ]
     seen = []
     for rewards, dones in steps:
-        prediction.observe(np.array(rewards), np.array(dones), "episode")
-        errors, due = prediction.errors("episode", 1.0, False)
+        prediction.observe(np.array(rewards), np.array(dones))
+        errors, due = prediction.claim()
         assert due.tolist() == dones
         seen.append(errors.tolist())
     assert seen == [[0, 0, 0], [3, 0, 0], [0, -9, 0]]
-    np.testing.assert_array_equal(prediction.average, [4, 1, np.nan])
+    np.testing.assert_array_equal(prediction.average_E, [4, 1, np.nan])
 
 
 def test_restart_forgets_rewards_but_not_the_average() -> None:
-    prediction = RunningAverage(1)
+    prediction = make()
     errors_of(prediction, [*returns(10), (100, False)])
     prediction.restart()
     assert errors_of(prediction, returns(12)) == [2]
@@ -103,7 +108,35 @@ def test_restart_forgets_rewards_but_not_the_average() -> None:
 
 @pytest.mark.parametrize(("n_envs", "average"), [(2, [4, np.nan]), (3, [4, 4, 4])])
 def test_average_goes_on_from_a_previous_one(n_envs: int, average: list[float]) -> None:
-    previous = RunningAverage(2)
-    previous.observe(np.array([4.0, 2.0]), np.array([True, False]), "episode")
-    previous.errors("episode", 0.5, False)
-    np.testing.assert_array_equal(RunningAverage(n_envs, previous).average, average)
+    previous = make(n_envs=2)
+    previous.observe(np.array([4.0, 2.0]), np.array([True, False]))
+    previous.claim()
+    following = make(n_envs)
+    following.take_over(previous)
+    np.testing.assert_array_equal(following.average_E, average)
+
+
+def test_log_has_means_over_the_environments_whose_reward_counts() -> None:
+    """
+    Three environments with episodes of 2, 2 and 3 steps; λ = 0.5. The first episodes set r̄ to 1, 4 and 6. At the
+    second ends the first two have δ = 3 − 1 and 8 − 4, and r̄ becomes 2 and 6; the third gives another 6, and δ is 0.
+    """
+    rewards: list[Any] = [[[0, 1], [0, 3]], [[0, 4], [0, 8]], [[0, 0, 6], [0, 0, 6]]]
+    envs = DummyVecEnv([partial(ClockEnv, of_env, n_inputs=3) for of_env in rewards])
+    rpe: list[Any] = []
+    predictions: list[Any] = []
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        values = model.logger.name_to_value
+        rpe.append(values.get("train/rpe"))
+        predictions.append(values.get("train/reward_prediction"))
+        return True
+
+    model = make_model(BPTT, envs, "average", scale_rpe=False, reward_smoothing=0.5)
+    updates = record_updates(model)
+    model.learn(3 * 7, watch, log_interval=10**9)
+    assert [update.errors.n_rewards for update in updates] == [2, 1, 2, 3]
+    # At steps 2, 3, 4 and 6; "train/rpe" is the mean over the updates so far, here of 0, 0 and 3.
+    assert rpe[2:5] == [0, 0, pytest.approx(3 / 3)]
+    # r̄ of the environments that have one: (1 + 4) / 2, (1 + 4 + 6) / 3, (2 + 6 + 6) / 3
+    assert predictions[2:5] == pytest.approx([2.5, 11 / 3, 14 / 3])

@@ -67,6 +67,10 @@ class Dense(nn.Linear, Layer):
     def n_units(self) -> int:
         return self.out_features
 
+    def learnable(self) -> list[nn.Parameter]:
+        own: list[Any] = [self.weight, self.bias] if self.has_bias else [self.weight]
+        return [parameter for parameter in own if parameter.requires_grad]
+
     def forward(self, x: th.Tensor) -> th.Tensor:
         return self.step(th, self.arrays(th), x)[0]
 
@@ -115,6 +119,9 @@ class GaussianHead(Layer):
             layer.refresh()
         super().refresh()
         self.n_nodes = self.mean.n_nodes + self.log_std.n_nodes
+
+    def learnable(self) -> list[nn.Parameter]:
+        return [*self.mean.learnable(), *self.log_std.learnable()]
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise_BN: Array | None = None
