@@ -5,6 +5,7 @@ uses only what the two share. NumPy is several times quicker on the few hundred 
 environment; PyTorch has other devices, autograd and everybody's modules.
 """
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -45,6 +46,15 @@ def highest(xp: ArrayNamespace, x: Array, axis: int) -> Array:
 def transpose(xp: ArrayNamespace, x: Array) -> Array:
     """The transpose of a matrix, copied to rows that are contiguous: reductions over short columns are slow."""
     return x.T.contiguous() if xp is th else x.T.copy()
+
+
+def norm(x: Array) -> float:
+    """Euclidean norm of a vector, also of one whose squares are too large for single precision."""
+    size = math.sqrt(float((x * x).sum()))
+    if math.isfinite(size):
+        return size
+    largest = float(abs(x).max())
+    return largest * norm(x / largest) if math.isfinite(largest) else largest
 
 
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_nrl.arrays import Array, like
+from sb3_nrl.arrays import Array, like, norm
 from sb3_nrl.rules import Eligibility
 
 
@@ -67,7 +67,7 @@ class EligibilityTraces:
         envs = np.flatnonzero(restarts_TE[-1] | (errors_TE[-1] != 0))
         rewarded_RW = trace_EW[envs]
         change_W = change_W + like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
-        trace_norm = math.sqrt(float((rewarded_RW * rewarded_RW).sum()) / max(len(envs), 1))
+        trace_norm = norm(rewarded_RW) / math.sqrt(max(len(envs), 1))
         trace_EW[np.flatnonzero(restarts_TE[-1])] = 0
         return TraceUpdate(change_W, trace_norm)
 
