@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
 from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
@@ -145,6 +146,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self.predictor.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
+        self._last_obs = map_observations(np.array, self._last_obs)  # some environments use their arrays again
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
         return setup
 
