@@ -1,16 +1,28 @@
 """Files that are written whole or not at all."""
 
+import glob
 import os
 import pathlib
+import secrets
+import shutil
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+_TOKEN_LENGTH = 16
 
 
 def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *arguments: Any) -> None:
     """
-    Save a model to a temporary file beside the target, which then takes its place.
+    Save a model to a temporary file beside the target, which then takes its place. Temporary files of the same model
+    that killed processes left are removed.
 
-    :param save: Saves to a path or a stream
+    :param save: Saves to a stream
     :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
     :param arguments: Further arguments of ``save``
     """
@@ -22,9 +34,55 @@ def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *
         path = path.with_name(f"{path.name}.zip")
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_unfinished(path)
+    file = _open_new(path)
+    unfinished = pathlib.Path(file.name)
     try:
-        save(unfinished, *arguments)
-        unfinished.replace(path)
+        with file:
+            save(file, *arguments)
+            file.flush()
+            if path.exists():
+                shutil.copymode(path, unfinished)
+            if fcntl is not None:
+                unfinished.replace(path)  # while it is locked
+        if fcntl is None:
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _open_new(path: pathlib.Path) -> IO[bytes]:
+    """Create a temporary file for a model, locked until it is closed."""
+    while True:
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_LENGTH // 2)}.tmp")
+        file = unfinished.open("x+b")  # fails if there is such a file or link; its permissions are those of a new file
+        with suppress(OSError):  # some network drives have no locks
+            _lock(file.fileno(), wait=True)
+        if unfinished.exists():  # another save may have removed it before it was locked
+            return file
+        file.close()
+
+
+def _remove_unfinished(path: pathlib.Path) -> None:
+    """Remove the temporary files of a model that nobody is writing to."""
+    for other in path.parent.glob(glob.escape(f".{path.name}.") + "[0-9a-f]" * _TOKEN_LENGTH + ".tmp"):
+        with suppress(OSError):  # in use, or gone
+            descriptor = os.open(other, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                _lock(descriptor, wait=False)
+                if fcntl is not None:
+                    other.unlink()
+            finally:
+                os.close(descriptor)
+            if fcntl is None:
+                other.unlink()
+
+
+def _lock(descriptor: int, wait: bool) -> None:
+    """
+    Lock a file for this process and thread.
+
+    :raises OSError: If it is locked already, and there is no waiting
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
