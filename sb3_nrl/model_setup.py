@@ -20,7 +20,7 @@ from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_numbe
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.reward_prediction import RewardPredictor, RunningAverage, make_predictor
 from sb3_nrl.rules import LearningRule
-from sb3_nrl.saving import save_atomically
+from sb3_nrl.saving import check_origin, save_atomically
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
 
@@ -72,6 +72,7 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def _read_arguments(self) -> None:
         """Check all arguments, and make what they describe."""
+        check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
         norm = self.max_grad_norm
@@ -89,6 +90,11 @@ class ModelSetup(OnPolicyAlgorithm):
         self.predictor.check_decay(self.decay)
         self.rule = self.make_rule()
         self.rule.check()
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        """Name of the algorithm, and of the algorithms that it extends."""
+        return [algorithm.__name__ for algorithm in cls.__mro__[: cls.__mro__.index(ModelSetup)]]
 
     @staticmethod
     def _check_rate(rate: float) -> None:
@@ -190,4 +196,5 @@ class ModelSetup(OnPolicyAlgorithm):
         :param exclude: Names of attributes to leave out
         :param include: Names of attributes to save although they would be left out
         """
+        self._saved_as = self._names()
         save_atomically(super().save, path, exclude, include)

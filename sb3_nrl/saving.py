@@ -16,6 +16,31 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 
 _TOKEN_LENGTH = 16
 
+_ATTRIBUTES = {
+    "PPO": "clip_range",
+    "DQN": "exploration_fraction",
+    "SAC": "target_entropy",
+    "TD3": "policy_delay",
+    "A2C": "gae_lambda",
+}
+"""An attribute by which files of Stable-Baselines3's algorithms, and of those made from them, can be told."""
+
+
+def check_origin(own_names: list[str], attributes: dict[str, Any]) -> None:
+    """
+    Refuse to go on from a file of another algorithm.
+
+    :param own_names: Name of the algorithm, and of the algorithms that it extends
+    :param attributes: Attributes of the model, with those of the file
+    :raises ValueError: If the file is of an algorithm that neither extends this one nor is extended by it
+    """
+    saved_names = attributes.get("_saved_as") or [
+        name for name, attribute in _ATTRIBUTES.items() if attribute in attributes
+    ]
+    # The last name is that of the base of all algorithms, which may have had any rule.
+    if saved_names and own_names[0] not in saved_names and saved_names[0] not in own_names[:-1]:
+        raise ValueError(f"The file is of {saved_names[0]}, not of {own_names[0]}: load it with {saved_names[0]}.load.")
+
 
 def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *arguments: Any) -> None:
     """
