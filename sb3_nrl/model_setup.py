@@ -4,7 +4,7 @@ Shapes: E environments.
 """
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
@@ -23,6 +24,14 @@ from sb3_nrl.rules import LearningRule
 from sb3_nrl.saving import check_origin, save_atomically
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
+
+
+def _wrappers(env: VecEnv | None, kind: type[VecEnvWrapper]) -> Iterator[Any]:
+    """The wrappers of a kind around an environment, the innermost first."""
+    if isinstance(env, VecEnvWrapper):
+        yield from _wrappers(env.venv, kind)
+        if isinstance(env, kind):
+            yield env
 
 
 class ModelSetup(OnPolicyAlgorithm):
@@ -178,6 +187,21 @@ class ModelSetup(OnPolicyAlgorithm):
             super().set_parameters(load_path_or_dict, exact_match, device)
         finally:  # it complains of missing names after it has replaced the others
             self._forget_steps()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        if not self._custom_logger:
+            state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        # VecNormalize leaves out what it wraps, since its own files are for other environments.
+        wrappers = _wrappers(self.env, VecNormalize)
+        state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for env, venv, returns in state.pop("_normalized"):
+            env.set_venv(venv)
+            env.returns = returns
+        vars(self).update(state)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_action_noise"]
