@@ -62,15 +62,18 @@ def transpose(xp: ArrayNamespace, x: Array) -> Array:
     return x.T.contiguous() if xp is th else x.T.copy()
 
 
+def norm(x: Array) -> float:
+    """Euclidean norm of a vector, also of one whose squares are too large for single precision."""
+    size = math.sqrt(float((x * x).sum()))
+    if math.isfinite(size):
+        return size
+    largest = float(abs(x).max())
+    return largest * norm(x / largest) if math.isfinite(largest) else largest
+
+
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
     """The whole batch ``n`` times over, one copy after the other."""
     return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)
-
-
-def norm(x: Array) -> float:
-    """The Euclidean norm, also of numbers whose squares are too large for single precision."""
-    square = float((x * x).sum())
-    return math.sqrt(square) if math.isfinite(square) else float(np.linalg.norm(np.asarray(x, dtype=float)))
 
 
 def like(values: np.ndarray, reference: Array) -> Array:

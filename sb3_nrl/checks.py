@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_nrl.buffers import RolloutWindow
+_MAX_FLOAT = float(np.finfo(np.float32).max)
 
-_LARGE = 1e6
-"""Size from which a reward or an observation is named where an update fails."""
+_LARGE = 1e9
+"""Size of rewards and observations from which on they are likely to be what learning fails from."""
 
 _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -69,27 +69,39 @@ def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] |
     """
     if _is_finite(rewards) and all(map(_is_finite, obs.values() if isinstance(obs, dict) else (obs,))):
         return
-    named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
-    name, values = next(item for item in (("reward", rewards), *named.items()) if not _is_finite(item[1]))
-    row, *place = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
-    env = row if envs is None else envs[row]
-    raise ValueError(
-        f"Environment {env} gave {values[(row, *place)]} as {name}{place or ''} at step {step}: must be finite"
-    )
-
-
-def describe_large(window: RolloutWindow) -> list[str]:
-    """A sentence for each of the rewards and observations of a window that may be too large to learn from."""
-    obs = window.observations
-    named = {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
-    sizes = {name: float(np.abs(values).max()) for name, values in {"reward": window.rewards_TE, **named}.items()}
-    return [
-        f"The largest {name} since the last update was {size:.3g}: VecNormalize makes it one that suits networks."
-        for name, size in sizes.items()
-        if size > _LARGE
-    ]
+    named = {"reward": rewards, **_name_parts(obs)}
+    name, values = next(item for item in named.items() if not _is_finite(item[1]))
+    row, *place = (int(index) for index in np.argwhere(~(np.abs(values) <= _MAX_FLOAT))[0])
+    env, value = row if envs is None else envs[row], values[(row, *place)]
+    wanted = f"at most {_MAX_FLOAT:.2g}, for example by VecNormalize" if np.isfinite(value) else "finite"
+    raise ValueError(f"Environment {env} gave {value} as {name}{place or ''} at step {step}: must be {wanted}")
 
 
 def _is_finite(values: np.ndarray) -> bool:
+    """Whether all values are finite in single precision."""
     # The sum of squares is the quickest to tell; it is infinite also where finite numbers are huge.
-    return values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
+    return (
+        values.dtype.kind != "f"
+        or bool(np.vdot(values, values) < _MAX_FLOAT)
+        or bool((np.abs(values) <= _MAX_FLOAT).all())
+    )
+
+
+def _name_parts(obs: Any) -> dict[str, np.ndarray]:
+    return {f"observation[{key!r}]": obs[key] for key in obs} if isinstance(obs, dict) else {"observation": obs}
+
+
+def name_the_largest(obs: Any, rewards: np.ndarray | None = None) -> str:
+    """
+    Say which observation or reward is too large to compute with.
+
+    :param obs: Observations
+    :param rewards: Rewards, if any
+    :return: A sentence; empty if none is
+    """
+    parts = {**({} if rewards is None else {"reward": rewards}), **_name_parts(obs)}
+    sizes = {name: float(np.abs(values).max()) for name, values in parts.items() if values.dtype.kind == "f"}
+    name = max(sizes, key=lambda name: sizes[name], default="")
+    if sizes.get(name, 0) < _LARGE:
+        return ""
+    return f"The largest {name} has the size {sizes[name]:g}: scale it, for example with VecNormalize."

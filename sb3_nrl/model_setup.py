@@ -4,7 +4,7 @@ Shapes: E environments.
 """
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,15 +13,25 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
+from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
 from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
 from sb3_nrl.rules import LearningRule
-from sb3_nrl.saving import save_atomically
+from sb3_nrl.saving import check_origin, save_atomically
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
+
+
+def _wrappers(env: VecEnv | None, kind: type[VecEnvWrapper]) -> Iterator[Any]:
+    """The wrappers of a kind around an environment, the innermost first."""
+    if isinstance(env, VecEnvWrapper):
+        yield from _wrappers(env.venv, kind)
+        if isinstance(env, kind):
+            yield env
 
 
 class ModelSetup(OnPolicyAlgorithm):
@@ -69,6 +79,7 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def _read_arguments(self) -> None:
         """Check all arguments, and make what they describe."""
+        check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
         norm = self.max_grad_norm
@@ -89,6 +100,11 @@ class ModelSetup(OnPolicyAlgorithm):
         same = before is None or type(before) is type(self.rule)
         check("rule", before, same, f"{type(self.rule).__name__}, which {type(self).__name__} learns by")
         self.rule.check()
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        """Name of the algorithm, and of the algorithms that it extends."""
+        return [algorithm.__name__ for algorithm in cls.__mro__[: cls.__mro__.index(ModelSetup)]]
 
     @staticmethod
     def _check_rate(rate: float) -> None:
@@ -153,6 +169,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self.predictor.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
+        self._last_obs = map_observations(np.array, self._last_obs)  # some environments use their arrays again
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
         return setup
 
@@ -179,6 +196,21 @@ class ModelSetup(OnPolicyAlgorithm):
         finally:  # it complains of missing names after it has replaced the others
             self._forget_steps()
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        if not self._custom_logger:
+            state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        # VecNormalize leaves out what it wraps, since its own files are for other environments.
+        wrappers = _wrappers(self.env, VecNormalize)
+        state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for env, venv, returns in state.pop("_normalized"):
+            env.set_venv(venv)
+            env.returns = returns
+        vars(self).update(state)
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_action_noise"]
 
@@ -196,4 +228,5 @@ class ModelSetup(OnPolicyAlgorithm):
         :param exclude: Names of attributes to leave out
         :param include: Names of attributes to save although they would be left out
         """
+        self._saved_as = self._names()
         save_atomically(super().save, path, exclude, include)

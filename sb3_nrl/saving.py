@@ -1,20 +1,51 @@
 """Files that are written whole or not at all."""
 
+import glob
+import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from contextlib import suppress
+from typing import IO, Any
 
 try:
     import fcntl
-except ModuleNotFoundError:  # on Windows, where leftovers stay
+except ImportError:  # Windows, where a file that is open cannot be removed
     fcntl = None  # type: ignore[assignment]
+
+_TOKEN_LENGTH = 16
+
+_ATTRIBUTES = {
+    "PPO": "clip_range",
+    "DQN": "exploration_fraction",
+    "SAC": "target_entropy",
+    "TD3": "policy_delay",
+    "A2C": "gae_lambda",
+}
+"""An attribute by which files of Stable-Baselines3's algorithms, and of those made from them, can be told."""
+
+
+def check_origin(own_names: list[str], attributes: dict[str, Any]) -> None:
+    """
+    Refuse to go on from a file of another algorithm.
+
+    :param own_names: Name of the algorithm, and of the algorithms that it extends
+    :param attributes: Attributes of the model, with those of the file
+    :raises ValueError: If the file is of an algorithm that neither extends this one nor is extended by it
+    """
+    saved_names = attributes.get("_saved_as") or [
+        name for name, attribute in _ATTRIBUTES.items() if attribute in attributes
+    ]
+    # The last name is that of the base of all algorithms, which may have had any rule.
+    if saved_names and own_names[0] not in saved_names and saved_names[0] not in own_names[:-1]:
+        raise ValueError(f"The file is of {saved_names[0]}, not of {own_names[0]}: load it with {saved_names[0]}.load.")
 
 
 def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *arguments: Any) -> None:
     """
-    Save a model to a temporary file beside the target, which then takes its place. Temporary files that killed
-    processes left are removed.
+    Save a model to a temporary file beside the target, which then takes its place. Temporary files of the same model
+    that killed processes left are removed.
 
     :param save: Saves to a stream
     :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
@@ -28,33 +59,55 @@ def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *
         path = path.with_name(f"{path.name}.zip")
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        _remove_unless_locked(leftover)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    _remove_unfinished(path)
+    file = _open_new(path)
+    unfinished = pathlib.Path(file.name)
     try:
-        with unfinished.open("xb") as file:
-            _lock(file)
+        with file:
             save(file, *arguments)
-        unfinished.replace(path)
+            file.flush()
+            if path.exists():
+                shutil.copymode(path, unfinished)
+            if fcntl is not None:
+                unfinished.replace(path)  # while it is locked
+        if fcntl is None:
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _lock(file: BinaryIO) -> None:
-    """
-    Lock a file for as long as it is open. The lock of a process that is killed goes with it.
+def _open_new(path: pathlib.Path) -> IO[bytes]:
+    """Create a temporary file for a model, locked until it is closed."""
+    while True:
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_LENGTH // 2)}.tmp")
+        file = unfinished.open("x+b")  # fails if there is such a file or link; its permissions are those of a new file
+        with suppress(OSError):  # some network drives have no locks
+            _lock(file.fileno(), wait=True)
+        if unfinished.exists():  # another save may have removed it before it was locked
+            return file
+        file.close()
 
-    :raises OSError: If somebody else has locked it
+
+def _remove_unfinished(path: pathlib.Path) -> None:
+    """Remove the temporary files of a model that nobody is writing to."""
+    for other in path.parent.glob(glob.escape(f".{path.name}.") + "[0-9a-f]" * _TOKEN_LENGTH + ".tmp"):
+        with suppress(OSError):  # in use, or gone
+            descriptor = os.open(other, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                _lock(descriptor, wait=False)
+                if fcntl is not None:
+                    other.unlink()
+            finally:
+                os.close(descriptor)
+            if fcntl is None:
+                other.unlink()
+
+
+def _lock(descriptor: int, wait: bool) -> None:
+    """
+    Lock a file for this process and thread.
+
+    :raises OSError: If it is locked already, and there is no waiting
     """
     if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _remove_unless_locked(leftover: pathlib.Path) -> None:
-    if fcntl is not None:
-        try:
-            with leftover.open("rb") as file:
-                _lock(file)
-                leftover.unlink()
-        except OSError:
-            pass  # it is being written, or is gone
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

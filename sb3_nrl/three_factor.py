@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check_finite, describe_large
+from sb3_nrl.checks import check_finite, name_the_largest
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
@@ -225,7 +225,10 @@ class ThreeFactorAlgorithm(ModelSetup):
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
             noise = policy.sample_noise(self.n_envs) if self.rule.acts_with_noise else None
-            actions, log_probs = policy.act(obs, self._sample_action_noise(), noise)
+            try:
+                actions, log_probs = policy.act(obs, self._sample_action_noise(), noise)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} {name_the_largest(obs)}".rstrip()) from None
             clipped_actions = actions
             if isinstance(space, spaces.Box):
                 clipped_actions = np.clip(actions.reshape(-1, *space.shape), space.low, space.high)
@@ -234,9 +237,9 @@ class ThreeFactorAlgorithm(ModelSetup):
             # Copies, since some environments use their arrays again; rewards in single precision, as Stable-Baselines3
             # keeps them, whatever kind of VecEnv they come from.
             new_obs, dones = map_observations(np.array, new_obs), dones.astype(bool)
-            rewards = rewards.astype(np.float32)
             self.num_timesteps += env.num_envs
             check_finite(new_obs, rewards, self.num_timesteps)
+            rewards = rewards.astype(np.float32)
 
             rollout_buffer.add(
                 obs,
@@ -310,10 +313,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))
         if errors.n_rewards > 0:
-            try:
-                update_norm = apply_update(policy, change_W, self.max_grad_norm)
-            except FloatingPointError as error:
-                raise FloatingPointError(" ".join([str(error), *describe_large(window)])) from None
+            update_norm = apply_update(policy, change_W, self.max_grad_norm, window)
             self._n_updates += 1
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)

@@ -11,12 +11,18 @@ import torch as th
 
 from sb3_nrl.arrays import Array, norm
 from sb3_nrl.buffers import RolloutWindow
-from sb3_nrl.checks import check
+from sb3_nrl.checks import check, name_the_largest
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.reward_prediction import RewardErrors
 
 _MAX_LEARNING_RATE = 1e30
 """Largest learning rate that optimizers can compute with in single precision."""
+
+_MAX_GRADIENT = 1e18
+"""Largest norm of a gradient whose square optimizers can compute with in single precision."""
+
+_MAX_CHANGE = 1e37
+"""Largest norm of a weight change that can be clipped in single precision."""
 
 
 class Update(NamedTuple):
@@ -52,13 +58,14 @@ def check_optimizer(policy: PerturbablePolicy, vf_coef: float) -> None:
             raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
 
 
-def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | None) -> float:
+def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | None, window: RolloutWindow) -> float:
     """
     Give the optimizer −Σ δ · trace for a gradient, clipped for actor and critic separately, and let it make its step.
 
     :param policy: The policy
     :param change_W: Weight change Σ δ · trace
     :param max_norm: Bound on the norm, None for none
+    :param window: The steps that the change comes from, for messages
     :return: The norm, before clipping
     :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
         moments start anew
@@ -69,7 +76,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
         norms.append(norm(gradient))
         if max_norm is not None and norms[-1] > max_norm:
             gradient *= max_norm / norms[-1]
-    total_norm = math.hypot(*norms)
+    size = math.hypot(*norms)
     start = 0
     for parameter in policy.learnable:
         gradient = gradient_W[start : start + parameter.numel()]
@@ -78,7 +85,8 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     weights = [policy.array(parameter.detach()) for parameter in policy.learnable]
     before = deepcopy(weights)
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
-    finite = math.isfinite(total_norm) and rate < _MAX_LEARNING_RATE
+    clipped = size if max_norm is None else min(size, max_norm)
+    finite = size < _MAX_CHANGE and clipped < _MAX_GRADIENT and rate < _MAX_LEARNING_RATE
     if finite:
         with th.no_grad():
             policy.optimizer.step()
@@ -89,6 +97,9 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
         policy.optimizer.state.clear()  # moments may hold the refused change
         raise FloatingPointError(
             "An update was refused: it would make weights infinite or NaN. The model keeps its last finite weights. "
-            f"Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
+            + (
+                name_the_largest(window.observations, window.rewards_TE)
+                or f"Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."
+            )
         )
-    return total_norm
+    return size

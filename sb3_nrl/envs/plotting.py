@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_nrl.envs.trials import NeuroGymEnv
@@ -154,7 +153,7 @@ def _sight(model: BaseAlgorithm, space: spaces.Space) -> list[Callable[[Any], An
 
 def _probabilities(policy: Any, obs: Any, memory: Any, starting: np.ndarray) -> np.ndarray | None:
     """π(·|s) of a categorical policy, shape (A,)."""
-    if not isinstance(getattr(policy, "action_dist", None), CategoricalDistribution):
+    if not isinstance(policy.action_space, spaces.Discrete) or not hasattr(policy, "get_distribution"):
         return None
     rows, _ = policy.obs_to_tensor(obs)
     with th.no_grad():
