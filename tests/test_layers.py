@@ -16,155 +16,102 @@ from tests.conftest import each_algorithm, each_rule, make_model
 from tests.policies import BOX, VECTOR, batch, in_torch, make_policy, names, tensors
 
 
-class Extractor(BaseFeaturesExtractor):
-    def __init__(self, observation_space: spaces.Space) -> None:
-        super().__init__(observation_space, features_dim=4)
-        self.first = nn.Linear(spaces.flatdim(observation_space), 4)
-        self.second: nn.Module = nn.Linear(4, 4)
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(x))
-
-
-class OverwritesInput(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        hidden = self.first(x).tanh()
-        y = self.second(hidden)
-        hidden += y
-        return hidden
-
-
-class BatchSecond(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(x).expand(3, len(x), 4)).mean(0)
-
-
-class BatchSecondOfTwo(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(x).expand(2, len(x), 4)).mean(0)
-
-
-class MixesRows(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        y = self.second(self.first(x))
-        return y - y.mean(0)
-
-
-class CentresRows(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(x - x.mean(0)))
-
-
-class ScalesAndMixesRows(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        y = self.second(self.first(x / x.norm(dim=1, keepdim=True)))
-        return y - y.mean(0)
-
-
-class SaturatesAndMixesRows(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(x - 0.1 * x.mean(0)).tanh())
-
-
-class DrawsRandomNumbers(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(nn.functional.dropout(self.first(x), 0.5))
-
-
-class KeepsAState(Extractor):
-    calls = 0
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        self.calls += 1
-        return self.second(self.first(x)) + self.calls
-
-
-class NeverCallsOne(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.first(x)
-
-
-class CallsByName(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(input=self.first(x))
-
-
 class Centred(nn.Linear):
     def forward(self, x: th.Tensor) -> th.Tensor:
         return nn.functional.linear(x, self.weight - self.weight.mean(), self.bias)
 
 
-class OfAnotherLayer(Extractor):
-    def __init__(self, observation_space: spaces.Space) -> None:
-        super().__init__(observation_space)
-        self.second = self.replace(nn.Linear(4, 4))
-
-    def replace(self, layer: nn.Linear) -> nn.Module:
-        return Centred(4, 4)
-
-
-class OfLayerNorm(OfAnotherLayer):
-    def replace(self, layer: nn.Linear) -> nn.Module:
-        return nn.LayerNorm(4)
-
-
-class WithSpectralNorm(OfAnotherLayer):
-    def replace(self, layer: nn.Linear) -> nn.Linear:
-        return nn.utils.spectral_norm(layer)
-
-
-class WithForwardOfItsOwn(OfAnotherLayer):
-    def replace(self, layer: nn.Linear) -> nn.Linear:
-        layer.forward = lambda x: nn.functional.linear(x, -layer.weight)  # type: ignore[assignment, method-assign]
-        return layer
-
-
-class WithParameterOfItsOwn(OfAnotherLayer):
-    def replace(self, layer: nn.Linear) -> nn.Linear:
-        layer.gain = nn.Parameter(th.ones(4))
-        return layer
-
-
 class StandardisedConvolution(nn.Conv2d):
     def _conv_forward(self, x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
-        return super()._conv_forward(x, weight - weight.mean(), bias)
+        return super()._conv_forward(x[:, :, None, None], weight - weight.mean(), bias)[:, :, 0, 0]
 
 
-class Convolves(Extractor):
-    def __init__(self, observation_space: spaces.Space) -> None:
-        super().__init__(observation_space)
-        self.convolution = StandardisedConvolution(1, 1, 1)
+class Extractor(BaseFeaturesExtractor):
+    """Two linear layers, unless one replaces the second, or computes something else with both."""
+
+    def __init__(self, observation_space: spaces.Space, compute: Any = None, second: Any = None) -> None:
+        super().__init__(observation_space, features_dim=4)
+        self.first = nn.Linear(spaces.flatdim(observation_space), 4)
+        self.second: Any = (second or nn.Linear)(4, 4)
+        self.compute = compute or (lambda first, second, x: second(first(x)))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(self.convolution(x[:, None, None])[:, 0, 0]))
+        return self.compute(self.first, self.second, x)
 
 
-@pytest.mark.parametrize(
-    ("extractor", "message"),
-    [
-        (OverwritesInput, "second' received is overwritten in place"),
-        (BatchSecond, "mixes the rows"),
-        (BatchSecondOfTwo, "second' must be called with one positional argument, the batch first"),
-        (MixesRows, "mixes the rows"),
-        (CentresRows, "mixes the rows"),
-        (ScalesAndMixesRows, "mixes the rows"),
-        (SaturatesAndMixesRows, "mixes the rows"),
-        (DrawsRandomNumbers, "draws random numbers"),
-        (KeepsAState, "keeps a state between calls"),
-        (NeverCallsOne, r"'second\.weight' of NeverCallsOne would never learn"),
-        (OfAnotherLayer, r"'second\.weight' of OfAnotherLayer would never learn: .*\(Centred\)"),
-        (OfLayerNorm, r"'second\.weight' of OfLayerNorm would never learn: .*\(LayerNorm\)"),
-        (WithSpectralNorm, r"second\.bias' of WithSpectralNorm would never learn"),
-        (WithForwardOfItsOwn, r"second\.weight' of .* would never learn: .*\(Linear\) is none of them"),
-        (WithParameterOfItsOwn, r"second\.gain' of .* would never learn|second\.weight' of .* would never learn"),
-        (Convolves, r"convolution\.weight' of .* would never learn: .*\(StandardisedConvolution\)"),
-        (CallsByName, "second' must be called with one positional argument"),
-    ],
-)
-def test_modules_whose_credit_would_be_wrong_are_refused(extractor: type[Extractor], message: str) -> None:
+def overwrite_input(first: Any, second: Any, x: th.Tensor) -> th.Tensor:
+    hidden = first(x).tanh()
+    y = second(hidden)
+    hidden += y
+    return hidden
+
+
+def keep_a_state(first: Any, second: Any, x: th.Tensor) -> th.Tensor:
+    first.calls = getattr(first, "calls", 0) + 1
+    return second(first(x)) + first.calls
+
+
+def centre_output(first: Any, second: Any, x: th.Tensor) -> th.Tensor:
+    y = second(first(x / x.norm(dim=1, keepdim=True)))
+    return y - y.mean(0)
+
+
+def with_forward_of_its_own(n_inputs: int, n_outputs: int) -> nn.Linear:
+    layer = nn.Linear(n_inputs, n_outputs)
+    layer.forward = lambda x: nn.functional.linear(x, -layer.weight)  # type: ignore[assignment, method-assign]
+    return layer
+
+
+def with_parameter_of_its_own(n_inputs: int, n_outputs: int) -> nn.Linear:
+    layer = nn.Linear(n_inputs, n_outputs)
+    layer.gain = nn.Parameter(th.ones(n_outputs))
+    return layer
+
+
+NEVER = "' of Extractor would never learn: .*"
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "overwrites an input": ({"compute": overwrite_input}, "second' received is overwritten in place"),
+    "keeps a state": ({"compute": keep_a_state}, "keeps a state between calls"),
+    "draws random numbers": (
+        {"compute": lambda first, second, x: second(nn.functional.dropout(first(x), 0.5))},
+        "draws random numbers",
+    ),
+    "mixes rows of the output": ({"compute": centre_output}, "mixes the rows"),
+    "mixes rows of the input": ({"compute": lambda first, second, x: second(first(x - x.mean(0)))}, "mixes the rows"),
+    "mixes rows a little": (
+        {"compute": lambda first, second, x: second(first(x - 0.1 * x.mean(0)).tanh())},
+        "mixes the rows",
+    ),
+    "has the batch second": (
+        {"compute": lambda first, second, x: second(first(x).expand(3, len(x), 4)).mean(0)},
+        "mixes the rows",
+    ),
+    "has the batch second, of two": (
+        {"compute": lambda first, second, x: second(first(x).expand(2, len(x), 4)).mean(0)},
+        "second' must be called with one positional argument, the batch first",
+    ),
+    "calls by name": (
+        {"compute": lambda first, second, x: second(input=first(x))},
+        "second' must be called with one positional argument",
+    ),
+    "never calls a layer": ({"compute": lambda first, second, x: first(x)}, "'second.weight" + NEVER),
+    "a subclass of Linear": ({"second": Centred}, rf"'second.weight{NEVER}\(Centred\)"),
+    "a subclass of Conv2d": (
+        {"second": lambda n, m: StandardisedConvolution(n, m, 1)},
+        rf"'second.weight{NEVER}\(StandardisedConvolution\)",
+    ),
+    "another kind of layer": ({"second": lambda n, m: nn.LayerNorm(n)}, rf"'second.weight{NEVER}\(LayerNorm\)"),
+    "spectral norm": ({"second": lambda n, m: nn.utils.spectral_norm(nn.Linear(n, m))}, "'second.bias" + NEVER),
+    "a forward of its own": ({"second": with_forward_of_its_own}, rf"'second.weight{NEVER}\(Linear\) is none of them"),
+    "a parameter of its own": ({"second": with_parameter_of_its_own}, rf"'second.weight{NEVER}\(Linear\)"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_modules_whose_credit_would_be_wrong_are_refused(arguments: dict[str, Any], message: str) -> None:
     for seed in range(5):
         with pytest.raises(ValueError, match=message):
-            make_policy(features_extractor_class=extractor, seed=seed)
+            make_policy(features_extractor_class=Extractor, features_extractor_kwargs=arguments, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +126,9 @@ def test_modules_whose_credit_would_be_wrong_are_refused(extractor: type[Extract
     ids=str,
 )
 def test_mixed_rows_are_noticed_in_small_spaces_too(space: spaces.Space) -> None:
+    arguments = REFUSED["mixes rows of the input"][0]
     with pytest.raises(ValueError, match="mixes the rows"):
-        make_policy(space, features_extractor_class=CentresRows)
-
-
-class DividesByZero(Extractor):
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.second(self.first(x / x.norm(dim=1, keepdim=True)))
+        make_policy(space, features_extractor_class=Extractor, features_extractor_kwargs=arguments)
 
 
 def snapshot(policy: nn.Module) -> dict[str, th.Tensor]:
@@ -197,23 +140,22 @@ def changed(policy: nn.Module, before: dict[str, th.Tensor]) -> set[str]:
 
 
 def test_a_module_may_be_undefined_at_zero() -> None:
-    model = make_model(NRL, policy_kwargs={"features_extractor_class": DividesByZero}, learning_rate=0.05)
+    arguments = {"compute": lambda first, second, x: second(first(x / x.norm(dim=1, keepdim=True)))}
+    kwargs = {"features_extractor_class": Extractor, "features_extractor_kwargs": arguments}
+    model = make_model(NRL, policy_kwargs=kwargs, learning_rate=0.05)
     before = snapshot(model.policy)
     model.learn(40)
     assert changed(model.policy, before) == set(before)
 
 
-@pytest.mark.parametrize("extractor", [OfAnotherLayer, OfLayerNorm, NeverCallsOne])
+@pytest.mark.parametrize("reason", ["a subclass of Linear", "another kind of layer", "never calls a layer"])
 @each_rule
-def test_what_cannot_learn_may_be_frozen(algorithm: type[ThreeFactorAlgorithm], rule: str, extractor: Any) -> None:
+def test_what_cannot_learn_may_be_frozen(algorithm: type[ThreeFactorAlgorithm], rule: str, reason: str) -> None:
     """The first layer learns through the frozen one, the frozen one stays."""
-
-    class Frozen(extractor):
-        def __init__(self, observation_space: spaces.Space) -> None:
-            super().__init__(observation_space)
-            self.second.requires_grad_(False)
-
-    kwargs = {"features_extractor_class": Frozen, "head_gain": 1.0}
+    arguments = dict(REFUSED[reason][0])
+    replaced = arguments.get("second", nn.Linear)
+    arguments["second"] = lambda *sizes: replaced(*sizes).requires_grad_(False)
+    kwargs = {"features_extractor_class": Extractor, "features_extractor_kwargs": arguments, "head_gain": 1.0}
     model = make_model(algorithm, rule=rule, policy_kwargs=kwargs, learning_rate=0.05)
     before = snapshot(model.policy)
     model.learn(60)
@@ -300,19 +242,10 @@ def test_nothing_left_to_learn_is_refused() -> None:
 # Layers of both networks
 
 
-class Given(BaseFeaturesExtractor):
-    def __init__(self, observation_space: spaces.Space, net: nn.Module) -> None:
-        super().__init__(observation_space, features_dim=8)
-        self.net = net
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        return self.net(x)
-
-
 def test_actor_and_critic_must_not_share_layers() -> None:
-    given: dict[str, Any] = {"features_extractor_class": Given, "features_extractor_kwargs": {"net": nn.Linear(5, 8)}}
+    shared = nn.Linear(4, 4)
     with pytest.raises(ValueError, match="Actor and critic must not share layers"):
-        make_policy(**given)
+        make_policy(features_extractor_class=Extractor, features_extractor_kwargs={"second": lambda *_: shared})
     policy = make_policy()
     assert policy.critic is not None
     policy.critic.hidden = policy.actor.hidden
@@ -325,12 +258,13 @@ def test_actor_and_critic_must_not_share_layers() -> None:
 
 
 def test_actor_and_critic_may_share_what_does_not_learn() -> None:
-    frozen = nn.Linear(4, 8).requires_grad_(False)
-    given: dict[str, Any] = {"features_extractor_class": Given, "features_extractor_kwargs": {"net": frozen}}
-    model = make_model(NRL, policy_kwargs=given)
+    frozen = nn.Linear(4, 4).requires_grad_(False)
+    arguments = {"second": lambda *_: frozen}
+    kwargs = {"features_extractor_class": Extractor, "features_extractor_kwargs": arguments}
+    model = make_model(NRL, policy_kwargs=kwargs)
     before = snapshot(model.policy)
     model.learn(64)
-    assert changed(model.policy, before) == {name for name in before if "features" not in name}
+    assert changed(model.policy, before) == {name for name in before if "second" not in name}
 
 
 def test_actor_and_critic_have_features_extractors_of_their_own() -> None:
