@@ -279,7 +279,7 @@ _WITHOUT_MEANING = {
     "gamma": 1.0,
     "ent_coef": 0.0,
     "vf_coef": 1.0,
-    "reward_timing": None,
+    "reward_timing": "step",
     "reward_smoothing": None,
     "scale_rpe": None,
 }
