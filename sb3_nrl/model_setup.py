@@ -54,7 +54,9 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def make_rule(self) -> LearningRule:
         """The learning rule that the arguments describe."""
-        check("rule", self.rule, isinstance(self.rule, LearningRule), "an instance of a LearningRule")
+        check(
+            "rule", self.rule, isinstance(self.rule, LearningRule), "a LearningRule; load(path, rule=...) takes one too"
+        )
         return self.rule
 
     def _make_predictor(self) -> RewardPredictor:

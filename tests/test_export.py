@@ -1,0 +1,184 @@
+"""Calling a policy as those of Stable-Baselines3 are called, and exporting it as its documentation shows."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+
+from sb3_nrl import BPTT, NRL
+from tests.conftest import make_model
+from tests.envs import ScriptedEnv
+
+
+class ActionsEnv(ScriptedEnv):
+    """Vectors as observations, and actions of any space."""
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        super().__init__([5])
+        self.action_space = action_space
+
+
+ENVS: dict[str, Callable[[], gymnasium.Env]] = {
+    "discrete": lambda: ActionsEnv(spaces.Discrete(3)),
+    "box": lambda: ActionsEnv(spaces.Box(-1, 1, (2, 3), np.float32)),
+    "multi-discrete": lambda: ActionsEnv(spaces.MultiDiscrete([3, 3])),
+    "uneven": lambda: ActionsEnv(spaces.MultiDiscrete([2, 4, 3])),
+    "multi-binary": lambda: ActionsEnv(spaces.MultiBinary(3)),
+    "image": lambda: FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, channel_first=True),
+}
+
+
+def make(kind: str, algorithm: Any = NRL, **settings: Any) -> Any:
+    """A model whose heads matter, so that errors show in actions too."""
+    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(kind, "MlpPolicy")
+    env = SimpleMultiObsEnv() if kind == "dict" else ENVS[kind]()
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # many nodes
+        return make_model(algorithm, env, policy=policy, policy_kwargs={"head_gain": 2.0}, **settings)
+
+
+def observations(model: Any, n_rows: int, seed: int = 0) -> Any:
+    space = model.observation_space
+    space.seed(seed)
+    return model.policy.obs_to_tensor(
+        {key: np.stack([part.sample() for _ in range(n_rows)]) for key, part in space.spaces.items()}
+        if isinstance(space, spaces.Dict)
+        else np.stack([space.sample() for _ in range(n_rows)])
+    )[0]
+
+
+@pytest.mark.parametrize("kind", [*ENVS, "dict"])
+def test_calling_the_policy_is_as_with_an_actor_critic_policy(kind: str) -> None:
+    model = make(kind)
+    policy, obs = model.policy, observations(model, 50)
+    theirs = ActorCriticPolicy(
+        model.observation_space,
+        model.action_space,
+        lambda _: 0.0,
+        features_extractor_class=policy.features_extractor_class,
+    )
+    for deterministic in (False, True):
+        results = actions, values, log_probs = policy(obs, deterministic)
+        for ours, other in zip(results, theirs(obs, deterministic), strict=True):
+            assert ours.shape == other.shape
+        distribution = policy.get_distribution(obs)
+        flat = actions.flatten(1) if isinstance(model.action_space, spaces.Box) else actions
+        assert th.allclose(log_probs, distribution.log_prob(flat), atol=1e-5)
+        if deterministic:
+            assert th.equal(flat.float(), distribution.mode().float())
+        evaluated = policy.evaluate_actions(obs, actions)
+        for ours, other, again in zip(
+            evaluated, theirs.evaluate_actions(obs, flat), policy.evaluate_actions(obs, flat), strict=True
+        ):
+            assert ours.shape == other.shape
+            assert th.equal(ours, again)
+        assert th.equal(evaluated[0], values) and th.equal(values, policy.predict_values(obs))
+        assert th.allclose(evaluated[1], log_probs, atol=1e-6)
+        assert th.allclose(evaluated[2], distribution.entropy(), atol=1e-5)
+    assert len(policy(obs)[0].unique(dim=0)) > 1
+    gradients = th.autograd.grad(log_probs.sum() + values.sum(), list(policy.parameters()))
+    assert all((gradient != 0).any() for gradient in gradients)
+
+
+def test_actions_are_drawn_from_the_distribution_that_is_told() -> None:
+    for kind, n in (("discrete", 3), ("box", 2)):
+        model = make(kind)
+        obs = observations(model, 1).repeat(20_000, 1)
+        th.manual_seed(0)
+        actions, _, _ = model.policy(obs)
+        distribution = model.policy.get_distribution(obs[:1]).distribution
+        if kind == "discrete":
+            frequencies = np.bincount(actions.numpy(), minlength=n) / len(obs)
+            assert frequencies == pytest.approx(distribution.probs[0].detach().numpy(), abs=0.015)
+        else:
+            flat = actions.flatten(1).detach().numpy()
+            assert flat.mean(0) == pytest.approx(distribution.mean[0].detach().numpy(), abs=0.03)
+            assert flat.std(0) == pytest.approx(distribution.stddev[0].detach().numpy(), rel=0.03)
+
+
+def test_a_policy_without_a_critic_has_no_values() -> None:
+    model = make("discrete", BPTT, rule="average")
+    obs = observations(model, 5)
+    actions, values, _ = model.policy(obs)
+    assert th.equal(values, th.zeros(5, 1))
+    assert model.policy.evaluate_actions(obs, actions)[0] is None
+    with pytest.raises(ValueError, match=r'predicts no values: only one of reward_prediction="critic" does'):
+        model.policy.predict_values(obs)
+
+
+# Export
+
+
+class OnnxablePolicy(nn.Module):
+    """As in Stable-Baselines3's documentation, whose batches have one row."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: th.Tensor) -> Any:
+        return self.policy(observation, deterministic=True)
+
+
+def expected(model: Any, obs: th.Tensor) -> list[np.ndarray]:
+    with th.no_grad():
+        return [result.numpy() for result in model.policy(obs, deterministic=True)]
+
+
+def assert_same(results: Any, wanted: list[np.ndarray]) -> None:
+    for result, other in zip(results, wanted, strict=True):
+        assert result.shape == other.shape
+        np.testing.assert_allclose(result, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", ENVS)
+def test_traced_policy_gives_the_same(kind: str) -> None:
+    model = make(kind)
+    module = OnnxablePolicy(model.policy).eval()
+    traced = th.jit.freeze(th.jit.trace(module, observations(model, 1)))
+    for n_rows in (1, 7):
+        obs = observations(model, n_rows, seed=1)
+        assert_same([result.detach().numpy() for result in traced(obs)], expected(model, obs))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Exporting")
+@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
+@pytest.mark.parametrize(
+    ("kind", "dynamic"), [*((kind, True) for kind in ENVS), ("box", False), ("uneven", False), ("image", False)]
+)
+def test_onnx_runs_as_the_policy_does(kind: str, dynamo: bool, dynamic: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = make(kind)
+    shapes: dict[str, Any] = {}
+    if dynamic and dynamo:
+        shapes = {"dynamic_shapes": ({0: th.export.Dim("batch")},)}
+    elif dynamic:
+        shapes = {"dynamic_axes": {"input": {0: "batch"}}}
+    path, n_rows = str(tmp_path / "policy.onnx"), 2 if dynamic else 1
+    th.onnx.export(
+        OnnxablePolicy(model.policy),
+        (observations(model, n_rows),),
+        path,
+        opset_version=18,
+        input_names=["input"],
+        dynamo=dynamo,
+        **shapes,
+    )
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for n in (n_rows, 7) if dynamic else (n_rows,):
+        obs = observations(model, n, seed=1)
+        assert_same(session.run(None, {"input": obs.numpy()}), expected(model, obs))
