@@ -1,12 +1,14 @@
 """Policies that change, and subclasses: training follows, or it says what to do."""
 
 import pickle
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL, ThreeFactorAlgorithm
@@ -448,6 +450,24 @@ def test_a_pickled_model_goes_on_as_the_model_does(algorithm: Any, rule: str, to
         one.learn(40, reset_num_timesteps=False)
         assert agrees(one.policy)
     np.testing.assert_array_equal(weights(model), weights(copy))
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        deepcopy,
+        lambda policy: pickle.loads(pickle.dumps(policy)),
+        lambda policy: policy.double().float(),
+    ],
+    ids=["copied", "pickled", "moved"],
+)
+def test_a_copied_policy_sees_weights_of_its_own(copy: Any) -> None:
+    policy = make_policy(spaces.Box(-1, 1, (4,)))
+    assert agrees(policy)
+    other = copy(policy)
+    nn.init.normal_(other.actor.head.weight)
+    assert agrees(other)
+    assert agrees(policy)
 
 
 @pytest.mark.parametrize("log_std", [100.0, -120.0])
