@@ -282,7 +282,7 @@ def test_settings_are_the_papers(task: str, n_hidden: int) -> None:
             expected |= {"noise_std": noise, "noise_distribution": "gaussian"}
         if algorithm == "NRL":
             expected |= {"noise_normalization": "layer" if immediate else "network", "n_noise_samples": 1}
-            expected |= {"antithetic": False, protocol.BASELINE_PASSES: None}
+            expected |= {"antithetic": False, "n_baseline_passes": None}
         assert {name: arguments[name] for name in expected} == expected
         model, _ = protocol.make_model(settings)
         assert (type(model).__name__, type(model.policy.optimizer)) == (algorithm, th.optim.SGD)
@@ -321,6 +321,20 @@ def test_training_that_diverges_is_a_result() -> None:
     played = columns["length"] > 0
     assert 0 < played.sum() < 70 and played[: played.sum()].all()
     assert (columns["return"][~played] == TASKS["CartPole"].worst).all()
+
+
+def test_mean_of_noisy_passes_comes_closer_and_updates_point_along_the_gradient() -> None:
+    settings = Cell("Acrobot", "NRL").settings(0, 0) | {"n_steps": 40, "n_passes": [1, 100]}
+    one, hundred = protocol.measure_noisy_passes(settings)["error"]
+    assert one / hundred == pytest.approx(10, rel=0.3)  # √100
+    louder = settings["arguments"] | {"noise_std": 0.01}
+    assert protocol.measure_noisy_passes(settings | {"arguments": louder})["error"][0] / one == pytest.approx(
+        10, rel=0.1
+    )
+    settings = Cell("CartPole", "NRL").settings(0, 5) | {"cases": [(1e-3, 1), (1e-3, 1000)]}
+    settings["arguments"]["learning_rate"] = 0.0
+    few, many = protocol.measure_alignment(settings)["cosine"]
+    assert 0 < few < 0.3 < 0.8 < many < 1
 
 
 def trainings(cell: Cell, curves: Sequence[float | Sequence[float]]) -> dict[Run, Result]:

@@ -20,7 +20,6 @@ LABELS = {"NRL": "NRL", "BPTT": "BP", "RMHL": "RMHL"}  # the algorithms, and the
 SETTINGS = {"paper": "as published", "recommended": "recommended"}
 SEEDS = (0, 1, 2, 3, 4)
 N_LAST = 50  # the final performance is the mean return of so many episodes at the end
-BASELINE_PASSES = "clean_passes"  # the argument that replaces the clean pass by the mean of noisy passes
 
 
 class Task(NamedTuple):
@@ -57,7 +56,7 @@ NOISE_STDS = {
     "CartPole": {"NRL": 1e-3, "RMHL": 1e-1},
 }
 PINNED: dict[str, dict[str, Any]] = {
-    "NRL": {"noise_distribution": "gaussian", BASELINE_PASSES: None},
+    "NRL": {"noise_distribution": "gaussian", "n_baseline_passes": None},
     "BPTT": {},
     "RMHL": {"n_steps": 128, "trace_decay": 1.0, "max_grad_norm": None, "noise_distribution": "gaussian"},
 }
@@ -81,8 +80,8 @@ BP's step, a single noise sample is too noisy. The mean of eight antithetic pair
 """
 CHANGES: dict[str, dict[str, Any]] = {
     "": {},
-    "2 passes": {BASELINE_PASSES: 2},
-    "10 passes": {BASELINE_PASSES: 10},
+    "2 passes": {"n_baseline_passes": 2},
+    "10 passes": {"n_baseline_passes": 10},
     "uniform": {"noise_distribution": "uniform"},
     "rademacher": {"noise_distribution": "rademacher"},
     "poisson": {"noise_distribution": "poisson"},
@@ -197,11 +196,11 @@ def measure_noisy_passes(settings: dict[str, Any]) -> Columns:
     obs = th.as_tensor(np.concatenate(seen))
     clean = policy.get_distribution(obs).distribution.probs
     n_actions = clean.shape[1]
-    every_action = th.arange(n_actions).repeat_interleave(len(obs))
+    every_action, rows = th.arange(n_actions).repeat_interleave(len(obs)), th.arange(len(obs)).repeat(n_actions)
     total, errors = th.zeros_like(clean, dtype=th.float64), []
     for n_passes in range(1, max(settings["n_passes"]) + 1):
-        noise = policy.sample_noise(len(obs), 1).repeat(n_actions, 1)
-        log_probs = policy.noisy_pass(obs.repeat(n_actions, 1), every_action, noise).objectives[0]
+        noise = policy.sample_noise(len(obs), 1)[rows]  # an array or a tensor
+        log_probs = th.as_tensor(policy.noisy_pass(obs[rows], every_action, noise).objectives[0])
         total += log_probs.exp().view(n_actions, -1).T
         if n_passes in settings["n_passes"]:
             errors.append((total / n_passes - clean).abs().mean().item())
