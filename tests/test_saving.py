@@ -411,7 +411,7 @@ class RandomDirections(LearningRule):
 
 def test_a_rule_of_ones_own_survives_a_round_trip(tmp_path: Path) -> None:
     env = make_vec_env(lambda: ScriptedEnv([5]), 2, seed=0)
-    saved = ThreeFactorAlgorithm("MlpPolicy", env, RandomDirections(0.3), seed=0, device="cpu").learn(64)
+    saved = ThreeFactorAlgorithm("MlpPolicy", env, rule=RandomDirections(0.3), seed=0, device="cpu").learn(64)
     saved.save(tmp_path / "model")
     loaded = ThreeFactorAlgorithm.load(tmp_path / "model", env=env, device="cpu")
     assert isinstance(loaded.rule, RandomDirections) and loaded.rule.scale == 0.3
@@ -431,8 +431,8 @@ def test_a_missing_rule_is_refused(tmp_path: Path) -> None:
     env = make_vec_env(lambda: ScriptedEnv([5]))
     for rule in (None, "hebbian", RandomDirections):
         with pytest.raises(ValueError, match=r"^rule=.*: must be a LearningRule"):
-            ThreeFactorAlgorithm("MlpPolicy", env, rule)  # type: ignore[arg-type]
-    model = ThreeFactorAlgorithm("MlpPolicy", env, RandomDirections(1.0), device="cpu")
+            ThreeFactorAlgorithm("MlpPolicy", env, rule=rule)  # type: ignore[arg-type]
+    model = ThreeFactorAlgorithm("MlpPolicy", env, rule=RandomDirections(1.0), device="cpu")
     model.save(tmp_path / "model", exclude=["rule"])
     with pytest.raises(ValueError, match=r"^rule=None: must be a LearningRule.*load\(path, rule=\.\.\.\)"):
         ThreeFactorAlgorithm.load(tmp_path / "model")
