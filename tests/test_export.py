@@ -84,6 +84,7 @@ def test_calling_the_policy_is_as_with_an_actor_critic_policy(kind: str) -> None
         assert th.allclose(evaluated[1], log_probs, atol=1e-6)
         assert th.allclose(evaluated[2], distribution.entropy(), atol=1e-5)
     assert len(policy(obs)[0].unique(dim=0)) > 1
+    values, log_probs, _ = policy.evaluate_actions(obs, actions.detach())
     gradients = th.autograd.grad(log_probs.sum() + values.sum(), list(policy.parameters()))
     assert all((gradient != 0).any() for gradient in gradients)
 
