@@ -65,7 +65,7 @@ def test_calling_the_policy_is_as_with_an_actor_critic_policy(kind: str) -> None
         lambda _: 0.0,
         features_extractor_class=policy.features_extractor_class,
     )
-    for deterministic in (False, True):
+    for deterministic in (True, False):
         results = actions, values, log_probs = policy(obs, deterministic)
         for ours, other in zip(results, theirs(obs, deterministic), strict=True):
             assert ours.shape == other.shape
