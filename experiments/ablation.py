@@ -4,6 +4,7 @@ What each part of NRL is worth: the shipped settings with one change at a time, 
 A training ends when it passes the bar. ``docs/ablation.md`` explains the table.
 """
 
+import importlib
 import math
 import sys
 from collections.abc import Sequence
@@ -112,5 +113,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the module by its name, under which Ray's workers find it
+    sys.exit(importlib.import_module("experiments.ablation").main())

@@ -270,5 +270,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the module by its name, under which Ray's workers find it
+    sys.exit(importlib.import_module("experiments.learning").main())

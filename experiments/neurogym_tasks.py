@@ -6,6 +6,7 @@ time, one noisy pass per step, noise normalised by layer. Beside them are NRL wi
 pairs, whose steps are as long as BPTT's, and NRL with a critic, in one setting for all tasks.
 """
 
+import importlib
 import sys
 from collections.abc import Sequence
 from itertools import product, starmap
@@ -88,5 +89,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the module by its name, under which Ray's workers find it
+    sys.exit(importlib.import_module("experiments.neurogym_tasks").main())

@@ -7,6 +7,7 @@ directly before or after, and the ratio of this one to that one is reported.
 """
 
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -208,5 +209,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the module by its name, under which Ray's workers find it
+    sys.exit(importlib.import_module("experiments.throughput").main())

@@ -1,7 +1,7 @@
 """Checks that name what is wrong, and what would be right."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +14,18 @@ _LARGE = 1e9
 """Size of rewards and observations from which on they are likely to be what learning fails from."""
 
 _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+_OF_OTHER_ALGORITHMS = {
+    "batch_size": ": a window is used as a whole",
+    "clip_range": ": each step is used once, so that there is no ratio to clip",
+    "gae_lambda": ": set trace_decay, which is gamma times lambda",
+    "n_epochs": ": each step is used once",
+    "normalize_advantage": ": max_grad_norm makes updates independent of the scale of rewards",
+    "use_rms_prop": ": set optimizer_class in policy_kwargs",
+    "use_sde": ": set action_correlation in policy_kwargs",
+}
+"""Arguments of A2C and PPO, and what there is instead."""
 
 
 def is_count(value: Any, least: int = 1) -> bool:
@@ -39,6 +51,16 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
     """
     if not valid:
         raise ValueError(f"{argument}={value!r}: must be {wanted}")
+
+
+def refuse_unknown(algorithm: str, arguments: Iterable[str]) -> None:
+    """
+    Refuse arguments that an algorithm does not have.
+
+    :raises TypeError: If there are any
+    """
+    for name in arguments:
+        raise TypeError(f"{algorithm} has no argument {name!r}{_OF_OTHER_ALGORITHMS.get(name, '')}")
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -42,7 +42,7 @@ NOISE_DISTRIBUTIONS: dict[str, Callable[[th.Tensor, float], th.Tensor]] = {
 }
 """Functions that fill a tensor with noise of a given σ: thermal, uniform, random telegraph and shot noise."""
 
-ORTHOGONAL = "orthogonal"
+ORTHOGONAL: Literal["orthogonal"] = "orthogonal"
 """Directions that the K samples of a row share out among them, instead of a distribution of each node's noise."""
 
 

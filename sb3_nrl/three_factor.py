@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check_finite, name_the_largest
+from sb3_nrl.checks import check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
@@ -135,7 +135,9 @@ class ThreeFactorAlgorithm(ModelSetup):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self).__name__, unknown)
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,

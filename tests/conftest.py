@@ -1,7 +1,7 @@
 """What all tests share: one factory of models, and the environments in ``tests/envs.py``."""
 
 import inspect
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -28,7 +28,7 @@ each_rule = pytest.mark.parametrize(
 
 def make_model(
     algorithm: type[ThreeFactorAlgorithm] = NRL,
-    env: gymnasium.Env | VecEnv | str | Sequence[int] = (5, 3),
+    env: gymnasium.Env | VecEnv | str | tuple[int, ...] | list[int] = (5, 3),
     rule: str = "critic",
     n_envs: int = 1,
     policy: Any = "MlpPolicy",
@@ -47,9 +47,8 @@ def make_model(
     """
     if isinstance(env, str):
         env = make_vec_env(env, n_envs, seed=0)
-    elif isinstance(env, Sequence):
-        lengths = env
-        env = make_vec_env(lambda: ScriptedEnv(lengths), n_envs, seed=0)
+    elif isinstance(env, tuple | list):
+        env = make_vec_env(partial(ScriptedEnv, env), n_envs, seed=0)
     names = inspect.signature(algorithm).parameters.keys() & AVERAGE.keys() if rule == "average" else set()
     shared = {name: AVERAGE[name] for name in names}
     policy_kwargs = shared.pop("policy_kwargs", {}) | settings.pop("policy_kwargs", {})

@@ -15,11 +15,11 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl import BPTT, NRL
 from sb3_nrl.updates import apply_update
 from tests.conftest import make_model, weights
 from tests.envs import ClockEnv, ScriptedEnv
-from tests.policies import ACTION_SPACES, AlteredEnvs, batch, errors_of, make_policy, names, record_updates
+from tests.policies import ACTION_SPACES, AlteredEnvs, batch, errors_of, make_policy, make_window, names, record_updates
 
 LENGTHS = ([3, 5, 4, 9], [7, 2, 6], [11, 1, 8])
 SMALL: dict[str, Any] = {"net_arch": {"pi": [6, 5], "vf": [7]}, "head_gain": 1.0}
@@ -245,7 +245,8 @@ def test_changes_of_actor_and_critic_are_clipped_apart(bound: float | None, acto
     change[critic.start], change[critic.stop - 1] = 0.1, 0.2 * 2**0.5
     factors = np.where(np.arange(critic.stop) < actor.stop, actors, critics)
     before = weights(model)
-    assert apply_update(model.policy, change, bound) == pytest.approx((5**2 + 0.3**2) ** 0.5)
+    window = make_window(model.policy, 1)
+    assert apply_update(model.policy, change, bound, window) == pytest.approx((5**2 + 0.3**2) ** 0.5)
     np.testing.assert_allclose(weights(model) - before, 0.1 * factors * change, rtol=1e-4, atol=1e-6)
 
 
@@ -466,8 +467,6 @@ def test_the_kind_of_reward_prediction_stays_what_it_was(algorithm: Any, tmp_pat
     message = "reward_prediction='average': must be what it was when the model was made"
     model = make(algorithm)
     model.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="reward_prediction='critic': must be \"average\", since RMHL has no critic"):
-        RMHL.load(tmp_path / "model")
     others: dict[str, Any] = {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0}
     with pytest.raises(ValueError, match=message):
         algorithm.load(tmp_path / "model", env=model.get_env(), **others)
@@ -480,7 +479,7 @@ def test_the_kind_of_reward_prediction_stays_what_it_was(algorithm: Any, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward_timing": "episode"}, "reward_timing='episode': must be None with reward_prediction=\"critic\""),
+        ({"reward_timing": "episode"}, "reward_timing='episode': must be step with reward_prediction=\"critic\""),
         ({"reward_prediction": "nobody"}, "reward_prediction='nobody': must be one of"),
         ({"gamma": -0.1}, "gamma=-0.1: must be in"),
         ({"gamma": 1.5}, "gamma=1.5: must be in"),

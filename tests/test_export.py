@@ -74,11 +74,11 @@ def test_calling_the_policy_is_as_with_an_actor_critic_policy(kind: str) -> None
         assert th.allclose(log_probs, distribution.log_prob(flat), atol=1e-5)
         if deterministic:
             assert th.equal(flat.float(), distribution.mode().float())
-        evaluated = policy.evaluate_actions(obs, actions)
+        evaluated: Any = policy.evaluate_actions(obs, actions)
         for ours, other, again in zip(
             evaluated, theirs.evaluate_actions(obs, flat), policy.evaluate_actions(obs, flat), strict=True
         ):
-            assert ours.shape == other.shape
+            assert other is not None and ours.shape == other.shape
             assert th.equal(ours, again)
         assert th.equal(evaluated[0], values) and th.equal(values, policy.predict_values(obs))
         assert th.allclose(evaluated[1], log_probs, atol=1e-6)

@@ -106,7 +106,7 @@ def test_mean_nrl_eligibility_is_the_exact_gradient(network: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("distribution", "antithetic"), [*((name, False) for name in NOISE_DISTRIBUTIONS), ("poisson", True)]
 )
-def test_so_it_is_with_each_distribution_of_the_noise(distribution: str, antithetic: bool) -> None:
+def test_so_it_is_with_each_distribution_of_the_noise(distribution: Any, antithetic: bool) -> None:
     assert_mean_eligibility_is_exact(make_policy(**ACTOR_ALONE, noise=Noise(1e-3, distribution)), antithetic)
 
 
@@ -118,7 +118,7 @@ def test_so_it_is_with_a_mean_of_noisy_passes_for_the_clean_one() -> None:
 @pytest.mark.parametrize("antithetic", [False, True])
 @each_action_space
 def test_actor_and_critic_are_normalized_by_their_own_noise(
-    action_space: spaces.Space, antithetic: bool, normalization: str
+    action_space: spaces.Space, antithetic: bool, normalization: Any
 ) -> None:
     """The paper's estimates are too short by the number of nodes of the network, or of the layer."""
     policy = make_policy(action_space=action_space, noise=Noise(1e-3), net_arch={"pi": [6, 5], "vf": [7]}, seed=3)

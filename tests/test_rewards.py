@@ -15,7 +15,7 @@ from tests.envs import ClockEnv
 from tests.policies import record_updates
 
 
-def make(n_envs: int = 1, timing: str = "episode", smoothing: float = 0.5, scale: bool = False) -> RunningAverage:
+def make(n_envs: int = 1, timing: Any = "episode", smoothing: float = 0.5, scale: bool = False) -> RunningAverage:
     return RunningAverage(n_envs, timing, smoothing, scale)
 
 
@@ -78,7 +78,7 @@ STREAM = [(1, False), (0, False), (-2, False), (0, False), (0, True), (3, False)
         ("step", [0, -1, -2.5, 0.75, 0.375, 0, -3]),
     ],
 )
-def test_reward_times(timing: str, expected: list[float]) -> None:
+def test_reward_times(timing: Any, expected: list[float]) -> None:
     assert errors_of(make(timing=timing), STREAM) == expected
 
 

@@ -82,7 +82,7 @@ def test_a_loaded_model_goes_on_as_the_saved_one(
 
 
 def test_loading_with_other_environments_keeps_the_mean_prediction(tmp_path: Path) -> None:
-    envs = [lambda: ClockEnv([[0.0, 2.0]]), lambda: ClockEnv([[0.0, 4.0]])]
+    envs: list[Any] = [lambda: ClockEnv([[0.0, 2.0]]), lambda: ClockEnv([[0.0, 4.0]])]
     trained(rule="average", env=DummyVecEnv(envs), n_steps=20).save(tmp_path / "m")
     loaded = NRL.load(tmp_path / "m", env=make_vec_env(lambda: ClockEnv([[0.0, 9.0]]), 3), device="cpu")
     assert averages(loaded) == [3, 3, 3]
@@ -186,7 +186,8 @@ def test_two_threads_can_save_to_one_path(tmp_path: Path) -> None:
 
 
 def test_names_of_temporary_files_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, names = make_model(), []
+    names: list[str] = []
+    model = make_model()
 
     def break_down(*_: Any) -> None:
         names.extend(path.name for path in tmp_path.iterdir())
@@ -424,7 +425,7 @@ def test_a_rule_of_ones_own_survives_a_round_trip(tmp_path: Path) -> None:
         model.set_random_seed(4)
         after.append(weights(model.learn(64, reset_num_timesteps=False)))
     assert not np.array_equal(after[0], before)
-    assert np.array_equal(*after)
+    assert np.array_equal(after[0], after[1])
 
 
 def test_a_missing_rule_is_refused(tmp_path: Path) -> None:

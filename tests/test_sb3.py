@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -45,7 +45,7 @@ from stable_baselines3.common.vec_env import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl import BPTT, NRL, RMHL, ThreeFactorAlgorithm
 from tests.conftest import each_algorithm, each_rule, make_model, weights
 from tests.envs import ClockEnv, ScriptedEnv
 
@@ -358,9 +358,11 @@ class OtherTypes(VecEnvWrapper):
     """Whole numbers at the reset, double precision afterwards: environments in processes pass on what they have."""
 
     def reset(self) -> Any:
-        return self.venv.reset().astype(int)
+        obs: Any = self.venv.reset()
+        return obs.astype(int)
 
     def step_wait(self) -> Any:
+        obs: Any
         obs, rewards, dones, infos = self.venv.step_wait()
         return obs.astype(float), rewards.astype(float), dones, infos
 
@@ -378,7 +380,7 @@ def test_environments_in_processes_give_the_same_weights() -> None:
     processes = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv)
     try:
         for algorithm, rule in ((NRL, "critic"), (RMHL, "average"), (BPTT, "critic")):
-            settings = {} if rule == "critic" else {"reward_timing": "step", "scale_rpe": False}
+            settings: dict[str, Any] = {} if rule == "critic" else {"reward_timing": "step", "scale_rpe": False}
             envs = (processes, make_vec_env("Pendulum-v1", 2))
             first, second = (weights(make(algorithm, env, rule, **settings).learn(120)) for env in envs)
             assert np.array_equal(first, second)
@@ -417,7 +419,7 @@ class Payday(gymnasium.Wrapper):
 def test_every_parameter_learns_in_every_space(
     algorithm: Any, policy: str, make_env: Callable[[], gymnasium.Env]
 ) -> None:
-    settings = {"reward_timing": "step"} if algorithm is RMHL else {}
+    settings: dict[str, Any] = {"reward_timing": "step"} if algorithm is RMHL else {}
     model = make(algorithm, Payday(make_env()), policy=policy, learning_rate=1e-3, n_steps=4, **settings)
     before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
     model.learn(8)
@@ -591,7 +593,7 @@ def test_schedules_end_at_the_end() -> None:
 @pytest.mark.parametrize("rule", ["critic", "average"])
 def test_max_grad_norm_bounds_the_change_of_actor_and_critic(rule: str) -> None:
     def largest_changes(max_grad_norm: float | None) -> list[float]:
-        recorder = Recorder(lambda callback: weights(callback.model))
+        recorder = Recorder(lambda callback: weights(cast(ThreeFactorAlgorithm, callback.model)))
         settings = {"n_steps": 1} if rule == "critic" else {"reward_timing": "step", "scale_rpe": False}
         kwargs = {**SMALL, "optimizer_class": th.optim.SGD}
         model = make(rule=rule, n_envs=2, max_grad_norm=max_grad_norm, policy_kwargs=kwargs, **settings)
