@@ -54,6 +54,12 @@ CASES = [
         r"2000 steps so far",
         ["runs/resume/nrl_2000_steps.zip", "runs/resume/NRL_1/events.*"],
     ),
+    (
+        "your_own_rule.py",
+        ["--timesteps", "60000"],
+        r"mean return over 20 episodes: [\d.]+ before training, [2-5]\d\d\.\d after it",
+        [],
+    ),
 ]
 
 

@@ -426,7 +426,12 @@ def test_training_goes_on_after_an_exception(algorithm: Any, rule: str, stop: Ca
     assert 21 <= num_timesteps <= 24
     seen: list[int] = []
     model.set_env(faulty_envs(), force_reset=False)
-    model.learn(30, lambda seen_, _: seen.append(seen_["env"].envs[0].time) or True, reset_num_timesteps=False)
+
+    def note(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        seen.append(local["env"].envs[0].time)
+        return True
+
+    model.learn(30, note, reset_num_timesteps=False)
     assert seen[0] == 1
     assert model.num_timesteps == num_timesteps + 30
     assert np.isfinite(weights(model)).all()
@@ -481,7 +486,7 @@ def scaled(*sizes: Any) -> VecEnv:
 
 @each_rule
 def test_the_size_of_rewards_does_not_matter_to_clipped_updates(algorithm: Any, rule: str) -> None:
-    settings = {"max_grad_norm": 0.5, **({} if rule == "critic" else {"scale_rpe": False})}
+    settings: dict[str, Any] = {"max_grad_norm": 0.5, **({} if rule == "critic" else {"scale_rpe": False})}
     first, *others = [
         weights(make_model(algorithm, scaled(2.0**power), rule, **settings).learn(100)) for power in (30, 60, 90)
     ]
@@ -493,7 +498,7 @@ def test_the_size_of_rewards_does_not_matter_to_clipped_updates(algorithm: Any, 
 @pytest.mark.parametrize("size", [1e18, 1e19])
 def test_large_observations_are_learned_from(algorithm: Any, rule: str, size: float) -> None:
     """Of actions that pay off, without a hidden layer: the sign of the observation tells what is right."""
-    settings = {} if rule == "critic" else {"scale_rpe": False, "reward_timing": "step"}
+    settings: dict[str, Any] = {} if rule == "critic" else {"scale_rpe": False, "reward_timing": "step"}
     kwargs = {"net_arch": [], "head_gain": 1e-19}
     model = make_model(
         algorithm, scaled(1.0, size), rule, learning_rate=1e-20, max_grad_norm=0.5, policy_kwargs=kwargs, **settings
@@ -669,6 +674,6 @@ def test_training_goes_on_with_a_lower_learning_rate(optimizer: dict[str, Any], 
     model.lr_schedule = lambda _: 1e-5
     either: BaseAlgorithm
     for either in (loaded, model):
-        assert np.array_equal(weights(either), before)  # type: ignore[arg-type]
+        assert np.array_equal(weights(either), before)
         either.learn(30, reset_num_timesteps=False)
-        assert 0 < np.abs(weights(either) - before).max() < 1  # type: ignore[arg-type]
+        assert 0 < np.abs(weights(either) - before).max() < 1

@@ -128,7 +128,7 @@ def test_changes_in_a_callback_take_effect_with_refresh(algorithm: Any, rule: st
     def change_once(*_: Any) -> bool:
         if model.num_timesteps == 8 + at + 1:
             left.update(apply(change, model))
-            model.policy.refresh()
+            model.refresh()
         return True
 
     model.learn(64, change_once)
