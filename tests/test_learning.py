@@ -1,32 +1,38 @@
 """The algorithms learn what a policy that does not learn cannot do."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_nrl import BPTT, NRL, RMHL
-from tests.envs import Algorithm, DelayedChoiceEnv, arguments
+from tests.conftest import make_model
+from tests.envs import DelayedChoiceEnv
 
 
+def mean_return(model: Any, n_episodes: int) -> float:
+    returns, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=n_episodes, return_episode_rewards=True)
+    return float(np.mean(returns))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [NRL, BPTT])
-def test_balances_the_pole(algorithm: Algorithm) -> None:
+def test_balances_the_pole(algorithm: Any) -> None:
     """A random policy keeps the pole up for 22 steps on average, and none that ignores the state for 100."""
-    env = make_vec_env("CartPole-v1", seed=0)
-    model = algorithm("MlpPolicy", env, seed=0)
-    model.learn(40_000)
-    returns, _ = evaluate_policy(model, env, n_eval_episodes=20, return_episode_rewards=True)
-    assert np.mean(returns) > 100
+    model = make_model(algorithm, "CartPole-v1", n_envs=8).learn(24_000)
+    assert mean_return(model, 16) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "delay", "n_steps"), [(NRL, 0, 4_000), (NRL, 10, 30_000), (BPTT, 10, 30_000), (RMHL, 0, 20_000)]
 )
-def test_finds_the_action_that_pays_later(algorithm: Algorithm, delay: int, n_steps: int) -> None:
+def test_finds_the_action_that_pays_later(algorithm: Any, delay: int, n_steps: int) -> None:
     """Without credit that reaches ``delay`` steps back, half of the choices are right."""
-    env = make_vec_env(lambda: DelayedChoiceEnv(delay), seed=0)
+    env = make_vec_env(lambda: DelayedChoiceEnv(delay), 8, seed=0)
     settings = {"learning_rate": 0.1, "scale_rpe": False, "reward_smoothing": 0.1}
-    model = algorithm("MlpPolicy", env, seed=0, **arguments(algorithm, "average", **settings))
-    model.learn(n_steps)
-    returns, _ = evaluate_policy(model, env, n_eval_episodes=50, return_episode_rewards=True)
-    assert np.mean(returns) > 0.9
+    model = make_model(algorithm, env, "average", **settings)
+    assert mean_return(model, 100) < 0.75
+    assert mean_return(model.learn(n_steps), 100) > 0.9
