@@ -32,7 +32,7 @@ def test_balances_the_pole(algorithm: Any) -> None:
 def test_finds_the_action_that_pays_later(algorithm: Any, delay: int, n_steps: int) -> None:
     """Without credit that reaches ``delay`` steps back, half of the choices are right."""
     env = make_vec_env(lambda: DelayedChoiceEnv(delay), 8, seed=0)
-    settings = {"learning_rate": 0.1, "scale_rpe": False, "reward_smoothing": 0.1}
+    settings: dict[str, Any] = {"learning_rate": 0.1, "scale_rpe": False, "reward_smoothing": 0.1}
     model = make_model(algorithm, env, "average", **settings)
     assert mean_return(model, 100) < 0.75
     assert mean_return(model.learn(n_steps), 100) > 0.9
