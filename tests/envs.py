@@ -1,41 +1,11 @@
-"""Environments whose every reward is known, and what the algorithms that learn in them start from."""
+"""Environments whose every reward is known."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-import pytest
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from sb3_nrl import BPTT, NRL, PAPER, RMHL
-
-Algorithm = type[NRL] | type[RMHL] | type[BPTT]
-
-AVERAGE: dict[str, Any] = {name: value for name, value in PAPER["BPTT"].items() if name != "learning_rate"}
-"""Learning from a running average of rewards, on the network of the paper."""
-
-each_rule = pytest.mark.parametrize(
-    ("algorithm", "rule"),
-    [(NRL, "default"), (NRL, "average"), (RMHL, "default"), (BPTT, "default"), (BPTT, "average")],
-)
-"""What users get, which is a critic for NRL and BPTT, and ``AVERAGE``."""
-
-
-def arguments(algorithm: type[BaseAlgorithm], rule: str, **settings: Any) -> dict[str, Any]:
-    """
-    Arguments of an algorithm.
-
-    :param algorithm: The algorithm
-    :param rule: "average": as far as the algorithm has them, those of ``AVERAGE``. "default": no others
-    :param settings: A test's own; ``policy_kwargs`` are added to those of the rule
-    :return: All of them
-    """
-    names = inspect.signature(algorithm).parameters.keys() & AVERAGE.keys() if rule == "average" else set()
-    shared = {name: AVERAGE[name] for name in names}
-    return {**shared, **settings, "policy_kwargs": shared.get("policy_kwargs", {}) | settings.get("policy_kwargs", {})}
 
 
 class CountingEnv(gymnasium.Env):
