@@ -606,6 +606,7 @@ def test_seeds_of_algorithms() -> None:
     assert np.array_equal(weights(), weights())
 
 
+@pytest.mark.slow
 def test_workers_find_the_tasks() -> None:
     def make(**arguments: Any) -> Any:
         return make_vec_env("sb3_nrl.envs:neurogym/Reaching1D-v0", seed=3, env_kwargs={"dt": 50}, **arguments)
@@ -834,6 +835,7 @@ def _python(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_a_missing_neurogym_is_one_clear_sentence(tmp_path: pathlib.Path) -> None:
     code = "import sys, sb3_nrl; sys.modules['neurogym'] = None; print('fine so far'); import sb3_nrl.envs"
     result = _python(tmp_path, "-c", code)
@@ -845,6 +847,7 @@ def test_a_missing_neurogym_is_one_clear_sentence(tmp_path: pathlib.Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_script_that_imports_the_tasks_shares_them_with_its_workers(tmp_path: pathlib.Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

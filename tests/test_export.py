@@ -156,9 +156,7 @@ def test_traced_policy_gives_the_same(kind: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Exporting")
 @pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
-@pytest.mark.parametrize(
-    ("kind", "dynamic"), [*((kind, True) for kind in ENVS), ("box", False), ("uneven", False), ("image", False)]
-)
+@pytest.mark.parametrize(("kind", "dynamic"), [*((kind, True) for kind in ENVS), ("box", False), ("image", False)])
 def test_onnx_runs_as_the_policy_does(kind: str, dynamo: bool, dynamic: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
