@@ -300,7 +300,8 @@ FAULTY_ENV = 1
 
 class FaultyEnv(gymnasium.Env):
     """
-    Random observations, rewards that depend on the action, episodes of 5 steps, and one fault.
+    Random observations, rewards that depend on the action, and one fault. Episodes are cut off after 5 steps, those
+    without a fault after 4.
 
     :param fault: What to break: "observation" or "reward"
     :param at: Number of the step, counted over all episodes, 0 being the first reset; None for never
@@ -315,12 +316,14 @@ class FaultyEnv(gymnasium.Env):
         self.dictionary = dictionary
         self.observation_space: spaces.Space = spaces.Dict(a=vector, b=vector) if dictionary else vector
         self.fault, self.at, self.value = fault, at, value
+        self.length = 4 if at is None else 5
+        self.time_of_fault = None if at is None else 0 if at == 0 else (at - 1) % 5 + 1  # the next reset is sound
         self.n_steps = 0
         self.before_fault: Callable[[], None] = lambda: None
 
     def _observation(self) -> np.ndarray | dict[str, np.ndarray]:
         vectors = {key: self.np_random.normal(size=3).astype(np.float32) for key in ("a", "b")}
-        if self.fault == "observation" and self.n_steps == self.at:
+        if self.fault == "observation" and self.n_steps == self.at and self.time == self.time_of_fault:
             vectors["b"][2] = self.value
         return vectors if self.dictionary else vectors["b"]
 
@@ -339,7 +342,7 @@ class FaultyEnv(gymnasium.Env):
                 raise self.value
             if self.fault == "reward":
                 reward = self.value
-        return self._observation(), reward, False, self.time == 5, {}
+        return self._observation(), reward, False, self.time == self.length, {}
 
 
 def faulty_envs(fault: str = "", at: int | None = None, value: Any = 0.0, dictionary: bool = False) -> DummyVecEnv:

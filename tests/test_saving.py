@@ -414,6 +414,8 @@ def test_a_rule_of_ones_own_survives_a_round_trip(tmp_path: Path) -> None:
     env = make_vec_env(lambda: ScriptedEnv([5]), 2, seed=0)
     saved = ThreeFactorAlgorithm("MlpPolicy", env, rule=RandomDirections(0.3), seed=0, device="cpu").learn(64)
     saved.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"^The file is of ThreeFactorAlgorithm, not of NRL"):
+        NRL.load(tmp_path / "model")
     loaded = ThreeFactorAlgorithm.load(tmp_path / "model", env=env, device="cpu")
     assert isinstance(loaded.rule, RandomDirections) and loaded.rule.scale == 0.3
     before = weights(saved)
