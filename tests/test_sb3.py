@@ -370,12 +370,14 @@ class OtherTypes(VecEnvWrapper):
         self.change = change
 
     def reset(self) -> Any:
-        rounded = np.rint(self.venv.reset())
+        obs: Any = self.venv.reset()
+        rounded = np.rint(obs)
         return rounded.astype(int) if self.change else rounded
 
     def step_wait(self) -> Any:
-        obs, rewards, dones, infos = self.venv.step_wait()
-        return (obs.astype(float), rewards.astype(float), dones, infos) if self.change else (obs, rewards, dones, infos)
+        results: Any = self.venv.step_wait()
+        obs, rewards, dones, infos = results
+        return (obs.astype(float), rewards.astype(float), dones, infos) if self.change else results
 
 
 def test_types_of_numbers_change_no_weight() -> None:
