@@ -14,7 +14,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ import stable_baselines3
 import torch as th
 
 import sb3_nrl
+from sb3_nrl.saving import write_atomically
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -139,16 +139,7 @@ def csv_text(rows: Sequence[Sequence[object]]) -> str:
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Write a file atomically: readers find the old content or the new one, whatever happens to the writer."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:  # fails if the file exists
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
 
 
 def _digest(text: str) -> str:

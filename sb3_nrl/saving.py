@@ -44,8 +44,7 @@ def check_origin(own_names: list[str], attributes: dict[str, Any]) -> None:
 
 def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *arguments: Any) -> None:
     """
-    Save a model to a temporary file beside the target, which then takes its place. Temporary files of the same model
-    that killed processes left are removed.
+    Save a model whole or not at all.
 
     :param save: Saves to a stream
     :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
@@ -57,27 +56,38 @@ def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *
     path = pathlib.Path(path)
     if path.suffix == "":
         path = path.with_name(f"{path.name}.zip")
-    path = path.resolve()  # a link stays one
+    write_atomically(path.resolve(), lambda file: save(file, *arguments))  # a link stays one
+
+
+def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
+    """
+    Write to a temporary file beside the target, which then takes its place. Temporary files for the same target that
+    killed processes left are removed.
+
+    :param path: File to write
+    :param write: Writes to a stream
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(path)
     file = _open_new(path)
     unfinished = pathlib.Path(file.name)
     try:
         with file:
-            save(file, *arguments)
+            write(file)
             file.flush()
+            os.fsync(file.fileno())
             if path.exists():
                 shutil.copymode(path, unfinished)
             if fcntl is not None:
-                unfinished.replace(path)  # while it is locked
+                os.replace(unfinished, path)  # while it is locked
         if fcntl is None:
-            unfinished.replace(path)
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def _open_new(path: pathlib.Path) -> IO[bytes]:
-    """Create a temporary file for a model, locked until it is closed."""
+    """Create a temporary file for a target, locked until it is closed."""
     while True:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_LENGTH // 2)}.tmp")
         file = unfinished.open("x+b")  # fails if there is such a file or link; its permissions are those of a new file
@@ -89,7 +99,7 @@ def _open_new(path: pathlib.Path) -> IO[bytes]:
 
 
 def _remove_unfinished(path: pathlib.Path) -> None:
-    """Remove the temporary files of a model that nobody is writing to."""
+    """Remove the temporary files for a target that nobody is writing to."""
     for other in path.parent.glob(glob.escape(f".{path.name}.") + "[0-9a-f]" * _TOKEN_LENGTH + ".tmp"):
         with suppress(OSError):  # in use, or gone
             descriptor = os.open(other, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
