@@ -88,6 +88,8 @@ class ModelSetup(OnPolicyAlgorithm):
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
+        passes = self.n_baseline_passes
+        check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
         for progress in (1.0, 0.5, 0.0):
             self._check_rate(self.lr_schedule(progress))
         kind = self.policy_class

@@ -40,18 +40,16 @@ class NodePerturbation(LearningRule):
         noise_normalization: NoiseNormalization = "unbiased",
         n_noise_samples: int = 4,
         antithetic: bool = True,
-        n_baseline_passes: int | None = None,
     ) -> None:
         self.noise = noise
         self.noise_normalization = noise_normalization
         self.n_noise_samples = n_noise_samples
         self.antithetic = antithetic
-        self.n_baseline_passes = n_baseline_passes
         self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
         super().check()
-        normalization, passes = self.noise_normalization, self.n_baseline_passes
+        normalization = self.noise_normalization
         known = get_args(NoiseNormalization)
         check("noise_normalization", normalization, normalization in known, f"one of {known}")
         orthogonal = self.noise is not None and self.noise.distribution == ORTHOGONAL
@@ -61,7 +59,6 @@ class NodePerturbation(LearningRule):
         samples = self.n_noise_samples
         check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
-        check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         obs, actions, n_samples = window.observations, window.actions, self.n_noise_samples
@@ -160,9 +157,7 @@ class NRL(ThreeFactorAlgorithm):
 
     def make_rule(self) -> NodePerturbation:
         noise = Noise(self.noise_std, self.noise_distribution)
-        return NodePerturbation(
-            noise, self.noise_normalization, self.n_noise_samples, self.antithetic, self.n_baseline_passes
-        )
+        return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic)
 
     def _setup_model(self) -> None:
         super()._setup_model()
