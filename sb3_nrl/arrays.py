@@ -76,8 +76,12 @@ def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations
     return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)
 
 
+def in_single_precision(values: Array) -> Array:
+    """NumPy's doubles in single precision; everything else as it is."""
+    return values.astype(np.float32) if isinstance(values, np.ndarray) and values.dtype == np.float64 else values
+
+
 def like(values: np.ndarray, reference: Array) -> Array:
     """NumPy's values, in single precision if they are floats, as an array of the kind and on the device of another."""
-    if values.dtype == np.float64:
-        values = values.astype(np.float32)
+    values = in_single_precision(values)
     return th.as_tensor(values, device=reference.device) if isinstance(reference, th.Tensor) else values

@@ -12,7 +12,15 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_nrl.arrays import Array, ArrayNamespace, Observations, map_observations, n_rows, repeat_batch
+from sb3_nrl.arrays import (
+    Array,
+    ArrayNamespace,
+    Observations,
+    in_single_precision,
+    map_observations,
+    n_rows,
+    repeat_batch,
+)
 from sb3_nrl.distributions import ActionDistribution
 from sb3_nrl.network import Network
 from sb3_nrl.noise import Noise
@@ -115,8 +123,7 @@ class PerturbablePolicy(BasePolicy):
 
     def array(self, values: np.ndarray | th.Tensor, xp: ArrayNamespace | None = None) -> Array:
         """Values as an array of ``xp`` on the policy's device, floats in single precision; copied only if needed."""
-        if isinstance(values, np.ndarray) and values.dtype == np.float64:
-            values = values.astype(np.float32)
+        values = in_single_precision(values)
         if (xp or self.xp) is th:
             return th.as_tensor(values, device=self.learnable[0].device)
         return values.numpy() if isinstance(values, th.Tensor) else values

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from sb3_nrl.arrays import Array, like
+from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check
 from sb3_nrl.noise import Noise
@@ -104,6 +104,6 @@ class OuterProducts:
         post_BN = self.post_BN
         if (weights_TE != 1).any():
             post_KTEN = post_BN.reshape(-1, *weights_TE.shape, post_BN.shape[1])
-            post_BN = (post_KTEN * like(weights_TE, post_BN)[..., None]).reshape(post_BN.shape)
+            post_BN = (post_KTEN * self.policy.array(weights_TE)[..., None]).reshape(post_BN.shape)
         sum_EW = self.policy.outer(post_BN, self.pre, weights_TE.shape[1] if per_env else 1)
         return sum_EW if per_env else sum_EW[0]
