@@ -1,0 +1,80 @@
+"""
+Environment steps per second of one case, in a process that imports the ``sb3_nrl`` of any source tree.
+
+Reads cases as JSON from standard input, a line each, and prints a number for each. Imports nothing of this package,
+whose other modules need the ``sb3_nrl`` beside them.
+"""
+
+import json
+import sys
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_nrl import BPTT, NRL, PAPER, RMHL
+
+ALONE = "environment alone"
+ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "NRL, critic": (NRL, {}),
+    "NRL": (NRL, PAPER["NRL"]),
+    "RMHL": (RMHL, PAPER["RMHL"]),
+    "BPTT": (BPTT, PAPER["BPTT"]),
+    "A2C": (A2C, {}),
+    "PPO": (PPO, {}),
+}
+ACTION_SPACES = {"MultiDiscrete": spaces.MultiDiscrete([2]), "MultiBinary": spaces.MultiBinary(1)}
+
+
+class Stopwatch(BaseCallback):
+    """Measures rollouts and their updates for some seconds, after a quarter of that time to warm up."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.begun = seconds, perf_counter()
+        self.start, self.end = (0, 0.0), (0, 0.0)
+
+    def _on_rollout_start(self) -> None:
+        now = self.num_timesteps, perf_counter()
+        if not self.start[0]:
+            self.start = now if now[1] - self.begun > self.seconds / 4 else self.start
+        elif now[1] - self.start[1] > self.seconds:
+            self.end = now
+
+    def _on_step(self) -> bool:
+        return not self.end[0]
+
+
+def measure(case: str, seconds: float) -> float:
+    """Steps per second of a case."""
+    name, n_envs, space = case.split(" / ")
+
+    def wrap(env: Any) -> Any:
+        return TransformAction(env, lambda action: int(action[0]), ACTION_SPACES[space])
+
+    env = make_vec_env("CartPole-v1", int(n_envs), seed=0, wrapper_class=wrap if space in ACTION_SPACES else None)
+    if name == ALONE:
+        env.reset()
+        actions = [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(100)]
+        start, n_steps = perf_counter(), 0
+        while perf_counter() - start < seconds:
+            env.step(actions[n_steps % 100])
+            n_steps += 1
+        return n_steps * env.num_envs / (perf_counter() - start)
+    algorithm, arguments = ALGORITHMS[name]
+    more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}  # whatever the number of environments
+    watch = Stopwatch(seconds)
+    algorithm("MlpPolicy", env, seed=0, device="cpu", **arguments, **more).learn(10**9, watch)
+    return (watch.end[0] - watch.start[0]) / (watch.end[1] - watch.start[1])
+
+
+if __name__ == "__main__":
+    th.set_num_threads(1)
+    for line in sys.stdin:
+        print(measure(**json.loads(line)), flush=True)
