@@ -25,6 +25,9 @@ class RolloutWindow(NamedTuple):
     :param dones_TE: Whether the step ended an episode
     :param terminal_values_TE: Value of what a time limit cut off, 0 where none did
     :param last_observations: What the policy observes after the last step, shape (E, ...)
+    :param states: Hidden states of the policy before the first step, shape (E, S); None without recurrent layers
+    :param starts_TE: Whether an episode begins with the step, so that hidden states are 0 before it; None without
+        recurrent layers
     """
 
     observations: Observations
@@ -35,6 +38,8 @@ class RolloutWindow(NamedTuple):
     dones_TE: np.ndarray
     terminal_values_TE: np.ndarray
     last_observations: Observations
+    states: Array | None = None
+    starts_TE: np.ndarray | None = None
 
     @property
     def n_steps(self) -> int:
@@ -48,7 +53,7 @@ class RolloutWindow(NamedTuple):
 
     def batches(self, n_steps: int) -> Iterator[tuple[slice, "RolloutWindow"]]:
         """
-        Cut the window into shorter ones.
+        Cut the window into shorter ones. Those after the first have no hidden states.
 
         :param n_steps: Most steps of each
         :return: Which steps, and the window of these
@@ -69,6 +74,8 @@ class RolloutWindow(NamedTuple):
                     rewards_TE=self.rewards_TE[steps],
                     dones_TE=self.dones_TE[steps],
                     terminal_values_TE=self.terminal_values_TE[steps],
+                    states=self.states if start == 0 else None,
+                    starts_TE=None if self.starts_TE is None else self.starts_TE[steps],
                 ),
             )
 
@@ -110,11 +117,13 @@ class RolloutBuffer:
         if self._values:
             self._terminal_values[:] = 0
 
-    def add(self, observations: Observations, **values: np.ndarray) -> None:
+    def add(self, observations: Observations, states: Array | None, starts_E: np.ndarray, **values: np.ndarray) -> None:
         """
         Add one step of every environment.
 
         :param observations: What the policy observed, E rows
+        :param states: Hidden states of the policy before the step, None without recurrent layers
+        :param starts_E: Whether an episode begins with the step
         :param values: The fields ``actions``, ``log_probs``, ``rewards_TE``, ``dones_TE`` and, if any, ``noise`` of
             :class:`RolloutWindow`, E rows each
         """
@@ -126,6 +135,8 @@ class RolloutBuffer:
             }
             self._values = {name: self._empty(value, value.dtype) for name, value in values.items()}
             self._terminal_values = np.zeros((self.buffer_size, len(values["rewards_TE"])), np.float32)
+        if self.pos == 0:
+            self._states, self._starts_E = states, starts_E
         for key, part in parts.items():
             self._observations[key][self.pos] = part
         for name, value in values.items():
@@ -153,6 +164,7 @@ class RolloutBuffer:
         """
         pos, values = self.pos, self._values
         observations = {key: _as_rows(array_TE[:pos]) for key, array_TE in self._observations.items()}
+        is_recurrent = self._states is not None
         return RolloutWindow(
             observations=observations.get(None, observations),
             actions=_as_rows(values["actions"][:pos]),
@@ -162,6 +174,8 @@ class RolloutBuffer:
             dones_TE=values["dones_TE"][:pos],
             terminal_values_TE=self._terminal_values[:pos],
             last_observations=last_observations,
+            states=self._states,
+            starts_TE=np.stack([self._starts_E, *values["dones_TE"][: pos - 1]]) if is_recurrent else None,
         )
 
 

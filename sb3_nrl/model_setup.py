@@ -19,6 +19,7 @@ from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
 from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
+from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.saving import check_origin, save_atomically
@@ -41,6 +42,7 @@ class ModelSetup(OnPolicyAlgorithm):
         "MlpPolicy": NoisyPolicy,
         "CnnPolicy": NoisyCnnPolicy,
         "MultiInputPolicy": NoisyMultiInputPolicy,
+        **RECURRENT_POLICIES,
     }
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: RolloutBuffer  # type: ignore[assignment]
@@ -140,6 +142,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.traces.reset()
         self.rollout_buffer.clear(self.n_steps)
         self._carry: Any = None
+        self._last_states: Any = None
         self._action_noise: np.ndarray | None = None
 
     def refresh(self) -> None:
@@ -216,7 +219,7 @@ class ModelSetup(OnPolicyAlgorithm):
         vars(self).update(state)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_action_noise"]
+        return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_last_states", "_action_noise"]
 
     def save(
         self,

@@ -1,17 +1,54 @@
 """A chain of layers from an observation to the outputs of a head, with the noise of its nodes in one vector.
 
-Shapes: B rows of a batch, N nodes of the network, E environments, W weights and biases that learn, O outputs.
+Shapes: B rows of a batch, N nodes of the network, M inputs of its weight matrices, S variables of its hidden state, E
+environments, T steps, K copies, W weights and biases that learn, O outputs.
 """
 
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 
-from sb3_nrl.arrays import Array, ArrayNamespace, Observations
-from sb3_nrl.layers import Layer
+from sb3_nrl.arrays import Array, ArrayNamespace, Observations, repeat_batch
+from sb3_nrl.layers import Layer, RankOne, RecurrentLayer
+from sb3_nrl.layers.base import LayerNoise
+
+
+class WeightNoise(NamedTuple):
+    """
+    Noise on the weights of a network, for K copies of a pass.
+
+    :param rank_one: Noise of rank one of those layers that support it, None if none gets it
+    :param changes: For each layer, None, or what is added to each of its parameters: arrays with a dimension for K in
+        front
+    :param n_copies: Number of copies K
+    """
+
+    rank_one: RankOne | None
+    changes: list[tuple[Array, ...] | None]
+    n_copies: int
+
+
+NetworkNoise = Array | WeightNoise | None
+"""Noise of one network: ξ of its nodes, of shape (B, N); or noise on its weights; or none."""
+
+
+class NetworkPass(NamedTuple):
+    """
+    What a pass through a network gives.
+
+    :param outputs: Outputs of the head, shape (B, O)
+    :param received: Pre-synaptic activity x̃ of each layer if nodes got noise, else empty
+    :param potentials: Pre-activations h of all nodes, in arrays that together have N columns, if nodes got noise
+    :param states: Hidden state after the last step, None if no layer is recurrent
+    """
+
+    outputs: Array
+    received: list[Any]
+    potentials: list[Array]
+    states: Array | None
 
 
 class Network(nn.Module):
@@ -39,10 +76,15 @@ class Network(nn.Module):
         self._layers = [self.features, *self.hidden, self.head]
         for layer in self._layers:
             layer.refresh()
-        ends = list(accumulate((layer.n_nodes for layer in self._layers), initial=0))
-        self.layer_nodes = [slice(start, end) for start, end in pairwise(ends)]
+        self.layer_nodes, self.n_nodes = _spans(layer.n_nodes for layer in self._layers)
         """Where the nodes of each layer lie in the vector of all nodes."""
-        self.n_nodes = ends[-1]
+        self.layer_inputs, self.n_pre = _spans(layer.n_pre for layer in self._layers)
+        """Where the inputs of each layer's weight matrices lie in the vector of all."""
+        self.layer_states, self.n_states = _spans(layer.n_states for layer in self._layers)
+        """Where the hidden state of each layer lies in the vector of all."""
+        last = max((place for place, layer in enumerate(self._layers) if layer.n_states > 0), default=-1)
+        self.n_remembered = self.layer_nodes[last].stop if last >= 0 else 0
+        """Number of nodes whose noise changes later steps: those before the last recurrent layer, and its own."""
         self.learnable = [parameter for layer in self._layers for parameter in layer.learnable()]
         """The parameters that learn."""
 
@@ -52,32 +94,74 @@ class Network(nn.Module):
         return all(layer.runs_in_numpy for layer in self._layers)
 
     def forward(self, obs: Observations) -> th.Tensor:
-        return self.run(th, obs)[0]
+        return self.run(th, obs).outputs
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers, from the features to the head."""
+        return self._layers
 
     def run(
-        self, xp: ArrayNamespace, obs: Observations, noise_BN: Array | None = None
-    ) -> tuple[Array, list[Any], list[Array]]:
+        self,
+        xp: ArrayNamespace,
+        obs: Observations,
+        noise: NetworkNoise = None,
+        states: Array | None = None,
+        starts_TE: Array | None = None,
+    ) -> NetworkPass:
         """
         Process observations (Eq. 18 and 19).
 
         :param xp: ``numpy`` or ``torch``
-        :param obs: Observations, B rows
-        :param noise_BN: ξ, what is added to each node's pre-activation; None for a clean pass
-        :return: Outputs of the head, shape (B, O). If there is noise, also the pre-synaptic activity x̃ of each layer,
-            and the pre-activations h of all nodes, in arrays that together have N columns; else two empty lists
+        :param obs: Observations, B rows; with noise on weights B / K, since all copies observe the same
+        :param noise: Noise, None for a clean pass
+        :param states: Hidden states before the first step, K · E rows; for recurrent networks
+        :param starts_TE: Whether an episode begins with the step; for recurrent networks
+        :return: What the pass gives
         """
         x: Any = obs
-        all_received: list[Any] = []
-        all_potentials: list[Array] = []
-        if noise_BN is None:
+        if noise is None and self.n_states == 0:  # what happens at every step of most trainings
             for layer in self._layers:
                 x = layer.step(xp, layer.arrays(xp), x)[0]
-            return x, all_received, all_potentials
-        for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
-            x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise_BN[:, nodes])
-            all_received.append(received)
-            all_potentials += potentials
-        return x, all_received, all_potentials
+            return NetworkPass(x, [], [], None)
+        all_received: list[Any] = []
+        all_potentials: list[Array] = []
+        new_states: list[Array] = []
+        of_nodes = noise is not None and not isinstance(noise, WeightNoise)
+        n_missing = noise.n_copies if isinstance(noise, WeightNoise) else 1  # copies that are still the same
+        for place, layer in enumerate(self._layers):
+            parameters, layer_noise = layer.arrays(xp), self._noise_of(place, noise)
+            changes = noise.changes[place] if isinstance(noise, WeightNoise) else None
+            if changes is not None:
+                parameters = tuple(value + change for value, change in zip(parameters, changes, strict=True))
+            if n_missing > 1 and (changes is not None or isinstance(layer_noise, RankOne)):
+                if changes is not None or not isinstance(layer, RecurrentLayer):
+                    x = repeat_batch(xp, x, n_missing)
+                n_missing = 1
+            if isinstance(layer, RecurrentLayer):
+                assert states is not None and starts_TE is not None
+                own = states[:, self.layer_states[place]]
+                x, received, potentials, own = layer.unroll(xp, parameters, x, layer_noise, own, starts_TE)
+                new_states.append(own)
+            else:
+                x, received, potentials = layer.step(xp, parameters, x, layer_noise)
+            if of_nodes:
+                all_received.append(received)
+                all_potentials += potentials
+        x = repeat_batch(xp, x, n_missing)
+        after = None if not new_states else new_states[0] if len(new_states) == 1 else xp.concatenate(new_states, 1)
+        return NetworkPass(x, all_received, all_potentials, after)
+
+    def _noise_of(self, place: int, noise: NetworkNoise) -> LayerNoise:
+        """What one layer gets of the noise on nodes or of rank one."""
+        if noise is None:
+            return None
+        if isinstance(noise, WeightNoise):
+            if noise.rank_one is None or noise.changes[place] is not None:
+                return None
+            layer_noise = noise.rank_one.of(self.layer_nodes[place], self.layer_inputs[place])
+            return layer_noise if self._layers[place].n_pre > 0 else None
+        return noise[:, self.layer_nodes[place]]
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: list[Array], n_envs: int) -> list[Array]:
         """
@@ -95,3 +179,9 @@ class Network(nn.Module):
             for layer, nodes, pre in zip(self._layers, self.layer_nodes, received, strict=True)
             for parameter_sum in layer.outer(xp, post_BN[:, nodes], pre, n_envs)
         ]
+
+
+def _spans(widths: Iterable[int]) -> tuple[list[slice], int]:
+    """Where parts of these widths lie in a vector, and its length."""
+    ends = list(accumulate(widths, initial=0))
+    return [slice(start, end) for start, end in pairwise(ends)], ends[-1]

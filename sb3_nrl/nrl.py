@@ -15,10 +15,13 @@ from sb3_nrl.checks import check, is_count
 from sb3_nrl.noise import ORTHOGONAL, Noise, NoiseDistribution
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
+from sb3_nrl.weight_perturbation import NoiseRank, WeightPerturbation
 
 NoiseNormalization = Literal["network", "layer", "unbiased"]
+Perturbation = Literal["node", "weight"]
 
 _TINY = np.finfo(np.float32).tiny
 
@@ -62,21 +65,26 @@ class NodePerturbation(LearningRule):
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         obs, actions, n_samples = window.observations, window.actions, self.n_noise_samples
+        time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
         noise_BN = policy.sample_noise(len(actions), n_samples)
-        noisy = policy.noisy_pass(obs, actions, noise_BN)
+        noisy = policy.noisy_pass(obs, actions, noise_BN, **time)
         if self.antithetic:
-            opposite = policy.noisy_pass(obs, actions, -noise_BN)
+            opposite = policy.noisy_pass(obs, actions, -noise_BN, **time)
             rhos = [(plus - minus) / 2 for plus, minus in zip(noisy.objectives, opposite.objectives, strict=True)]
             # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
             pre = map_received(lambda plus, minus: (plus + minus) / 2, noisy.received, opposite.received)
         else:
-            clean = [window.log_probs, *([policy.values(obs)] if policy.critic is not None else [])]
+            clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
             rhos = [
                 (objective.reshape(n_samples, -1) - policy.array(value)).reshape(-1)
                 for objective, value in zip(noisy.objectives, clean, strict=True)
             ]
             pre = noisy.received
         diagnostics = {"rho_std": float(rhos[0].std())}
+        if policy.n_states > 0:
+            assert self.noise is not None and window.starts_TE is not None
+            post_BN = noise_BN / (n_samples * self.noise.std**2)
+            return NoiseThroughTime(policy, post_BN, rhos, pre, window.starts_TE, diagnostics), None
         return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics), None
 
     def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
@@ -91,6 +99,48 @@ class NodePerturbation(LearningRule):
                 # All the noise of a layer of one node can be 0.
                 post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
         return post_BN
+
+
+class NoiseThroughTime(OuterProducts):
+    """
+    Eligibility ρ(t) Σ_{s ≤ t} ξ(s) ⊗ x̃(s) / σ², of noise whose effect the hidden state carries to later steps of the
+    episode. Noise on nodes after the last recurrent layer changes its own step alone.
+
+    :param policy: The policy
+    :param post_BN: ξ / (K σ²) of each node
+    :param rhos: ρ of actor and critic, shape (B,)
+    :param pre: Pre-synaptic activity of each layer
+    :param starts_TE: Whether an episode begins with each step
+    :param diagnostics: What to log, by name
+    """
+
+    def __init__(
+        self,
+        policy: PerturbablePolicy,
+        post_BN: Array,
+        rhos: list[Array],
+        pre: list[Any],
+        starts_TE: np.ndarray,
+        diagnostics: dict[str, float],
+    ) -> None:
+        super().__init__(policy, post_BN, pre, diagnostics)
+        self._rhos_KTE = [policy.numpy(rho_B).reshape(-1, *starts_TE.shape) for rho_B in rhos]
+        self._starts_TE = starts_TE
+
+    def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
+        policy, n_envs = self.policy, weights_TE.shape[1]
+        post_KTEN = self.post_BN.reshape(-1, *weights_TE.shape, policy.n_nodes)
+        post_KTEN = policy.xp.zeros_like(post_KTEN) + post_KTEN
+        for network, part, rho_KTE in zip(policy.networks, policy.parts, self._rhos_KTE, strict=True):
+            now_KTE = weights_TE * rho_KTE
+            later_KTE = now_KTE.copy()
+            for t in range(len(weights_TE) - 2, -1, -1):
+                later_KTE[:, t] += later_KTE[:, t + 1] * ~self._starts_TE[t + 1]
+            last = part.nodes.start + network.n_remembered
+            post_KTEN[..., part.nodes.start : last] *= policy.array(later_KTE)[..., None]
+            post_KTEN[..., last : part.nodes.stop] *= policy.array(now_KTE)[..., None]
+        sum_EW = policy.outer(post_KTEN.reshape(self.post_BN.shape), self.pre, n_envs if per_env else 1)
+        return sum_EW if per_env else sum_EW[0]
 
 
 class NRL(ThreeFactorAlgorithm):
@@ -135,9 +185,12 @@ class NRL(ThreeFactorAlgorithm):
         noise_std: float = 1e-2,
         noise_distribution: NoiseDistribution = "gaussian",
         noise_normalization: NoiseNormalization = "unbiased",
-        n_noise_samples: int = 4,
+        n_noise_samples: int | None = None,
         antithetic: bool = True,
         n_baseline_passes: int | None = None,
+        perturbation: Perturbation | None = None,
+        noise_rank: NoiseRank | None = None,
+        noise_hold: int | None = None,
         _init_setup_model: bool = True,
         clean_passes: int | None = None,
         **shared: Unpack[SharedArguments],
@@ -152,12 +205,33 @@ class NRL(ThreeFactorAlgorithm):
         self.n_noise_samples = n_noise_samples
         self.antithetic = antithetic
         self.n_baseline_passes = n_baseline_passes
+        self.perturbation: Perturbation | None = perturbation
+        self.noise_rank: NoiseRank | None = noise_rank
+        self.noise_hold = noise_hold
         if _init_setup_model:
             self._setup_model()
 
-    def make_rule(self) -> NodePerturbation:
+    def make_rule(self) -> LearningRule:
         noise = Noise(self.noise_std, self.noise_distribution)
-        return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic)
+        is_recurrent = issubclass(self.policy_class, RnnPolicy)
+        if self.perturbation is None:
+            self.perturbation = "weight" if is_recurrent else "node"
+        kind = self.perturbation
+        check("perturbation", kind, kind in get_args(Perturbation), f"None, or one of {get_args(Perturbation)}")
+        if self.n_noise_samples is None:
+            self.n_noise_samples = 32 if kind == "weight" else 4
+        if kind == "node":
+            for name in ("noise_rank", "noise_hold"):
+                value = getattr(self, name)
+                check(name, value, value is None, 'None but with perturbation="weight"')
+            return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic)
+        if self.noise_rank is None:
+            self.noise_rank = "one"
+        if self.noise_hold is None:
+            self.noise_hold = 32 if is_recurrent else 1
+        normalization = self.noise_normalization
+        check("noise_normalization", normalization, normalization == "unbiased", "'unbiased' with noise on weights")
+        return WeightPerturbation(noise, self.n_noise_samples, self.antithetic, self.noise_rank, self.noise_hold)
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -1,7 +1,7 @@
 """What training does with a policy: passes with and without noise, and the outer products that they leave.
 
-Shapes: B rows of a batch, E environments, K noise samples, N nodes of actor and critic, A components of an action, W
-weights and biases that learn.
+Shapes: B rows of a batch, E environments, T steps, K noise samples, N nodes of actor and critic, M inputs of their
+weight matrices, S variables of their hidden state, A components of an action, W weights and biases that learn.
 """
 
 from functools import partial
@@ -22,7 +22,8 @@ from sb3_nrl.arrays import (
     repeat_batch,
 )
 from sb3_nrl.distributions import ActionDistribution
-from sb3_nrl.network import Network
+from sb3_nrl.layers import RankOne
+from sb3_nrl.network import Network, NetworkPass, WeightNoise
 from sb3_nrl.noise import Noise
 
 
@@ -31,11 +32,15 @@ class Part(NamedTuple):
     Where the actor, or the critic, lies in the vectors of all nodes and of all weights.
 
     :param nodes: Its nodes
+    :param inputs: The inputs of its weight matrices
+    :param states: The variables of its hidden state
     :param weights: Its weights and biases that learn
     :param layer_nodes: The nodes of each of its layers, from the features to the head
     """
 
     nodes: slice
+    inputs: slice
+    states: slice
     weights: slice
     layer_nodes: list[slice]
 
@@ -43,6 +48,26 @@ class Part(NamedTuple):
     def n_nodes(self) -> int:
         """Number of nodes."""
         return self.nodes.stop - self.nodes.start
+
+    @property
+    def n_states(self) -> int:
+        """Number of variables of its hidden state."""
+        return self.states.stop - self.states.start
+
+
+class PolicyWeightNoise(NamedTuple):
+    """
+    Noise on the weights of actor and critic, for K copies of a pass.
+
+    :param rank_one: Noise of rank one, of shapes (K, T, E, N) and (K, T, E, M); None if no layer gets it
+    :param changes: For actor and critic, what is added to the parameters of each layer:
+        see :class:`~sb3_nrl.network.WeightNoise`
+    :param n_copies: Number of copies K
+    """
+
+    rank_one: RankOne | None
+    changes: list[list[tuple[Array, ...] | None]]
+    n_copies: int
 
 
 class NoisyPass(NamedTuple):
@@ -54,11 +79,13 @@ class NoisyPass(NamedTuple):
         a layer has parts, or None where nothing learns. :func:`~sb3_nrl.arrays.map_received` applies a function to all
     :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
         of the nodes
+    :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
     """
 
     objectives: list[Array]
     received: list[Any]
     potentials: list[Array]
+    states: Array | None
 
 
 class PerturbablePolicy(BasePolicy):
@@ -91,15 +118,17 @@ class PerturbablePolicy(BasePolicy):
         self.parts: list[Part] = []
         self.networks: list[Network] = [self.actor, *([] if self.critic is None else [self.critic])]
         """The actor and, if there is one, the critic."""
-        node = weight = 0
+        node = column = state = weight = 0
         for network in self.networks:
             network.refresh()
             self.learnable += network.learnable
-            ends = node + network.n_nodes, weight + sum(parameter.numel() for parameter in network.learnable)
-            layers = [slice(node + nodes.start, node + nodes.stop) for nodes in network.layer_nodes]
-            self.parts.append(Part(slice(node, ends[0]), slice(weight, ends[1]), layers))
-            node, weight = ends
-        if node == 0:
+            n_weights = sum(parameter.numel() for parameter in network.learnable)
+            ends = node + network.n_nodes, column + network.n_pre, state + network.n_states, weight + n_weights
+            of_layers = [slice(node + nodes.start, node + nodes.stop) for nodes in network.layer_nodes]
+            spans = [slice(start, end) for start, end in zip((node, column, state, weight), ends, strict=True)]
+            self.parts.append(Part(spans[0], spans[1], spans[2], spans[3], of_layers))
+            node, column, state, weight = ends
+        if weight == 0:
             raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
@@ -110,7 +139,7 @@ class PerturbablePolicy(BasePolicy):
                     f"The parameter '{name}' would never learn: no layer of actor or critic gives a sum for it. Freeze "
                     "it with requires_grad_(False)."
                 )
-        self.n_nodes, self.n_weights = node, weight
+        self.n_nodes, self.n_pre, self.n_states, self.n_weights = node, column, state, weight
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
@@ -143,9 +172,23 @@ class PerturbablePolicy(BasePolicy):
         assert self.noise is not None
         return self.array(self.noise.sample(n_samples, n_rows, self._sizes, self.learnable[0].device))
 
+    def initial_states(self, n_rows: int) -> Array | None:
+        """
+        Hidden states before the first step of an episode.
+
+        :param n_rows: Number of rows R
+        :return: Zeros of shape (R, S), None without recurrent layers
+        """
+        return self.array(np.zeros((n_rows, self.n_states), np.float32)) if self.n_states > 0 else None
+
     def act(
-        self, obs: Observations, draws_EA: np.ndarray, noise_EN: Array | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self,
+        obs: Observations,
+        draws_EA: np.ndarray,
+        noise_EN: Array | None = None,
+        states: Array | None = None,
+        starts_E: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, Array | None]:
         """
         Choose actions in training.
 
@@ -153,62 +196,133 @@ class PerturbablePolicy(BasePolicy):
         :param draws_EA: Random numbers to choose by, as ``action_dist.draw`` gives them
         :param noise_EN: ξ of a noisy pass to choose with; by default the pass is a clean one, or the mean of
             ``n_baseline_passes`` noisy ones
-        :return: Actions, shape (E, ...), and log π(a|s), shape (E,)
+        :param states: Hidden states before the step, shape (E, S); for recurrent policies
+        :param starts_E: Whether an episode begins with the step; for recurrent policies
+        :return: Actions, shape (E, ...); log π(a|s), shape (E,); and the hidden states after the step
         :raises FloatingPointError: If the network's outputs are not finite
         """
         if self._in_numpy:
-            return self._act(np, obs, draws_EA, noise_EN)
+            return self._act(np, obs, draws_EA, noise_EN, states, starts_E)
         with th.no_grad():
-            actions, log_probs = self._act(th, map_observations(self.array, obs), self.array(draws_EA), noise_EN)
-        return self.numpy(actions), self.numpy(log_probs)
+            obs, draws_EA = map_observations(self.array, obs), self.array(draws_EA)
+            actions, log_probs, states = self._act(th, obs, draws_EA, noise_EN, states, starts_E)
+        return self.numpy(actions), self.numpy(log_probs), states
 
     def _act(
-        self, xp: ArrayNamespace, obs: Observations, draws_EA: Array, noise_EN: Array | None
-    ) -> tuple[Array, Array]:
-        if noise_EN is not None:
-            outputs, _, _ = self.networks[0].run(xp, obs, noise_EN[:, self.parts[0].nodes])
-        elif self.n_baseline_passes is None:
-            outputs, _, _ = self.networks[0].run(xp, obs)
-        else:
-            return self.action_dist.choose(xp, self._action_parameters(xp, obs), draws_EA)
-        return self.action_dist.act(xp, outputs, draws_EA)
+        self,
+        xp: ArrayNamespace,
+        obs: Observations,
+        draws_EA: Array,
+        noise_EN: Array | None,
+        states: Array | None,
+        starts_E: np.ndarray | None,
+    ) -> tuple[Array, Array, Array | None]:
+        if self.n_baseline_passes is not None and noise_EN is None:
+            return (*self.action_dist.choose(xp, self._action_parameters(xp, obs), draws_EA), None)
+        noise = None if noise_EN is None else noise_EN[:, self.parts[0].nodes]
+        if states is None:
+            return (*self.action_dist.act(xp, self.actor.run(xp, obs, noise).outputs, draws_EA), None)
+        passed, *of_critic = self._run(xp, obs, noise_EN, states, self._starts(xp, starts_E))
+        states = xp.concatenate([part.states for part in (passed, *of_critic) if part.states is not None], axis=1)
+        return (*self.action_dist.act(xp, passed.outputs, draws_EA), states)
 
-    def values(self, obs: Observations) -> np.ndarray:
+    def _run(
+        self,
+        xp: ArrayNamespace,
+        obs: Observations,
+        noise: Any,
+        states: Array | None,
+        starts_TE: Array | None,
+    ) -> list[NetworkPass]:
+        """A pass through actor and critic."""
+        passes = []
+        for place, (network, part) in enumerate(zip(self.networks, self.parts, strict=True)):
+            own = noise
+            if isinstance(noise, PolicyWeightNoise):
+                rank_one = None if noise.rank_one is None else noise.rank_one.of(part.nodes, part.inputs)
+                own = WeightNoise(rank_one, noise.changes[place], noise.n_copies)
+            elif noise is not None:
+                own = noise[:, part.nodes]
+            own_states = None if states is None else states[:, part.states]
+            passes.append(network.run(xp, obs, own, own_states, starts_TE))
+        return passes
+
+    def _starts(self, xp: ArrayNamespace, starts: np.ndarray | None) -> Array | None:
+        """Whether episodes begin, of shape (T, E), for a pass."""
+        return None if starts is None else self.array(np.atleast_2d(starts), xp)
+
+    def values(
+        self, obs: Observations, states: Array | None = None, starts_TE: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Array | None]:
         """
         The critic's V(s) in training.
 
         :param obs: Observations, B rows
-        :return: Shape (B,)
+        :param states: Hidden states before the first step, shape (E, S); for recurrent policies
+        :param starts_TE: Whether an episode begins with each step; for recurrent policies
+        :return: Shape (B,), and the hidden states after the last step, in which the actor's are as before
         """
         if self._in_numpy:
-            return self._values(np, obs)
+            return self._values(np, obs, states, starts_TE)
         with th.no_grad():
-            return self._values(th, map_observations(self.array, obs)).cpu().numpy()
+            values, states = self._values(th, map_observations(self.array, obs), states, starts_TE)
+        return values.cpu().numpy(), states
+
+    def states_after(self, obs: Observations, states: Array, starts_TE: np.ndarray) -> Array:
+        """
+        Hidden states after a clean pass, in training.
+
+        :param obs: Observations, B rows
+        :param states: Hidden states before the first step, shape (E, S)
+        :param starts_TE: Whether an episode begins with each step
+        :return: Shape (E, S)
+        """
+        xp = self.xp
+        with th.no_grad():
+            obs = map_observations(self.array, obs)
+            passes = self._run(xp, obs, None, states, self._starts(xp, starts_TE))
+        return xp.concatenate([passed.states for passed in passes if passed.states is not None], 1)
 
     def noisy_pass(
-        self, obs: Observations, actions: Array, noise_BN: Array, xp: ArrayNamespace | None = None
+        self,
+        obs: Observations,
+        actions: Array,
+        noise: Array | PolicyWeightNoise,
+        xp: ArrayNamespace | None = None,
+        states: Array | None = None,
+        starts_TE: np.ndarray | None = None,
     ) -> NoisyPass:
         """
         A pass with noise through actor and critic (Eq. 18 and 19).
 
-        :param obs: Observations; if the noise has more rows, they are repeated as a whole
+        :param obs: Observations; if there is noise for K times as many rows, they are repeated K times as a whole
         :param actions: Actions, as many
-        :param noise_BN: ξ of all nodes
+        :param noise: ξ of all nodes, shape (B, N); or noise on the weights
         :param xp: ``torch`` for a pass that autograd can follow; by default ``self.xp``
+        :param states: Hidden states before the first step, of shape (E, S), or (K · E, S) if copies differ; for
+            recurrent policies, ``window.states``
+        :param starts_TE: Whether an episode begins with each step; for recurrent policies, ``window.starts_TE``
         :return: The pass
         """
         xp = xp or self.xp
-        n_copies = len(noise_BN) // len(actions)
-        obs = repeat_batch(xp, map_observations(partial(self.array, xp=xp), obs), n_copies)
+        is_of_weights = isinstance(noise, PolicyWeightNoise)
+        n_copies = noise.n_copies if is_of_weights else len(noise) // len(actions)
+        obs = map_observations(partial(self.array, xp=xp), obs)
+        obs = obs if is_of_weights else repeat_batch(xp, obs, n_copies)
         actions = repeat_batch(xp, self.array(actions, xp), n_copies)
-        outputs, received, potentials = self.actor.run(xp, obs, noise_BN[:, self.parts[0].nodes])
-        objectives = [self.action_dist.log_prob(xp, self.action_dist.parameters(xp, outputs), actions)]
-        if self.critic is not None:
-            values, *of_critic = self.critic.run(xp, obs, noise_BN[:, self.parts[1].nodes])
-            objectives.append(values[:, 0])
-            received += of_critic[0]
-            potentials += of_critic[1]
-        return NoisyPass(objectives, received, potentials)
+        if states is not None and starts_TE is not None:
+            states = repeat_batch(xp, self.array(states, xp), n_copies * starts_TE.shape[1] // len(states))
+        passes = self._run(xp, obs, noise, states, self._starts(xp, starts_TE))
+        parameters = self.action_dist.parameters(xp, passes[0].outputs)
+        objectives = [self.action_dist.log_prob(xp, parameters, actions)]
+        objectives += [passed.outputs[:, 0] for passed in passes[1:]]
+        after = [passed.states for passed in passes if passed.states is not None]
+        return NoisyPass(
+            objectives,
+            [received for passed in passes for received in passed.received],
+            [potential for passed in passes for potential in passed.potentials],
+            xp.concatenate(after, 1) if after else None,
+        )
 
     def outer(self, post_BN: Array, received: list[Any], n_envs: int) -> Array:
         """
@@ -230,20 +344,28 @@ class PerturbablePolicy(BasePolicy):
     def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:
         """Parameters of the distribution that actions come from."""
         if self.n_baseline_passes is None:
-            return self.action_dist.parameters(xp, self.actor.run(xp, obs)[0])
+            return self.action_dist.parameters(xp, self.actor.run(xp, obs).outputs)
         parameters = self.action_dist.parameters(xp, self._baseline_outputs(xp, self.actor, self.parts[0], obs))
         return self.action_dist.mean(xp, parameters, self.n_baseline_passes)
 
-    def _values(self, xp: ArrayNamespace, obs: Observations) -> Array:
+    def _values(
+        self, xp: ArrayNamespace, obs: Observations, states: Array | None = None, starts_TE: np.ndarray | None = None
+    ) -> tuple[Array, Array | None]:
         if self.critic is None:
             raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
-        if self.n_baseline_passes is None:
-            return self.critic.run(xp, obs)[0][:, 0]
-        outputs = self._baseline_outputs(xp, self.critic, self.parts[1], obs)
-        return outputs.reshape(self.n_baseline_passes, -1).mean(0)
+        if self.n_baseline_passes is not None:
+            outputs = self._baseline_outputs(xp, self.critic, self.parts[1], obs)
+            return outputs.reshape(self.n_baseline_passes, -1).mean(0), None
+        if states is None:
+            return self.critic.run(xp, obs).outputs[:, 0], None
+        own = self.parts[1].states
+        passed = self.critic.run(xp, obs, None, states[:, own], self._starts(xp, starts_TE))
+        if passed.states is not None:
+            states = xp.concatenate([states[:, : own.start], passed.states], 1)
+        return passed.outputs[:, 0], states
 
     def _baseline_outputs(self, xp: ArrayNamespace, network: Network, part: Part, obs: Observations) -> Array:
         assert self.n_baseline_passes is not None
         noise = self.sample_noise(self.n_baseline_passes * n_rows(obs))[:, part.nodes]
         noise = th.as_tensor(noise) if xp is th else noise
-        return network.run(xp, repeat_batch(xp, obs, self.n_baseline_passes), noise)[0]
+        return network.run(xp, repeat_batch(xp, obs, self.n_baseline_passes), noise).outputs

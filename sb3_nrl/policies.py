@@ -116,8 +116,10 @@ class NoisyPolicy(PerturbablePolicy):
 
         widths = self.net_arch if isinstance(self.net_arch, dict) else dict.fromkeys(("pi", "vf"), self.net_arch)
         self.action_dist = make_distribution(action_space)
-        self.actor = self._make_network(widths["pi"], self.action_dist.n_outputs, isinstance(action_space, spaces.Box))
-        self.critic = self._make_network(widths["vf"], 1) if critic else None
+        self.actor = self._make_network(
+            widths["pi"], self.action_dist.n_outputs, self.make_actor_layer, isinstance(action_space, spaces.Box)
+        )
+        self.critic = self._make_network(widths["vf"], 1, self.make_critic_layer) if critic else None
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
         """Random numbers of the actions in training. An environment that seeds NumPy's would repeat its exploration."""
@@ -150,7 +152,13 @@ class NoisyPolicy(PerturbablePolicy):
             for name in ("log_std_init", "action_correlation"):
                 check(name, getattr(self, name), getattr(self, name) == 0, "0 but for Box actions")
 
-    def _make_network(self, widths: Sequence[int], n_outputs: int, is_gaussian: bool = False) -> Network:
+    def _make_network(
+        self,
+        widths: Sequence[int],
+        n_outputs: int,
+        make_hidden: Callable[[int, int], Layer],
+        is_gaussian: bool = False,
+    ) -> Network:
         extractor = self.make_features_extractor()
         is_flat = type(extractor) is FlattenExtractor or (
             type(extractor) is CombinedExtractor and not any(True for _ in extractor.parameters())
@@ -164,15 +172,11 @@ class NoisyPolicy(PerturbablePolicy):
             )
             features = ForeignModule(extractor, preprocess, _examples(self.observation_space, 3))
         n_inputs = [extractor.features_dim, *widths]
-        hidden = [
-            self.make_layer(inputs, outputs, self.activation_fn())
-            for inputs, outputs in zip(n_inputs[:-1], widths, strict=True)
-        ]
+        hidden = [make_hidden(inputs, outputs) for inputs, outputs in zip(n_inputs[:-1], widths, strict=True)]
         head = self.make_layer(n_inputs[-1], n_outputs // 2 if is_gaussian else n_outputs, None)
-        for layer in (*hidden, head):
-            nn.init.xavier_normal_(layer.weight, gain=self.head_gain if layer is head else 1.0)
-            if self.use_bias:
-                nn.init.zeros_(layer.bias)
+        nn.init.xavier_normal_(head.weight, gain=self.head_gain)
+        if self.use_bias:
+            nn.init.zeros_(head.bias)
         if not is_gaussian:
             return Network(features, hidden, head)
         log_std = Dense(1, n_outputs // 2, bias=False)
@@ -181,7 +185,7 @@ class NoisyPolicy(PerturbablePolicy):
 
     def make_layer(self, n_inputs: int, n_outputs: int, activation: nn.Module | None) -> Dense:
         """
-        Make a hidden layer, or the linear layer of a head. Its initial weights are set afterwards.
+        Make a feed-forward hidden layer, or the linear layer of a head. Its initial weights are set afterwards.
 
         :param n_inputs: Number of inputs I
         :param n_outputs: Number of nodes O
@@ -189,6 +193,24 @@ class NoisyPolicy(PerturbablePolicy):
         :return: The layer
         """
         return Dense(n_inputs, n_outputs, self.use_bias, activation)
+
+    def make_actor_layer(self, n_inputs: int, n_outputs: int) -> Layer:
+        """
+        Make a hidden layer of the actor, with its initial weights.
+
+        :param n_inputs: Number of inputs I
+        :param n_outputs: Number of outputs O
+        :return: The layer
+        """
+        layer = self.make_layer(n_inputs, n_outputs, self.activation_fn())
+        nn.init.xavier_normal_(layer.weight)
+        if self.use_bias:
+            nn.init.zeros_(layer.bias)
+        return layer
+
+    def make_critic_layer(self, n_inputs: int, n_outputs: int) -> Layer:
+        """The same for the critic."""
+        return self.make_actor_layer(n_inputs, n_outputs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = (
@@ -242,7 +264,7 @@ class NoisyPolicy(PerturbablePolicy):
         :return: Shape (B, 1)
         :raises ValueError: If there is no critic
         """
-        return self._values(th, obs)[:, None]
+        return self._values(th, obs)[0][:, None]
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: th.Tensor

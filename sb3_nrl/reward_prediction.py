@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_nrl.arrays import Observations, n_rows
+from sb3_nrl.arrays import Array, Observations, n_rows
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.perturbation import PerturbablePolicy
@@ -78,12 +78,15 @@ class RewardPredictor(ABC):
         :return: Whether a reward counts now, so that the window ends
         """
 
-    def terminal_values(self, policy: PerturbablePolicy, observations: Observations) -> np.ndarray:
+    def terminal_values(
+        self, policy: PerturbablePolicy, observations: Observations, states: Array | None
+    ) -> np.ndarray:
         """
         Value of what a time limit cuts off.
 
         :param policy: The policy
         :param observations: Last observations of B episodes that a time limit ended
+        :param states: Hidden states after the last steps of these, shape (B, S); None without recurrent layers
         :return: Their values, shape (B,)
         """
         return np.zeros(n_rows(observations))
@@ -145,12 +148,20 @@ class TDCritic(RewardPredictor):
     def is_ready(self, window_is_full: bool) -> bool:
         return True
 
-    def terminal_values(self, policy: PerturbablePolicy, observations: Observations) -> np.ndarray:
-        return policy.values(observations)
+    def terminal_values(
+        self, policy: PerturbablePolicy, observations: Observations, states: Array | None
+    ) -> np.ndarray:
+        starts_E = None if states is None else np.zeros(len(states), bool)
+        return policy.values(observations, states, starts_E)[0]
 
     def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
-        batches = [policy.values(batch.observations) for _, batch in window.batches(n_steps_per_batch)]
-        values_TE = np.concatenate([*batches, policy.values(window.last_observations)]).reshape(-1, window.n_envs)
+        batches, states = [], window.states
+        for _, batch in window.batches(n_steps_per_batch):
+            values, states = policy.values(batch.observations, states, batch.starts_TE)
+            batches.append(values)
+        last_starts = None if states is None else window.dones_TE[-1]
+        values, _ = policy.values(window.last_observations, states, last_starts)
+        values_TE = np.concatenate([*batches, values]).reshape(-1, window.n_envs)
         rewards_TE = window.rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape).astype(float)
         rewards_TE += self.gamma * window.terminal_values_TE
         errors_TE = rewards_TE + self.gamma * values_TE[1:] * ~window.dones_TE - values_TE[:-1]

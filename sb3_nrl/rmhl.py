@@ -35,7 +35,9 @@ class HebbianExploration(LearningRule):
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         assert window.noise is not None
         noise = policy.array(window.noise)
-        received = policy.noisy_pass(window.observations, window.actions, noise).received
+        received = policy.noisy_pass(
+            window.observations, window.actions, noise, states=window.states, starts_TE=window.starts_TE
+        ).received
         return OuterProducts(policy, noise, received), None
 
 

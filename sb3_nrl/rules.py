@@ -38,11 +38,13 @@ class LearningRule(ABC):
     A learning rule: what makes a synapse eligible for change. The algorithm does the rest: traces, reward prediction
     errors, updates.
 
-    A subclass defines :meth:`eligibility`, and three attributes where the values here do not suit it:
+    A subclass defines :meth:`eligibility`, and four attributes where the values here do not suit it:
 
     - ``acts_with_noise``: True if actions in training come from a noisy pass, whose noise is then in ``window.noise``.
     - ``noise``: a :class:`~sb3_nrl.Noise`, which ``policy.sample_noise`` draws from; None for none.
     - ``n_passes``: passes for each step of a window. The algorithm cuts long windows into pieces of bounded memory.
+    - ``max_steps``: most steps of a piece of the window with a recurrent policy; None for whole windows, which keep the
+      credit of earlier steps.
 
     A rule keeps nothing from window to window but what it returns as ``carry``.
     """
@@ -50,6 +52,7 @@ class LearningRule(ABC):
     acts_with_noise: ClassVar[bool] = False
     noise: Noise | None = None
     n_passes: int = 1
+    max_steps: int | None = None
 
     def check(self) -> None:
         """

@@ -226,9 +226,13 @@ class ThreeFactorAlgorithm(ModelSetup):
         going_on, rewarded = True, predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
+            if self._last_states is None and policy.n_states > 0:
+                self._last_states = policy.initial_states(self.n_envs)
             noise = policy.sample_noise(self.n_envs) if self.rule.acts_with_noise else None
             try:
-                actions, log_probs = policy.act(obs, self._sample_action_noise(), noise)
+                assert self._last_episode_starts is not None
+                states, starts = self._last_states, self._last_episode_starts
+                actions, log_probs, new_states = policy.act(obs, self._sample_action_noise(), noise, states, starts)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} {name_the_largest(obs)}".rstrip()) from None
             clipped_actions = actions
@@ -245,12 +249,15 @@ class ThreeFactorAlgorithm(ModelSetup):
 
             rollout_buffer.add(
                 obs,
+                states,
+                starts,
                 actions=actions,
                 log_probs=log_probs,
                 rewards_TE=rewards,
                 dones_TE=dones,
                 **({} if noise is None else {"noise": policy.numpy(noise)}),
             )
+            self._last_states = new_states
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
             rewarded = predictor.observe(rewards, dones)
@@ -285,7 +292,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             is_dict = isinstance(rows[0], dict)
             obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
             check_finite(obs, np.zeros(len(envs)), self.num_timesteps, envs)
-            self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs))
+            states = None if self._last_states is None else self._last_states[envs]
+            self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs, states))
 
     @th.no_grad()
     @np.errstate(all="ignore")  # what is not finite is refused by name
@@ -303,14 +311,20 @@ class ThreeFactorAlgorithm(ModelSetup):
         window = buffer.window(self._last_obs)
         n_steps = max(1, _MAX_NODES_PER_BATCH // (self.rule.n_passes * self.n_envs * policy.n_nodes))
         errors = predictor.errors(policy, window, n_steps)
+        if policy.n_states > 0:
+            n_steps = self.rule.max_steps or window.n_steps  # what is cut loses the credit between its parts
         had_traces = self.traces.trace_EW is not None
         change_W: Array = 0.0
+        states = window.states
         for steps, batch in window.batches(n_steps):
+            batch = batch._replace(states=states)
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
             update = self.traces.update(eligibility, errors.errors_TE[steps], errors.restarts_TE[steps], self.decay)
             change_W = change_W + update.change_W
             for name, value in getattr(eligibility, "diagnostics", {}).items():
                 self.logger.record_mean(f"train/{name}", value)
+            if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
+                states = policy.states_after(batch.observations, states, batch.starts_TE)
         buffer.reset()
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))

@@ -1,10 +1,11 @@
 """What a layer has to offer to be perturbed and to learn.
 
-Shapes: B rows of a batch, N nodes that noise is added to, E environments, I inputs and O outputs of a layer.
+Shapes: B rows of a batch, N nodes that noise is added to, E environments, I inputs and O outputs of a layer, K copies
+of a pass that differ in their noise, T steps, M inputs of all weight matrices of a layer.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch as th
 from torch import nn
@@ -12,11 +13,33 @@ from torch import nn
 from sb3_nrl.arrays import Array, ArrayNamespace
 
 
+class RankOne(NamedTuple):
+    """
+    Noise b aᵀ on weight matrices, another one for each copy, step and environment. T is 1 where noise is held over all
+    steps.
+
+    :param post: b, shape (K, T, E, N)
+    :param pre: a, shape (K, T, E, M)
+    """
+
+    post: Array
+    pre: Array
+
+    def of(self, nodes: slice, inputs: slice) -> "RankOne":
+        """The noise of some nodes and of their inputs."""
+        return RankOne(self.post[..., nodes], self.pre[..., inputs])
+
+
+LayerNoise = Array | RankOne | None
+"""Noise of one layer: ξ of its nodes, of shape (B, N); or noise of rank one on its weights; or none."""
+
+
 class Layer(nn.Module, ABC):
     """
     A layer that noise can be added to, defined once for NumPy and PyTorch.
 
-    A subclass writes :meth:`step` and :meth:`outer`; both engines use them. Parameters live in the module, as in any
+    A subclass writes :meth:`step` (a recurrent one :meth:`~RecurrentLayer.unroll`) and :meth:`outer`; both engines use
+    them. Parameters live in the module, as in any
     PyTorch module. NumPy sees them as views, so that an optimizer's changes in place are seen at once.
     """
 
@@ -25,6 +48,12 @@ class Layer(nn.Module, ABC):
 
     n_nodes: int = 0
     """Number of nodes N that noise is added to; 0 if nothing in the layer learns."""
+
+    n_pre: int = 0
+    """Number of inputs M of the weight matrices that learn, where noise of rank one is supported; a bias has one."""
+
+    n_states: int = 0
+    """Number of hidden state variables that a recurrent layer keeps for each row."""
 
     learns: tuple[bool, ...] = ()
     """For each parameter, whether it learns."""
@@ -54,20 +83,21 @@ class Layer(nn.Module, ABC):
             self._views = tuple(parameter.detach().numpy() for parameter in self.parameters())
         return self._views
 
-    @abstractmethod
     def step(
-        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise_BN: Array | None = None
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
         """
         Process a batch, with noise added to the pre-activations if there is any (Eq. 18 and 19).
 
         :param xp: ``numpy`` or ``torch``
-        :param parameters: The layer's parameters, as ``arrays`` gives them
+        :param parameters: The layer's parameters, as ``arrays`` gives them; or K sets of them, each with a dimension
+            for K in front, for K equal parts of the batch
         :param x: What the layer receives, B rows
-        :param noise_BN: ξ of the layer's nodes
+        :param noise: The layer's noise
         :return: The layer's output, B rows; its pre-synaptic activity x̃, as ``outer`` wants it; and its pre-activations
             h with their noise, in arrays of shape (B, n) that together have N columns
         """
+        raise NotImplementedError
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         """
@@ -82,6 +112,18 @@ class Layer(nn.Module, ABC):
         """
         return []
 
+    def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
+        """
+        The same for noise of rank one, whose ``pre`` takes the place of the pre-synaptic activity.
+
+        :param xp: ``numpy`` or ``torch``
+        :param post_BN: Post-synaptic factor of each node
+        :param pre_BM: The factor of each input
+        :param n_envs: Number of environments E
+        :return: As ``outer``
+        """
+        return []
+
     def __getstate__(self) -> dict[str, Any]:
         # A copied or unpickled layer has parameters of its own, which these views do not show.
         return {**self.__dict__, "_views": None}
@@ -89,3 +131,80 @@ class Layer(nn.Module, ABC):
     def _apply(self, *args: Any, **kwargs: Any) -> "Layer":
         self._views = None
         return super()._apply(*args, **kwargs)
+
+
+class RecurrentLayer(Layer):
+    """A layer with a hidden state, which goes through the steps of a window one after the other."""
+
+    @abstractmethod
+    def unroll(
+        self,
+        xp: ArrayNamespace,
+        parameters: tuple[Array, ...],
+        x: Array,
+        noise: LayerNoise,
+        states_RS: Array,
+        starts_TE: Array,
+    ) -> tuple[Array, Any, list[Array], Array]:
+        """
+        Process T successive steps of E environments, K copies of them (B = K · T · E rows).
+
+        :param xp: ``numpy`` or ``torch``
+        :param parameters: As for ``step``
+        :param x: What the layer receives; step t of environment e in copy k is in row (k · T + t) · E + e. It has
+            T · E rows if all copies receive the same
+        :param noise: The layer's noise
+        :param states_RS: Hidden states before the first step, R = K · E rows of S variables
+        :param starts_TE: Whether an episode begins with the step, so that its state is 0 before it
+        :return: Output, pre-synaptic activity and pre-activations as of ``step``, and the states after the last step
+        """
+
+
+class CompoundLayer(Layer):
+    """A layer made of others, which are its child modules: noise, sums and parameters are theirs, one after another."""
+
+    @property
+    def sublayers(self) -> list[Layer]:
+        """The layers that it is made of."""
+        return cast("list[Layer]", list(self.children()))
+
+    def refresh(self) -> None:
+        for layer in self.sublayers:
+            layer.refresh()
+        super().refresh()
+        self.n_nodes = sum(layer.n_nodes for layer in self.sublayers)
+        self.n_pre = sum(layer.n_pre for layer in self.sublayers)
+
+    def learnable(self) -> list[nn.Parameter]:
+        return [parameter for layer in self.sublayers for parameter in layer.learnable()]
+
+    def split(
+        self, parameters: tuple[Array, ...], noise: LayerNoise
+    ) -> list[tuple[Layer, tuple[Array, ...], LayerNoise]]:
+        """Each sublayer with its parameters and its noise."""
+        parts, place, node, column = [], 0, 0, 0
+        for layer in self.sublayers:
+            ends = place + len(layer.learns), node + layer.n_nodes, column + layer.n_pre
+            own: LayerNoise = None
+            if isinstance(noise, RankOne):
+                own = noise.of(slice(node, ends[1]), slice(column, ends[2]))
+            elif noise is not None:
+                own = noise[:, node : ends[1]]
+            parts.append((layer, parameters[place : ends[0]], own))
+            place, node, column = ends
+        return parts
+
+    def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
+        sums, node = [], 0
+        for layer, pre in zip(self.sublayers, received, strict=True):
+            sums += layer.outer(xp, post_BN[:, node : node + layer.n_nodes], pre, n_envs)
+            node += layer.n_nodes
+        return sums
+
+    def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
+        sums, node, column = [], 0, 0
+        for layer in self.sublayers:
+            ends = node + layer.n_nodes, column + layer.n_pre
+            sums += layer.outer_rank_one(xp, post_BN[:, node : ends[0]], pre_BM[:, column : ends[1]], n_envs)
+            node, column = ends
+        return sums

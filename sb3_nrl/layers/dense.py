@@ -1,6 +1,7 @@
 """Fully connected layers, and their activation functions.
 
-Shapes: B rows of a batch, N nodes that noise is added to, E environments, I inputs and O outputs of a layer.
+Shapes: B rows of a batch, N nodes that noise is added to, E environments, I inputs and O outputs of a layer, K copies
+of a pass, T steps, M inputs of weight matrices, with one for a bias.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace
-from sb3_nrl.layers.base import Layer
+from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne
 
 Activation = Callable[[ArrayNamespace, Array], Array]
 
@@ -29,7 +30,8 @@ def _tanh(xp: ArrayNamespace, h: Array) -> Array:
     return xp.tanh(h)
 
 
-def _sigmoid(xp: ArrayNamespace, h: Array) -> Array:
+def sigmoid(xp: ArrayNamespace, h: Array) -> Array:
+    """The logistic function."""
     return 0.5 * (1 + xp.tanh(0.5 * h))
 
 
@@ -42,7 +44,51 @@ def find_activation(module: nn.Module) -> Activation | None:
     """
     if type(module) is nn.LeakyReLU:
         return partial(_leaky_relu, module.negative_slope)
-    return {nn.Tanh: _tanh, nn.ReLU: _relu, nn.Sigmoid: _sigmoid}.get(type(module))
+    return {nn.Tanh: _tanh, nn.ReLU: _relu, nn.Sigmoid: sigmoid}.get(type(module))
+
+
+def product(x: Array, weight: Array) -> Array:
+    """
+    x Wᵀ, of shape (B, O).
+
+    :param x: Shape (B, I)
+    :param weight: W of shape (O, I), or K of them for K equal parts of the batch
+    :return: The product
+    """
+    if weight.ndim == 2:
+        return x @ weight.T
+    return (x.reshape(len(weight), -1, x.shape[1]) @ weight.swapaxes(1, 2)).reshape(len(x), -1)
+
+
+def add_bias(h_BO: Array, bias: Array) -> None:
+    """Add a bias of shape (O,), or K of them for K equal parts of the batch."""
+    if bias.ndim == 1:
+        h_BO += bias
+    else:
+        h_BO.reshape(len(bias), -1, bias.shape[1])[...] += bias[:, None]
+
+
+def add_rank_one(xp: ArrayNamespace, h_BO: Array, noise: RankOne, x_BI: Array | None, has_bias: bool) -> None:
+    """
+    Add (x · a) b, what noise of rank one on a weight matrix and its bias does to the pre-activations h.
+
+    :param xp: ``numpy`` or ``torch``
+    :param h_BO: Pre-activations, changed in place
+    :param noise: The noise, with an entry of a for each input, and the last one for the bias
+    :param x_BI: The inputs, None if their weights get no noise
+    :param has_bias: Whether a bias gets noise
+    """
+    n_copies, _, n_envs, n_outputs = noise.post.shape
+    factor: Array = noise.pre[..., -1] if has_bias else 0.0
+    if x_BI is not None:
+        x = x_BI.reshape(n_copies, -1, n_envs, x_BI.shape[1])
+        factor = factor + xp.einsum("ktei,ktei->kte", x, noise.pre[..., : x_BI.shape[1]])
+    h_BO.reshape(n_copies, -1, n_envs, n_outputs)[...] += factor[..., None] * noise.post
+
+
+def per_env(values_BN: Array, n_envs: int) -> Array:
+    """The rows of each environment side by side, shape (E, B / E, N)."""
+    return values_BN.reshape(-1, n_envs, values_BN.shape[1]).swapaxes(0, 1)
 
 
 class Dense(nn.Linear, Layer):
@@ -67,6 +113,10 @@ class Dense(nn.Linear, Layer):
     def n_units(self) -> int:
         return self.out_features
 
+    def refresh(self) -> None:
+        super().refresh()
+        self.n_pre = self.in_features * self.weight.requires_grad + (self.has_bias and self.bias.requires_grad)
+
     def learnable(self) -> list[nn.Parameter]:
         own: list[Any] = [self.weight, self.bias] if self.has_bias else [self.weight]
         return [parameter for parameter in own if parameter.requires_grad]
@@ -75,13 +125,17 @@ class Dense(nn.Linear, Layer):
         return self.step(th, self.arrays(th), x)[0]
 
     def step(
-        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise_BN: Array | None = None
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
-        h = x @ parameters[0].T
+        h = product(x, parameters[0])
         if self.has_bias:
-            h += parameters[1]
-        if noise_BN is not None and noise_BN.shape[1] > 0:
-            h += noise_BN
+            add_bias(h, parameters[1])
+        if isinstance(noise, RankOne):
+            if self.n_pre > 0:
+                learns = self.learns
+                add_rank_one(xp, h, noise, x if learns[0] else None, self.has_bias and learns[1])
+        elif noise is not None and noise.shape[1] > 0:
+            h += noise
         potentials = [h] if self.n_nodes > 0 else []
         if self._function is not None:
             return self._function(xp, h), x, potentials
@@ -90,17 +144,22 @@ class Dense(nn.Linear, Layer):
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Array, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:
             return []
-        post_EOB = post_BN.reshape(-1, n_envs, self.out_features).swapaxes(0, 1).swapaxes(1, 2)
+        post_EOB = per_env(post_BN, n_envs).swapaxes(1, 2)
         sums = []
         if self.learns[0]:
-            pre_EBI = received.reshape(-1, n_envs, self.in_features).swapaxes(0, 1)
-            sums.append((post_EOB @ pre_EBI).reshape(n_envs, -1))
+            sums.append((post_EOB @ per_env(received, n_envs)).reshape(n_envs, -1))
         if self.has_bias and self.learns[1]:
             sums.append(post_EOB.sum(2))
         return sums
 
+    def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
+        sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
+        parts = [sums_EOM[..., : self.in_features], sums_EOM[..., -1]]
+        learns = (self.learns[0], self.has_bias and self.learns[-1])
+        return [part.reshape(n_envs, -1) for part, is_learned in zip(parts, learns, strict=True) if is_learned]
 
-class GaussianHead(Layer):
+
+class GaussianHead(CompoundLayer):
     """
     Means and log standard deviations of continuous actions. The standard deviations do not depend on the observation:
     they are a layer that receives a constant 1, perturbed and learned like any other.
@@ -114,28 +173,11 @@ class GaussianHead(Layer):
         self.mean = mean
         self.log_std = log_std
 
-    def refresh(self) -> None:
-        for layer in (self.mean, self.log_std):
-            layer.refresh()
-        super().refresh()
-        self.n_nodes = self.mean.n_nodes + self.log_std.n_nodes
-
-    def learnable(self) -> list[nn.Parameter]:
-        return [*self.mean.learnable(), *self.log_std.learnable()]
-
     def step(
-        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise_BN: Array | None = None
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
-        place = self.mean.n_nodes
-        noises = (None, None) if noise_BN is None else (noise_BN[:, :place], noise_BN[:, place:])
+        of_mean, of_log_std = self.split(parameters, noise)
         ones = np.ones((x.shape[0], 1), np.float32) if xp is np else x.new_ones(x.shape[0], 1)
-        mean, _, of_mean = self.mean.step(xp, parameters[:-1], x, noises[0])
-        log_std, _, of_log_std = self.log_std.step(xp, parameters[-1:], ones, noises[1])
-        return xp.concatenate((mean, log_std), axis=1), (x, ones), of_mean + of_log_std
-
-    def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
-        place = self.mean.n_nodes
-        return [
-            *self.mean.outer(xp, post_BN[:, :place], received[0], n_envs),
-            *self.log_std.outer(xp, post_BN[:, place:], received[1], n_envs),
-        ]
+        mean, _, potentials = self.mean.step(xp, of_mean[1], x, of_mean[2])
+        log_std, _, more_potentials = self.log_std.step(xp, of_log_std[1], ones, of_log_std[2])
+        return xp.concatenate((mean, log_std), axis=1), (x, ones), potentials + more_potentials

@@ -1,0 +1,311 @@
+"""Recurrent layers: a hidden state that goes through time, and noise that goes with it.
+
+Shapes: B = K · T · E rows of a batch (K copies of T steps of E environments, in this order), R = K · E rows of one
+step, I inputs and H hidden units of a layer, M inputs of weight matrices, with one for a bias.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_nrl.arrays import Array, ArrayNamespace, as_float
+from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
+from sb3_nrl.layers.dense import Dense, add_bias, per_env, product, sigmoid
+
+
+class Drive(NamedTuple):
+    """
+    What recurrent units receive whatever their hidden state is, for all steps of a window.
+
+    :param base: x Wᵀ + b + ξ, shape (K, T, E, H), or (1, T, E, H) if all copies receive the same
+    :param recurrent_weight: U
+    :param factor: With noise of rank one: x · a, the part of a's product with all inputs, shape (K, T, E)
+    :param post: With noise of rank one: b, shape (K, E, H)
+    :param pre: With noise of rank one: the part of a that belongs to the hidden units, shape (K, E, H)
+    """
+
+    base: Array
+    recurrent_weight: Array
+    factor: Array | None = None
+    post: Array | None = None
+    pre: Array | None = None
+
+
+class RecurrentDense(Layer):
+    """
+    The pre-activations of recurrent units, x Wᵀ + b + h Uᵀ + ξ, with x the layer's input and h its hidden units.
+
+    :param n_inputs: Number of inputs I
+    :param n_hidden: Number of hidden units H
+    :param bias: Whether units have biases b
+    """
+
+    def __init__(self, n_inputs: int, n_hidden: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.empty(n_hidden, n_inputs))
+        """W, from the inputs."""
+        self.bias = nn.Parameter(th.zeros(n_hidden)) if bias else None
+        """b."""
+        self.recurrent_weight = nn.Parameter(th.empty(n_hidden, n_hidden))
+        """U, from the hidden units."""
+        self.n_inputs, self.n_hidden = n_inputs, n_hidden
+        self._widths = [n_inputs, *([1] if bias else []), n_hidden]
+
+    @property
+    def n_units(self) -> int:
+        return self.n_hidden
+
+    def refresh(self) -> None:
+        super().refresh()
+        self.n_pre = sum(width for width, learns in zip(self._widths, self.learns, strict=True) if learns)
+
+    def drive(
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise, n_steps: int, n_envs: int
+    ) -> Drive:
+        """
+        Compute what does not depend on the hidden units, for all steps at once.
+
+        :param xp: ``numpy`` or ``torch``
+        :param parameters: As for :meth:`Layer.step`
+        :param x: What the layer receives, of B rows, or of T · E if all copies receive the same
+        :param noise: The layer's noise
+        :param n_steps: Number of steps T
+        :param n_envs: Number of environments E
+        :return: What units receive at each step
+        """
+        h = product(x, parameters[0])
+        if self.bias is not None:
+            add_bias(h, parameters[1])
+        if noise is None or not isinstance(noise, RankOne):
+            if noise is not None and noise.shape[1] > 0:
+                h += noise
+            return Drive(h.reshape(-1, n_steps, n_envs, self.n_hidden), parameters[-1])
+        base = h.reshape(-1, n_steps, n_envs, self.n_hidden)
+        if self.n_pre == 0:
+            return Drive(base, parameters[-1])
+        post, pre = noise.post[:, 0], noise.pre[:, 0]
+        factor = xp.zeros_like(pre[:, None, :, 0])
+        if self.learns[0]:
+            x_KTEI = x.reshape(-1, n_steps, n_envs, self.n_inputs)
+            factor = factor + xp.einsum("ktei,ktei->kte", x_KTEI, pre[:, None, :, : self.n_inputs])
+        if self.bias is not None and self.learns[1]:
+            factor = factor + pre[:, None, :, self.n_inputs * self.learns[0]]
+        factor = xp.broadcast_to(factor, (len(post), n_steps, n_envs))
+        of_hidden = pre[..., -self.n_hidden :] if self.learns[-1] else None
+        return Drive(base, parameters[-1], factor, post, of_hidden)
+
+    def pre_activations(self, xp: ArrayNamespace, drive: Drive, t: int, hidden_RH: Array) -> Array:
+        """
+        x Wᵀ + b + h Uᵀ + ξ at one step.
+
+        :param xp: ``numpy`` or ``torch``
+        :param drive: What units receive
+        :param t: The step
+        :param hidden_RH: h
+        :return: Shape (R, H)
+        """
+        n_envs = drive.base.shape[2]
+        h = product(hidden_RH, drive.recurrent_weight)
+        h_KEH = h.reshape(-1, n_envs, self.n_hidden)
+        h_KEH += drive.base[:, t]
+        if drive.factor is not None:
+            factor_KE = drive.factor[:, t]
+            if drive.pre is not None:
+                factor_KE = factor_KE + xp.einsum("keh,keh->ke", hidden_RH.reshape(h_KEH.shape), drive.pre)
+            h_KEH += factor_KE[..., None] * drive.post
+        return h
+
+    def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
+        if self.n_nodes == 0:
+            return []
+        post_EOB = per_env(post_BN, n_envs).swapaxes(1, 2)
+        sums = [post_EOB @ per_env(pre, n_envs) for pre in received]
+        if self.bias is not None:
+            sums.insert(1, post_EOB.sum(2))
+        return [part.reshape(n_envs, -1) for part, learns in zip(sums, self.learns, strict=True) if learns]
+
+    def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
+        sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
+        sums, column = [], 0
+        for width, learns in zip(self._widths, self.learns, strict=True):
+            if learns:
+                sums.append(sums_EOM[..., column : column + width].reshape(n_envs, -1))
+                column += width
+        return sums
+
+
+class _Step(NamedTuple):
+    """
+    One step of a layer, R rows.
+
+    :param memory: What the next step needs, the hidden state first
+    :param output: The layer's output
+    :param hidden: The hidden units that each :class:`RecurrentDense` received
+    :param potentials: Pre-activations of all sublayers
+    """
+
+    memory: list[Array]
+    output: Array
+    hidden: list[Array]
+    potentials: list[Array]
+
+
+class _UnrolledLayer(CompoundLayer, RecurrentLayer):
+    """
+    A recurrent layer that computes what does not depend on the hidden state for all steps at once, then goes through
+    the steps. A subclass says how one step changes the state.
+    """
+
+    def unroll(
+        self,
+        xp: ArrayNamespace,
+        parameters: tuple[Array, ...],
+        x: Array,
+        noise: LayerNoise,
+        states_RS: Array,
+        starts_TE: Array,
+    ) -> tuple[Array, Any, list[Array], Array]:
+        n_steps, n_envs = starts_TE.shape
+        n_rows = len(states_RS)
+        n_copies = n_rows // n_envs
+        is_of_nodes = noise is not None and not isinstance(noise, RankOne)
+        drives, inputs = [], []
+        for layer, own, own_noise in self.split(parameters, noise):
+            if isinstance(layer, RecurrentDense):
+                inputs.append(x)
+                drives.append(layer.drive(xp, own, x, own_noise, n_steps, n_envs))
+            else:  # weights of a constant input
+                rows = n_rows * n_steps if is_of_nodes else n_rows
+                ones = np.ones((rows, 1), np.float32) if xp is np else x.new_ones(rows, 1)
+                inputs.append(ones)
+                h = layer.step(xp, own, ones, own_noise)[0].reshape(n_copies, -1, n_envs, self.n_states)
+                drives.append(Drive(xp.broadcast_to(h, (n_copies, n_steps, n_envs, self.n_states)), None))
+        memory = self.remember(xp, states_RS)
+        steps = []
+        for t in range(n_steps):
+            if starts_TE[t].any():
+                keep_E = as_float(xp, ~starts_TE[t])
+                memory = [(part.reshape(n_copies, n_envs, -1) * keep_E[:, None]).reshape(part.shape) for part in memory]
+            steps.append(self.advance(xp, drives, t, memory))
+            memory = steps[-1].memory
+
+        def in_rows(parts: Any) -> Array:
+            """Arrays of R rows, one for each step, as one array of B rows."""
+            if n_steps == 1:
+                return parts[0]
+            stacked = xp.stack([part.reshape(n_copies, n_envs, -1) for part in parts], 1)
+            return stacked.reshape(n_rows * n_steps, -1)
+
+        outputs = in_rows([step.output for step in steps])
+        if not is_of_nodes:
+            return outputs, None, [], memory[0]
+        hidden = [in_rows(parts) for parts in zip(*(step.hidden for step in steps), strict=True)]
+        received = [
+            (pre, hidden.pop(0)) if isinstance(layer, RecurrentDense) else pre
+            for layer, pre in zip(self.sublayers, inputs, strict=True)
+        ]
+        potentials = [in_rows(parts) for parts in zip(*(step.potentials for step in steps), strict=True)]
+        return outputs, received, potentials, memory[0]
+
+    def remember(self, xp: ArrayNamespace, states_RS: Array) -> list[Array]:
+        """What the first step needs of the hidden states, themselves first. All of it is 0 where these are."""
+        return [states_RS]
+
+    @abstractmethod
+    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> _Step:
+        """
+        Make one step.
+
+        :param xp: ``numpy`` or ``torch``
+        :param drives: What each sublayer receives whatever the hidden state is
+        :param t: The step
+        :param memory: What the step before left
+        :return: The step
+        """
+
+
+class LeakyRnn(_UnrolledLayer):
+    """
+    Units that integrate their input with a time constant τ: u ← (1 − α) u + α (x Wᵀ + b + h Uᵀ + ξ), h = tanh(u), with
+    α = dt / τ. With α = 1 it is the vanilla recurrent network, with α < 1 the continuous-time one (CTRNN). The state is
+    u.
+
+    :param n_inputs: Number of inputs I
+    :param n_hidden: Number of hidden units H
+    :param bias: Whether units have biases
+    :param dt: Duration of a step, in the units of τ
+    :param tau: Time constant τ ≥ dt of all units, or of each
+    :param learn_tau: Whether time constants learn. They are then τ = dt + exp(θ), with θ a weight of a constant input
+    """
+
+    def __init__(
+        self, n_inputs: int, n_hidden: int, bias: bool = True, dt: float = 1.0, tau: Any = 1.0, learn_tau: bool = False
+    ) -> None:
+        super().__init__()
+        self.n_states = n_hidden
+        self.units = RecurrentDense(n_inputs, n_hidden, bias)
+        tau_H = np.broadcast_to(np.asarray(tau, np.float32), n_hidden)
+        self.tau_offset: Dense | None = None
+        if learn_tau:
+            self.tau_offset = Dense(1, n_hidden, bias=False)
+            self.tau_offset.weight.data[:, 0] = th.as_tensor(np.log(tau_H - dt))
+        self._dt = dt
+        self._rate: Any = float(dt / tau_H[0])
+        if (tau_H != tau_H[0]).any():
+            self.register_buffer("_rates", th.as_tensor(dt / tau_H))
+            self._rate = None
+
+    def remember(self, xp: ArrayNamespace, states_RS: Array) -> list[Array]:
+        return [states_RS, xp.tanh(states_RS)]
+
+    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> _Step:
+        states, hidden = memory
+        h = self.units.pre_activations(xp, drives[0], t, hidden)
+        potentials = [h]
+        rate = self._rate
+        if self.tau_offset is not None:
+            theta = drives[1].base[:, t].reshape(h.shape)
+            rate = sigmoid(xp, math.log(self._dt) - theta)
+            potentials.append(theta)
+        elif rate is None:
+            rate = self.get_buffer("_rates") if xp is th else self.get_buffer("_rates").numpy()
+        if isinstance(rate, float) and rate == 1:
+            states = h
+        else:
+            change = h - states
+            change *= rate
+            states = change + states
+        output = xp.tanh(states)
+        return _Step([states, output], output, [hidden], potentials)
+
+
+class Gru(_UnrolledLayer):
+    """
+    Gated recurrent units (Cho et al. 2014): z = σ(x Wzᵀ + bz + h Uzᵀ), r = σ(x Wrᵀ + br + h Urᵀ),
+    n = tanh(x Wnᵀ + bn + (r h) Unᵀ), h ← z h + (1 − z) n. The state is h.
+
+    :param n_inputs: Number of inputs I
+    :param n_hidden: Number of hidden units H
+    :param bias: Whether units have biases
+    """
+
+    def __init__(self, n_inputs: int, n_hidden: int, bias: bool = True) -> None:
+        super().__init__()
+        self.n_states = n_hidden
+        self.update_gate = RecurrentDense(n_inputs, n_hidden, bias)
+        self.reset_gate = RecurrentDense(n_inputs, n_hidden, bias)
+        self.units = RecurrentDense(n_inputs, n_hidden, bias)
+
+    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> _Step:
+        (states,) = memory
+        update = self.update_gate.pre_activations(xp, drives[0], t, states)
+        reset = self.reset_gate.pre_activations(xp, drives[1], t, states)
+        remembered = sigmoid(xp, reset) * states
+        h = self.units.pre_activations(xp, drives[2], t, remembered)
+        new = xp.tanh(h)
+        new = new + sigmoid(xp, update) * (states - new)
+        return _Step([new], new, [states, states, remembered], [update, reset, h])

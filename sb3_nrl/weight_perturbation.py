@@ -1,0 +1,173 @@
+"""Weight perturbation: noise on the weights themselves, which may last for many steps.
+
+Shapes: T steps, E environments, K noise samples, G groups of successive steps that share their noise, N nodes, M inputs
+of weight matrices, W weights and biases that learn.
+"""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from sb3_nrl.arrays import Array
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check, is_count
+from sb3_nrl.layers import Layer, RankOne
+from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
+from sb3_nrl.perturbation import PerturbablePolicy, PolicyWeightNoise
+from sb3_nrl.rules import Eligibility, LearningRule
+
+NoiseRank = Literal["one", "full"]
+
+
+class _Carry(NamedTuple):
+    """Noise that lasts beyond a window, the hidden states of the copies that it perturbs, and for how long it lasts."""
+
+    noise: PolicyWeightNoise
+    states: Array
+    n_steps: int
+
+
+class WeightPerturbation(LearningRule):
+    """
+    Eligibility ρ ΔW / σ² (Eq. 7 to 12 with the weights as θ): noise ΔW on every weight, and
+    ρ = log π̃(a|s) − log π(a|s), which tells whether the noise made the action likelier. For the critic,
+    ρ = Ṽ(s) − V(s). Forward passes alone.
+
+    With a recurrent policy each noisy copy has a hidden state of its own. ρ compares it with the clean one after all
+    the noise so far, which carries credit back through time.
+
+    :param noise: Noise of the weights; independent in each weight, or in each factor of a matrix of rank one
+    :param n_noise_samples: Number K of noise samples
+    :param antithetic: Whether each sample is a pair of copies with ΔW and −ΔW
+    :param rank: ``"one"``: ΔW = b aᵀ on each weight matrix, another one for each environment. ``"full"``: every weight
+        has noise of its own, shared by all environments. Layers that are no matrices always get full noise
+    :param hold: Most steps that noise is held for. With a recurrent policy credit reaches as far back
+    """
+
+    def __init__(
+        self, noise: Noise, n_noise_samples: int = 32, antithetic: bool = True, rank: NoiseRank = "one", hold: int = 32
+    ) -> None:
+        self.noise: Noise = noise
+        self.n_noise_samples = n_noise_samples
+        self.antithetic = antithetic
+        self.rank = rank
+        self.hold = self.max_steps = hold
+        self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
+
+    def check(self) -> None:
+        super().check()
+        known = tuple(NOISE_DISTRIBUTIONS)
+        name = self.noise.distribution
+        check("noise_distribution", name, name in known, f"one of {known} with noise on weights")
+        samples = self.n_noise_samples
+        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
+        check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
+        check("noise_rank", self.rank, self.rank in get_args(NoiseRank), f"one of {get_args(NoiseRank)}")
+        check("noise_hold", self.hold, is_count(self.hold), "a whole number of steps, at least 1")
+
+    def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
+        n_steps, n_envs = window.n_steps, window.n_envs
+        goes_on = carry is not None and carry.n_steps + n_steps <= self.hold
+        group_starts = np.arange(0, n_steps, n_steps if policy.n_states > 0 else self.hold)
+        noise = carry.noise if goes_on else self._sample(policy, len(group_starts), n_envs)
+        noisy = policy.noisy_pass(
+            window.observations,
+            window.actions,
+            self._copies(policy, noise, np.searchsorted(group_starts, np.arange(n_steps), "right") - 1),
+            states=carry.states if goes_on else window.states,
+            starts_TE=window.starts_TE,
+        )
+        objectives = [policy.numpy(part).reshape(-1, n_steps, n_envs) for part in noisy.objectives]
+        if self.antithetic:
+            rhos = [(part[: self.n_noise_samples] - part[self.n_noise_samples :]) / 2 for part in objectives]
+        else:
+            clean = [window.log_probs]
+            if policy.critic is not None:
+                clean.append(policy.values(window.observations, window.states, window.starts_TE)[0])
+            rhos = [part - values.reshape(n_steps, n_envs) for part, values in zip(objectives, clean, strict=True)]
+        if noisy.states is not None:
+            carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0))
+        return _WeightNoiseSums(policy, self, noise, rhos, group_starts), carry
+
+    def _sample(self, policy: PerturbablePolicy, n_groups: int, n_envs: int) -> PolicyWeightNoise:
+        """Draw noise for K copies: of rank one for each group and environment, and the full one."""
+        n_copies, device = self.n_noise_samples, policy.learnable[0].device
+
+        def draw(noise: Noise, n_rows: int, width: int) -> Array:
+            return policy.array(noise.sample(n_copies, n_rows, [width], device))
+
+        def change(layer: Layer) -> tuple[Array, ...] | None:
+            if not any(layer.learns) or (self.rank == "one" and layer.n_pre > 0):
+                return None
+            return tuple(
+                draw(self.noise, 1, parameter.numel()).reshape(n_copies, *parameter.shape)
+                if learns
+                else policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32))
+                for parameter, learns in zip(layer.parameters(), layer.learns, strict=True)
+            )
+
+        changes = [[change(layer) for layer in network.layers] for network in policy.networks]
+        rank_one = None
+        if self.rank == "one":
+            shape = (n_copies, n_groups, n_envs, -1)
+            post = draw(self.noise, n_groups * n_envs, policy.n_nodes)
+            pre = draw(self.noise._replace(std=1.0), n_groups * n_envs, policy.n_pre)
+            rank_one = RankOne(post.reshape(shape), pre.reshape(shape))
+        return PolicyWeightNoise(rank_one, changes, n_copies)
+
+    def _copies(self, policy: PerturbablePolicy, noise: PolicyWeightNoise, group_T: np.ndarray) -> PolicyWeightNoise:
+        """The noise of all passes: pairs have noise of opposite sign, and each step the noise of its group."""
+        xp, signs = policy.xp, (1, -1) if self.antithetic else (1,)
+        changes: list[list[tuple[Array, ...] | None]] = [
+            [
+                None if layer is None else tuple(xp.concatenate([sign * part for sign in signs]) for part in layer)
+                for layer in network
+            ]
+            for network in noise.changes
+        ]
+        rank_one = noise.rank_one
+        if rank_one is not None:
+            post, pre = (part if part.shape[1] == 1 else part[:, group_T] for part in rank_one)
+            rank_one = RankOne(xp.concatenate([sign * post for sign in signs]), xp.concatenate([pre for _ in signs]))
+        return PolicyWeightNoise(rank_one, changes, self.n_passes)
+
+
+class _WeightNoiseSums:
+    """Σ_k ρ_k ΔW_k / (K σ²), weighted and summed over steps."""
+
+    def __init__(
+        self,
+        policy: PerturbablePolicy,
+        rule: WeightPerturbation,
+        noise: PolicyWeightNoise,
+        rhos_KTE: list[np.ndarray],
+        group_starts: np.ndarray,
+    ) -> None:
+        self.policy, self.noise, self.rhos_KTE, self.group_starts = policy, noise, rhos_KTE, group_starts
+        self.scale = 1 / (rule.n_noise_samples * rule.noise.std**2)
+        self.diagnostics = {"rho_std": float(rhos_KTE[0].std())}
+
+    def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
+        policy, noise = self.policy, self.noise
+        n_envs = weights_TE.shape[1] if per_env else 1
+        sums: list[Array] = []
+        for place, (network, part) in enumerate(zip(policy.networks, policy.parts, strict=True)):
+            rho_KGE = np.add.reduceat(weights_TE * self.rhos_KTE[place] * self.scale, self.group_starts, axis=1)
+            of_copy_EK = rho_KGE.sum(1).T if per_env else rho_KGE.sum((1, 2))[None]
+            if noise.rank_one is not None:
+                own = noise.rank_one.of(part.nodes, part.inputs)
+                post_BN = (own.post * policy.array(rho_KGE)[..., None]).reshape(-1, own.post.shape[-1])
+                pre_BM = own.pre.reshape(-1, own.pre.shape[-1])
+            for layer, change, nodes, inputs in zip(
+                network.layers, noise.changes[place], network.layer_nodes, network.layer_inputs, strict=True
+            ):
+                if change is not None:
+                    sums += [
+                        policy.array(of_copy_EK) @ values.reshape(len(values), -1)
+                        for values, learns in zip(change, layer.learns, strict=True)
+                        if learns
+                    ]
+                elif layer.n_pre > 0:
+                    sums += layer.outer_rank_one(policy.xp, post_BN[:, nodes], pre_BM[:, inputs], n_envs)
+        sum_EW = policy.xp.concatenate(sums, 1)
+        return sum_EW if per_env else sum_EW[0]
