@@ -139,7 +139,7 @@ def make_window(policy: NoisyPolicy, n_steps: int, n_envs: int = 1, actions: np.
     """A window of random observations, with the actions that the policy takes, or with others."""
     obs = batch(policy.observation_space, n_steps * n_envs)
     draws = policy.action_dist.draw(np.random.default_rng(0), n_steps * n_envs)
-    drawn, log_probs = policy.act(obs, draws)
+    drawn, log_probs, _ = policy.act(obs, draws)
     if actions is not None:
         log_probs = policy.evaluate_actions(tensors(obs), th.as_tensor(actions))[1].detach().numpy()
     zeros_TE = np.zeros((n_steps, n_envs))

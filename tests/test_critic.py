@@ -325,7 +325,7 @@ def test_it_learns_the_discounted_sum_of_rewards_to_come(algorithm: Any) -> None
     sums = [0.0]
     for reward in reversed(rewards):
         sums.append(reward + 0.9 * sums[-1])
-    np.testing.assert_allclose(model.policy.values(np.eye(5, dtype=np.float32)), sums[:0:-1], atol=0.02)
+    np.testing.assert_allclose(model.policy.values(np.eye(5, dtype=np.float32))[0], sums[:0:-1], atol=0.02)
 
 
 @each_algorithm
@@ -436,7 +436,7 @@ def test_last_observations_may_be_what_environments_give(policy: str, space: Any
     def rows(obs: Any) -> Any:
         return {key: np.array([part]) for key, part in obs.items()} if isinstance(obs, dict) else np.array([obs])
 
-    before, after = (model.policy.values(rows(obs)).item() for obs in (first, last))
+    before, after = (model.policy.values(rows(obs))[0].item() for obs in (first, last))
     assert before != after
     assert errors_of(updates)[2].item() == pytest.approx(1 + 0.9 * after - before, abs=1e-5)
 

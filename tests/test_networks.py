@@ -45,7 +45,7 @@ def make(algorithm: Any, rule: str, torch: bool, **settings: Any) -> Any:
 def agrees(policy: Any) -> bool:
     """Whether training acts as the policy does for users."""
     obs = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    actions, log_probs = policy.act(obs, np.full((20, 1), 0.5))
+    actions, log_probs, _ = policy.act(obs, np.full((20, 1), 0.5))
     with th.no_grad():
         expected = policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions))
     return bool(np.allclose(log_probs, expected, atol=1e-5))
@@ -183,14 +183,15 @@ def test_an_optimizer_that_misses_a_parameter_is_refused(algorithm: Any, rule: s
 
 
 class ShiftsValues(NoisyPolicy):
-    def values(self, obs: Any) -> np.ndarray:
-        return super().values(obs) + 10
+    def values(self, *args: Any) -> tuple[np.ndarray, Any]:
+        values, states = super().values(*args)
+        return values + 10, states
 
 
 class ActsAlike(NoisyPolicy):
-    def act(self, obs: Any, draws_EA: np.ndarray, noise_EN: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        actions, log_probs = super().act(obs, draws_EA, noise_EN)
-        return np.full_like(actions, 2), log_probs - 1
+    def act(self, *args: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        actions, log_probs, states = super().act(*args)
+        return np.full_like(actions, 2), log_probs - 1, states
 
 
 class Deaf(NoisyPolicy):
