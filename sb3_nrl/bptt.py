@@ -1,5 +1,6 @@
 """The exact-gradient baseline."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ class ExactGradient(LearningRule):
     received in it; for the critic ∂V(s) / ∂h ⊗ x. Needs a backward pass.
     """
 
+    perturbs = "any"
+
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
         noise_BN = th.zeros(len(window.actions), policy.n_nodes, device=policy.device, requires_grad=True)
@@ -30,7 +33,8 @@ class ExactGradient(LearningRule):
             )
             objective_B = th.stack(clean.objectives).sum(0)
             received = map_received(lambda x: policy.array(x.detach()), clean.received)
-            if policy.n_states > 0:
+            whole = [layer for network in policy.networks for layer in network.layers if layer.n_nodes == 0]
+            if policy.n_states > 0 or any(layer.learnable() for layer in whole):
                 return GradientThroughTime(policy, objective_B, noise_BN, received), None
             (post_BN,) = th.autograd.grad(objective_B.sum(), noise_BN)
         return OuterProducts(policy, post_BN, received), None
@@ -52,12 +56,23 @@ class GradientThroughTime:
         self.policy, self.objective_B, self.noise_BN, self.received = policy, objective_B, noise_BN, received
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
+        policy, n_envs = self.policy, weights_TE.shape[1] if per_env else 1
+        received = list(self.received)
+        layers = [layer for network in policy.networks for layer in network.layers]
+        for place, layer in enumerate(layers):
+            if layer.n_nodes == 0 and (parameters := layer.learnable()):
+                masks = np.eye(n_envs, dtype=bool) if per_env else np.ones((1, 1), bool)
+                gradients = [self._gradients(weights_TE * mask_E, parameters) for mask_E in masks]
+                received[place] = [th.stack(parts).flatten(1) for parts in zip(*gradients, strict=True)]
+        (post_BN,) = self._gradients(weights_TE, [self.noise_BN])
+        sum_EW = policy.outer(policy.array(post_BN), received, n_envs)
+        return sum_EW if per_env else sum_EW[0]
+
+    def _gradients(self, weights_TE: np.ndarray, variables: Sequence[th.Tensor]) -> tuple[th.Tensor, ...]:
         weights_B = self.policy.array(weights_TE.ravel(), th)
         with th.enable_grad():
             objective = (weights_B * self.objective_B).sum()
-        (post_BN,) = th.autograd.grad(objective, self.noise_BN, retain_graph=True)
-        sum_EW = self.policy.outer(self.policy.array(post_BN), self.received, weights_TE.shape[1] if per_env else 1)
-        return sum_EW if per_env else sum_EW[0]
+        return th.autograd.grad(objective, variables, retain_graph=True)
 
 
 class BPTT(ThreeFactorAlgorithm):

@@ -98,7 +98,7 @@ class ModelSetup(OnPolicyAlgorithm):
         known = "a name or a subclass of sb3_nrl.policies.NoisyPolicy, which no model of another algorithm has"
         check("policy", kind, issubclass(kind, NoisyPolicy), known)
         check_spaces(self.observation_space, self.action_space)
-        for name in ("critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes"):
+        for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
         self.predictor = self._make_predictor()
         self.predictor.check_decay(self.decay)
@@ -126,6 +126,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self.lr_schedule,
             critic=self.predictor.has_critic,
             noise=self.rule.noise,
+            perturbs=self.rule.perturbs,
             n_baseline_passes=self.n_baseline_passes,
             **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
@@ -154,7 +155,8 @@ class ModelSetup(OnPolicyAlgorithm):
         :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
         """
         self._read_arguments()
-        self.policy.noise, self.policy.n_baseline_passes = self.rule.noise, self.n_baseline_passes
+        self.policy.noise, self.policy.perturbs = self.rule.noise, self.rule.perturbs
+        self.policy.n_baseline_passes = self.n_baseline_passes
         if self.policy.refresh():
             self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
             self._forget_steps()

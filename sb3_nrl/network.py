@@ -135,7 +135,7 @@ class Network(nn.Module):
             if changes is not None:
                 parameters = tuple(value + change for value, change in zip(parameters, changes, strict=True))
             if n_missing > 1 and (changes is not None or isinstance(layer_noise, RankOne)):
-                if changes is not None or not isinstance(layer, RecurrentLayer):
+                if not layer.shares_input:
                     x = repeat_batch(xp, x, n_missing)
                 n_missing = 1
             if isinstance(layer, RecurrentLayer):

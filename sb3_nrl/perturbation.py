@@ -23,6 +23,7 @@ from sb3_nrl.arrays import (
 )
 from sb3_nrl.distributions import ActionDistribution
 from sb3_nrl.layers import RankOne
+from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.network import Network, NetworkPass, WeightNoise
 from sb3_nrl.noise import Noise
 
@@ -103,6 +104,7 @@ class PerturbablePolicy(BasePolicy):
     critic: Network | None
     action_dist: ActionDistribution
     noise: Noise | None
+    perturbs: Perturbs
     n_baseline_passes: int | None
 
     def refresh(self) -> bool:
@@ -120,6 +122,7 @@ class PerturbablePolicy(BasePolicy):
         """The actor and, if there is one, the critic."""
         node = column = state = weight = 0
         for network in self.networks:
+            network.features.perturbs = self.perturbs
             network.refresh()
             self.learnable += network.learnable
             n_weights = sum(parameter.numel() for parameter in network.learnable)

@@ -26,6 +26,7 @@ from torch import nn
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.distributions import make_distribution
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
+from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.network import Network
 from sb3_nrl.noise import Noise
 from sb3_nrl.perturbation import PerturbablePolicy
@@ -61,7 +62,8 @@ class NoisyPolicy(PerturbablePolicy):
     :param action_correlation: Correlation, in [0, 1), between the random parts of successive continuous actions during
         training; larger values explore in one direction for longer. log π(a|s) stays that of a single action, which is
         a bias
-    :param noise: Noise of the nodes, None for none
+    :param noise: Noise, None for none
+    :param perturbs: What the learning rule perturbs, ``"node"`` or ``"weight"``; ``"any"`` if it has gradients instead
     :param n_baseline_passes: None: actions and values come from a clean pass. N: they come from the mean of N noisy
         passes (section 3.3), for hardware that cannot do without noise
     :param critic: Whether there is a critic
@@ -87,6 +89,7 @@ class NoisyPolicy(PerturbablePolicy):
         log_std_init: float = 0.0,
         action_correlation: float = 0.0,
         noise: Noise | None = None,
+        perturbs: Perturbs = "node",
         n_baseline_passes: int | None = None,
         critic: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -111,6 +114,7 @@ class NoisyPolicy(PerturbablePolicy):
         self.log_std_init = log_std_init
         self.action_correlation = action_correlation
         self.noise = noise
+        self.perturbs = perturbs
         self.n_baseline_passes = n_baseline_passes
         self._check_arguments(critic)
 
@@ -215,7 +219,7 @@ class NoisyPolicy(PerturbablePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = (
             *("net_arch", "activation_fn", "use_bias", "head_gain", "log_std_init", "action_correlation"),
-            *("noise", "n_baseline_passes", "features_extractor_class", "features_extractor_kwargs"),
+            *("noise", "perturbs", "n_baseline_passes", "features_extractor_class", "features_extractor_kwargs"),
             *("optimizer_class", "optimizer_kwargs"),
         )
         return {

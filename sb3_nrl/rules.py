@@ -12,6 +12,7 @@ import numpy as np
 from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check
+from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.noise import Noise
 from sb3_nrl.perturbation import PerturbablePolicy
 
@@ -38,10 +39,12 @@ class LearningRule(ABC):
     A learning rule: what makes a synapse eligible for change. The algorithm does the rest: traces, reward prediction
     errors, updates.
 
-    A subclass defines :meth:`eligibility`, and four attributes where the values here do not suit it:
+    A subclass defines :meth:`eligibility`, and five attributes where the values here do not suit it:
 
     - ``acts_with_noise``: True if actions in training come from a noisy pass, whose noise is then in ``window.noise``.
     - ``noise``: a :class:`~sb3_nrl.Noise`, which ``policy.sample_noise`` draws from; None for none.
+    - ``perturbs``: ``"weight"`` if noise is added to weights rather than to nodes, ``"any"`` for a rule that takes
+      gradients. Node perturbation refuses modules whose parameters it does not reach.
     - ``n_passes``: passes for each step of a window. The algorithm cuts long windows into pieces of bounded memory.
     - ``max_steps``: most steps of a piece of the window with a recurrent policy; None for whole windows, which keep the
       credit of earlier steps.
@@ -51,6 +54,7 @@ class LearningRule(ABC):
 
     acts_with_noise: ClassVar[bool] = False
     noise: Noise | None = None
+    perturbs: Perturbs = "node"
     n_passes: int = 1
     max_steps: int | None = None
 

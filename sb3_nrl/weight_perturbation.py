@@ -44,6 +44,8 @@ class WeightPerturbation(LearningRule):
     :param hold: Most steps that noise is held for. With a recurrent policy credit reaches as far back
     """
 
+    perturbs = "weight"
+
     def __init__(
         self, noise: Noise, n_noise_samples: int = 32, antithetic: bool = True, rank: NoiseRank = "one", hold: int = 32
     ) -> None:

@@ -5,7 +5,7 @@ of a pass that differ in their noise, T steps, M inputs of all weight matrices o
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch as th
 from torch import nn
@@ -30,6 +30,9 @@ class RankOne(NamedTuple):
         return RankOne(self.post[..., nodes], self.pre[..., inputs])
 
 
+Perturbs = Literal["node", "weight", "any"]
+"""What a learning rule perturbs: pre-activations; weights; or none, since it has gradients of everything."""
+
 LayerNoise = Array | RankOne | None
 """Noise of one layer: ξ of its nodes, of shape (B, N); or noise of rank one on its weights; or none."""
 
@@ -45,6 +48,12 @@ class Layer(nn.Module, ABC):
 
     runs_in_numpy: ClassVar[bool] = True
     """Whether ``step`` can be called with NumPy."""
+
+    shares_input: ClassVar[bool] = False
+    """Whether a pass of K copies may give it once what all copies receive."""
+
+    perturbs: Perturbs = "node"
+    """What the learning rule perturbs."""
 
     n_nodes: int = 0
     """Number of nodes N that noise is added to; 0 if nothing in the layer learns."""
@@ -135,6 +144,8 @@ class Layer(nn.Module, ABC):
 
 class RecurrentLayer(Layer):
     """A layer with a hidden state, which goes through the steps of a window one after the other."""
+
+    shares_input = True
 
     @abstractmethod
     def unroll(

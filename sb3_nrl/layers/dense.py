@@ -153,6 +153,8 @@ class Dense(nn.Linear, Layer):
         return sums
 
     def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
+        if self.n_pre == 0:
+            return []
         sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
         parts = [sums_EOM[..., : self.in_features], sums_EOM[..., -1]]
         learns = (self.learns[0], self.has_bias and self.learns[-1])

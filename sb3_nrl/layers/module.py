@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch as th
 from torch import nn
+from torch.func import functional_call
 from torch.nn.grad import conv2d_weight
 
 from sb3_nrl.arrays import Array, ArrayNamespace, map_observations
@@ -33,11 +34,15 @@ class Site(NamedTuple):
 
 class ForeignModule(Layer):
     """
-    A layer made of any PyTorch module: adds noise to the pre-activations of its Linear and Conv2d layers, records what
-    each of them received, and forms the outer products that have the shapes of their parameters.
+    A layer made of any PyTorch module, which runs in PyTorch alone.
 
-    The noise of all nodes is one vector of N numbers, in the order in which the layers are called. Layers whose
-    parameters are all frozen (``requires_grad=False``) get no noise. The module runs in PyTorch alone.
+    Node perturbation adds noise to the pre-activations of its Linear and Conv2d layers, records what each of them
+    received, and forms the outer products that have the shapes of their parameters. The noise of all nodes is one
+    vector of N numbers, in the order in which the layers are called. Layers whose parameters are all frozen
+    (``requires_grad=False``) get no noise.
+
+    Weight perturbation, and the exact gradient where the module has parameters that node perturbation does not reach,
+    take the module as a whole: it has no nodes, and all its parameters learn.
 
     :param module: The module
     :param preprocess: What is done to its input first
@@ -46,6 +51,7 @@ class ForeignModule(Layer):
     """
 
     runs_in_numpy = False
+    shares_input = True
 
     def __init__(self, module: nn.Module, preprocess: Callable[[Any], Any], example: Any) -> None:
         super().__init__()
@@ -58,6 +64,8 @@ class ForeignModule(Layer):
         return sum(len(range(site.nodes.start, site.nodes.stop)) for site in self.sites)
 
     def learnable(self) -> list[nn.Parameter]:
+        if self.is_whole:
+            return super().learnable()
         called = [parameter for site in self.sites for parameter in site.layer.parameters(recurse=False)]
         return list(dict.fromkeys(parameter for parameter in called if parameter.requires_grad))
 
@@ -65,9 +73,9 @@ class ForeignModule(Layer):
         """
         Find out which layers are called, and which of them learn.
 
-        :raises ValueError: If a trainable parameter would never learn, because it belongs to another type of layer or
-            to a layer that is not called; or if a layer's credit would be wrong, because the module draws random
-            numbers, mixes the rows of a batch or overwrites what a layer received
+        :raises ValueError: If nodes are perturbed and a trainable parameter would never learn, because it belongs to
+            another type of layer or to a layer that is not called; or if credit would be wrong, because the module
+            draws random numbers, mixes the rows of a batch or overwrites what a layer received
         """
         self.layers = [
             layer
@@ -75,19 +83,30 @@ class ForeignModule(Layer):
             if _is_plain(layer) and any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
         self.sites: list[Site] = []
+        self.is_whole = self.perturbs == "weight"
         if any(parameter.requires_grad for parameter in self.module.parameters()):
-            self._find_sites(map_observations(lambda part: part.to(next(self.parameters()).device), self._example))
+            example = map_observations(lambda part: part.to(next(self.parameters()).device), self._example)
+            if not self.is_whole:
+                self._find_sites(example)
+            self._check(example)
         super().refresh()
         reached = set(self.learnable())
-        for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad and parameter not in reached:
+        missed = {
+            name: parameter
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad and parameter not in reached
+        }
+        if missed and self.perturbs == "any":
+            self.is_whole, self.layers, self.sites, self.n_nodes = True, [], [], 0
+        else:
+            for name in missed:
                 owner = name.rpartition(".")[0]
                 raise ValueError(
                     f"The parameter '{name}' of {type(self.module).__name__} would never learn: node perturbation "
                     "reaches the weights and biases of nn.Linear and nn.Conv2d layers that the forward pass calls and "
                     f"that compute what these do, and '{owner or type(self.module).__name__}' "
-                    f"({type(self.module.get_submodule(owner)).__name__}) is none of them. Replace the layer, or "
-                    "freeze it with requires_grad_(False)."
+                    f"({type(self.module.get_submodule(owner)).__name__}) is none of them. Replace the layer, freeze "
+                    'it with requires_grad_(False), or let NRL perturb the weights with perturbation="weight".'
                 )
 
     def _call(self, x: Any, instead: Callable[..., th.Tensor]) -> th.Tensor:
@@ -106,6 +125,13 @@ class ForeignModule(Layer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise_BN: Array | None = None
     ) -> tuple[Array, Any, list[Array]]:
+        if self.is_whole:
+            if parameters[0].ndim == next(self.parameters()).ndim:
+                return self(x), None, []
+            names = [name for name, _ in self.module.named_parameters()]
+            copies = (dict(zip(names, values, strict=True)) for values in zip(*parameters, strict=True))
+            inputs = self._preprocess(x)
+            return th.cat([functional_call(self.module, copy, (inputs,)) for copy in copies]), None, []
         if noise_BN is None:
             return self(x), [], []
         received: list[th.Tensor] = []
@@ -122,6 +148,8 @@ class ForeignModule(Layer):
         return self._call(x, perturb), received, potentials
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
+        if self.is_whole:  # the gradient itself
+            return received
         # A bias is a synapse whose pre-synaptic activity is 1. A layer that is applied at several positions, as a
         # convolution is, sums over them.
         sums: dict[th.Tensor, th.Tensor] = {}
@@ -151,21 +179,25 @@ class ForeignModule(Layer):
             received.append((names[layer], args[0], args[0]._version))
             return pre_activation
 
-        clean = self._call(example, add_site)
+        self._call(example, add_site)
         for name, value, version in received:
             if value._version != version:
                 raise ValueError(
                     f"What layer '{name}' received is overwritten in place later: make a new tensor instead."
                 )
+
+    @th.no_grad()
+    def _check(self, example: Any) -> None:
+        clean = self.forward(example)
         noise = th.zeros(3, self.n_units, device=clean.device)
-        if not _are_same(clean, self.step(th, (), example, noise)[0]):
+        if not _are_same(clean, self.step(th, self.arrays(th), example, noise)[0]):
             raise ValueError(
                 f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: its outputs for "
                 "the same observation differ, which would be taken for an effect of the noise."
             )
         noise[1] = 1
         other = map_observations(lambda part: part[[0, 2, 2]], example)
-        if not _are_same(clean[::2], self.step(th, (), other, noise)[0][::2]):
+        if not _are_same(clean[::2], self.step(th, self.arrays(th), other, noise)[0][::2]):
             raise ValueError(
                 f"{type(self.module).__name__} mixes the rows of a batch: what is in one row changes others' outputs."
             )

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace, as_float
 from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
-from sb3_nrl.layers.dense import Dense, add_bias, per_env, product, sigmoid
+from sb3_nrl.layers.dense import Dense, per_env, product, sigmoid
 
 
 class Drive(NamedTuple):
@@ -77,14 +77,14 @@ class RecurrentDense(Layer):
         :param n_envs: Number of environments E
         :return: What units receive at each step
         """
-        h = product(x, parameters[0])
+        h = x.reshape(-1, n_steps * n_envs, self.n_inputs) @ parameters[0].swapaxes(-1, -2)
         if self.bias is not None:
-            add_bias(h, parameters[1])
-        if noise is None or not isinstance(noise, RankOne):
-            if noise is not None and noise.shape[1] > 0:
-                h += noise
-            return Drive(h.reshape(-1, n_steps, n_envs, self.n_hidden), parameters[-1])
+            h += parameters[1][..., None, :]
         base = h.reshape(-1, n_steps, n_envs, self.n_hidden)
+        if not isinstance(noise, RankOne):
+            if noise is not None and noise.shape[1] > 0:
+                base += noise.reshape(base.shape)
+            return Drive(base, parameters[-1])
         if self.n_pre == 0:
             return Drive(base, parameters[-1])
         post, pre = noise.post[:, 0], noise.pre[:, 0]
@@ -129,6 +129,8 @@ class RecurrentDense(Layer):
         return [part.reshape(n_envs, -1) for part, learns in zip(sums, self.learns, strict=True) if learns]
 
     def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
+        if self.n_pre == 0:
+            return []
         sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
         sums, column = [], 0
         for width, learns in zip(self._widths, self.learns, strict=True):
