@@ -109,3 +109,34 @@ class DelayedChoiceEnv(gymnasium.Env):
         done = self.time == self.delay
         self.time += 1
         return np.array([0, 0, 1], np.float32), self.right if done else 0.0, done, False, {}
+
+
+class RecallEnv(gymnasium.Env):
+    """
+    A cue, 1 or −1, is shown at the first step of an episode, and asked for at the last one: action 1 for the cue 1,
+    else action 0, is paid with 1. No policy without memory earns more than 0.5 per episode.
+
+    :param delay: Number of steps between the cue and the last step
+    :param limit: Whether a time limit cuts episodes off after the last step, instead of their ending there
+    """
+
+    observation_space: spaces.Space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space: spaces.Space = spaces.Discrete(2)
+
+    def __init__(self, delay: int, limit: bool = False) -> None:
+        self.delay = delay
+        self.limit = limit
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.cue = 0, int(self.np_random.choice((-1, 1)))
+        return np.array([self.cue, 0], np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        done = self.time > self.delay + 1
+        reward = float(done and int(action) == (self.cue + 1) // 2)
+        observation = np.array([0, self.time == self.delay + 1], np.float32)
+        return observation, reward, done and not self.limit, done and self.limit, {}

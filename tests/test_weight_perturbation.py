@@ -161,15 +161,16 @@ def test_short_windows_give_the_update_of_a_long_one(policy_class: Any, rank: An
     window = make_window(policy, 32, 2, starts_TE)
     weights_TE = weights_of_steps(32, 2)
 
-    def total(hold: int, n_steps: int) -> th.Tensor:
+    def total(hold: int, n_steps: int) -> Any:
         th.manual_seed(0)
-        rule, carry, states, sums = WeightPerturbation(Noise(0.1), 3, rank=rank, hold=hold), None, window.states, 0.0
+        rule = WeightPerturbation(Noise(0.1), 3, rank=rank, hold=hold)
+        carry, states, sums = None, window.states, th.zeros(policy.n_weights)
         for steps, piece in window.batches(n_steps):
             piece = piece._replace(states=states)
             eligibility, carry = rule.eligibility(policy, piece, carry)
             sums = sums + th.as_tensor(eligibility.weighted_sum(weights_TE[steps]))
             states = policy.states_after(piece.observations, states, piece.starts_TE)
-        return th.as_tensor(sums)
+        return sums
 
     long = total(32, 32)
     th.testing.assert_close(total(32, 4), long, rtol=1e-3, atol=1e-3)
