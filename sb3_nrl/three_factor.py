@@ -260,7 +260,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._last_states = new_states
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
-            rewarded = predictor.observe(rewards, dones)
+            rewarded = predictor.observe(rewards, dones, infos)
             self._last_obs = new_obs
             self._last_episode_starts = dones
 

@@ -101,12 +101,14 @@ class WeightPerturbation(LearningRule):
         def change(layer: Layer) -> tuple[Array, ...] | None:
             if not any(layer.learns) or (self.rank == "one" and layer.n_pre > 0):
                 return None
-            return tuple(
-                draw(self.noise, 1, parameter.numel()).reshape(n_copies, *parameter.shape)
-                if learns
-                else policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32))
-                for parameter, learns in zip(layer.parameters(), layer.learns, strict=True)
-            )
+            parts = []
+            for parameter, learns, mask in zip(layer.parameters(), layer.learns, layer.masks(), strict=True):
+                if learns:
+                    part = draw(self.noise, 1, parameter.numel()).reshape(n_copies, *parameter.shape)
+                    parts.append(part if mask is None else part * policy.array(mask))
+                else:
+                    parts.append(policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32)))
+            return tuple(parts)
 
         changes = [[change(layer) for layer in network.layers] for network in policy.networks]
         rank_one = None
