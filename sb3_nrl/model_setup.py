@@ -88,6 +88,8 @@ class ModelSetup(OnPolicyAlgorithm):
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
+        if self.learning_rate != self._scheduled_rate:
+            self._setup_lr_schedule()
         passes = self.n_baseline_passes
         check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
         for progress in (1.0, 0.5, 0.0):
@@ -113,6 +115,10 @@ class ModelSetup(OnPolicyAlgorithm):
     @staticmethod
     def _check_rate(rate: float) -> None:
         check("learning_rate", rate, rate == 0 or is_number(float(rate), 0), "finite and not negative")
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self._scheduled_rate = self.learning_rate
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()

@@ -222,8 +222,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         :return: Whether to go on training
         """
         callback.on_rollout_start()
-        policy, predictor, space = self.policy, self.predictor, self.action_space
-        going_on, rewarded = True, predictor.due  # an interrupted training may have left a reward that counts
+        policy, space = self.policy, self.action_space
+        going_on, rewarded = True, self.predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
             noise = policy.sample_noise(self.n_envs) if self.rule.acts_with_noise else None
@@ -253,7 +253,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             )
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
-            rewarded = predictor.observe(rewards, dones)
+            rewarded = self.predictor.observe(rewards, dones)  # a callback's refresh() makes another one
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
