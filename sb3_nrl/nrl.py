@@ -76,7 +76,7 @@ class NodePerturbation(LearningRule):
                 for objective, value in zip(noisy.objectives, clean, strict=True)
             ]
             pre = noisy.received
-        diagnostics = {"rho_std": float(rhos[0].std())}
+        diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
         return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics), None
 
     def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
