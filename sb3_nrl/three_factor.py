@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check_finite, name_the_largest, refuse_unknown
+from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
@@ -101,7 +101,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         """Let the signature of a subclass name the arguments that its constructor takes as ``**shared``."""
         super().__init_subclass__(**kwargs)
         _, *own = inspect.signature(cls.__init__).parameters.values()
-        if own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
             parameters = inspect.signature(ThreeFactorAlgorithm).parameters
             shared = [
                 parameters[name].replace(
@@ -311,6 +311,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             change_W = change_W + update.change_W
             for name, value in getattr(eligibility, "diagnostics", {}).items():
                 self.logger.record_mean(f"train/{name}", value)
+        shape, wanted = tuple(change_W.shape), (policy.n_weights,)
+        check("shape of the rule's weighted_sum", shape, shape == wanted, f"{wanted}, a number for each weight")
         buffer.reset()
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))
