@@ -207,7 +207,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self._forget_steps()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = vars(self).copy()
+        state = {**vars(self), "watchers": []}  # which belong to the training that the model is copied from
         if not self._custom_logger:
             state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
         # VecNormalize leaves out what it wraps, since its own files are for other environments.
