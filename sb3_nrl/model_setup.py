@@ -208,8 +208,8 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "watchers": []}  # which belong to the training that the model is copied from
-        if not self._custom_logger:
-            state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        state["_custom_logger"] = False
         # VecNormalize leaves out what it wraps, since its own files are for other environments.
         wrappers = _wrappers(self.env, VecNormalize)
         state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]
