@@ -354,6 +354,27 @@ class DrawsNoise(LearningRule):
         return policy.sample_noise(len(window.actions))
 
 
+class Remembers(LearningRule):
+    """Carries the number of its windows along, and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def eligibility(self, policy: Any, window: Any, carry: Any) -> Any:
+        self.got.append(carry)
+        return Sums((policy.n_weights,), (window.n_envs, policy.n_weights)), 1 + (carry or 0)
+
+
+def test_what_a_rule_carries_along_ends_with_the_training() -> None:
+    rule = Remembers()
+    model = with_rule(rule)
+    for reset in (True, False, True):
+        model.learn(64, reset_num_timesteps=reset)
+    model.set_parameters(model.get_parameters())
+    model.learn(64, reset_num_timesteps=False)
+    assert rule.got == [None, 1, 2, 3, None, 1, None, 1]
+
+
 class NoPasses(LearningRule):
     n_passes = 0
 
