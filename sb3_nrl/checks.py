@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-_MAX_FLOAT = float(np.finfo(np.float32).max)
+_MAX_FLOAT = np.float64(np.finfo(np.float32).max)
+"""Largest number in single precision. A number of Python would become infinite beside half precision."""
 
 _LARGE = 1e9
 """Size of rewards and observations from which on they are likely to be what learning fails from."""

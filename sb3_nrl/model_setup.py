@@ -90,6 +90,8 @@ class ModelSetup(OnPolicyAlgorithm):
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
+        if self.learning_rate != self._scheduled_rate:
+            self._setup_lr_schedule()
         passes = self.n_baseline_passes
         check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
         for progress in (1.0, 0.5, 0.0):
@@ -115,6 +117,10 @@ class ModelSetup(OnPolicyAlgorithm):
     @staticmethod
     def _check_rate(rate: float) -> None:
         check("learning_rate", rate, rate == 0 or is_number(float(rate), 0), "finite and not negative")
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self._scheduled_rate = self.learning_rate
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -206,9 +212,9 @@ class ModelSetup(OnPolicyAlgorithm):
             self._forget_steps()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = vars(self).copy()
-        if not self._custom_logger:
-            state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        state = {**vars(self), "watchers": []}  # which belong to the training that the model is copied from
+        state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        state["_custom_logger"] = False
         # VecNormalize leaves out what it wraps, since its own files are for other environments.
         wrappers = _wrappers(self.env, VecNormalize)
         state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]

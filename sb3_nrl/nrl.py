@@ -80,7 +80,7 @@ class NodePerturbation(LearningRule):
                 for objective, value in zip(noisy.objectives, clean, strict=True)
             ]
             pre = noisy.received
-        diagnostics = {"rho_std": float(rhos[0].std())}
+        diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
         if policy.n_states > 0:
             assert self.noise is not None and window.starts_TE is not None
             post_BN = noise_BN / (n_samples * self.noise.std**2)

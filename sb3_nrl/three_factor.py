@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check_finite, name_the_largest, refuse_unknown
+from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
@@ -101,7 +101,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         """Let the signature of a subclass name the arguments that its constructor takes as ``**shared``."""
         super().__init_subclass__(**kwargs)
         _, *own = inspect.signature(cls.__init__).parameters.values()
-        if own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
             parameters = inspect.signature(ThreeFactorAlgorithm).parameters
             shared = [
                 parameters[name].replace(
@@ -222,8 +222,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         :return: Whether to go on training
         """
         callback.on_rollout_start()
-        policy, predictor, space = self.policy, self.predictor, self.action_space
-        going_on, rewarded = True, predictor.due  # an interrupted training may have left a reward that counts
+        policy, space = self.policy, self.action_space
+        going_on, rewarded = True, self.predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
             if self._last_states is None and policy.n_states > 0:
@@ -260,7 +260,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._last_states = new_states
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
-            rewarded = predictor.observe(rewards, dones, infos)
+            rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
@@ -325,6 +325,8 @@ class ThreeFactorAlgorithm(ModelSetup):
                 self.logger.record_mean(f"train/{name}", value)
             if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
                 states = policy.states_after(batch.observations, states, batch.starts_TE)
+        shape, wanted = tuple(change_W.shape), (policy.n_weights,)
+        check("shape of the rule's weighted_sum", shape, shape == wanted, f"{wanted}, a number for each weight")
         buffer.reset()
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))

@@ -337,8 +337,11 @@ def test_log_says_how_well_the_critic_predicts(algorithm: Any) -> None:
     """
     envs = DummyVecEnv([partial(ClockEnv, [rewards * 25]) for rewards in ([3, 5], [7, 9])])
     model = make_still(algorithm, envs, 2.0, gamma=0.5, trace_decay=0.5)
+    updates = record_updates(model)
     model.learn(16, log_interval=10**9)
     values = model.logger.name_to_value
+    log_probs = [update.window.log_probs.mean() for update in updates]
+    assert values["train/entropy_loss"] == pytest.approx(np.mean(log_probs)) and max(log_probs) < 0
     assert values["train/rpe"] == pytest.approx((2 + 4 + 6 + 8) / 4)
     assert values["train/value_loss"] == pytest.approx((2**2 + 4**2 + 6**2 + 8**2) / 4)
     assert values["train/reward_prediction"] == pytest.approx(2)

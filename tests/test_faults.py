@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, PAPER, RMHL
+from sb3_nrl.checks import check_finite
 from tests.conftest import each_algorithm, each_rule, make_model, weights
 from tests.envs import ClockEnv, ScriptedEnv
 
@@ -449,6 +450,15 @@ def test_rewards_before_an_exception_do_not_count() -> None:
 # Large numbers
 
 OVERFLOW = "ignore:(overflow|invalid value) encountered:RuntimeWarning"  # of NumPy, before the error that names it
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_half_and_double_precision_are_checked_like_single(kind: Any) -> None:
+    obs, rewards = np.full((2, 3), 300, kind), np.zeros(2)
+    check_finite(obs, rewards, 7)
+    obs[1, 2] = np.inf
+    with pytest.raises(ValueError, match=r"^Environment 1 gave inf as observation\[2\] at step 7: must be finite"):
+        check_finite(obs, rewards, 7)
 
 
 class Scaled(gymnasium.Env):

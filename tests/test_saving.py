@@ -20,6 +20,7 @@ import stable_baselines3
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox, SimpleMultiObsEnv
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
@@ -379,8 +380,11 @@ def test_a_copy_explores_on_as_the_original(copy: str) -> None:
     assert same(go_on(model), go_on(copied))
 
 
-def test_a_model_with_logs_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = trained(verbose=1, tensorboard_log=str(tmp_path))
+@pytest.mark.parametrize("own", [False, True], ids=["tensorboard_log", "set_logger"])
+def test_a_model_with_logs_can_be_copied(own: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained(verbose=1, tensorboard_log=None if own else str(tmp_path))
+    if own:
+        model.set_logger(configure(str(tmp_path), ["csv"]))
     assert same(go_on(deepcopy(model)), go_on(model))
 
 

@@ -530,6 +530,44 @@ def test_another_number_of_steps_waits_for_the_next_training(algorithm: Any, rul
     assert (model.num_timesteps, model.rollout_buffer.buffer_size) == (200, n_steps)
 
 
+@each_rule
+@pytest.mark.parametrize("every", [1, 3, 10], ids=["at every step", "amid episodes", "at their ends"])
+def test_refresh_without_a_change_changes_no_weight(algorithm: Any, rule: str, every: int) -> None:
+    def refresh(*_: Any) -> bool:
+        if model.num_timesteps % every == 0:
+            model.refresh()
+        return True
+
+    expected = weights(make(algorithm, rule=rule, env=[10, 7]).learn(100))
+    model = make(algorithm, rule=rule, env=[10, 7])
+    assert np.array_equal(weights(model.learn(100, refresh)), expected)
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["between trainings", "in a callback"])
+def test_another_learning_rate_takes_effect(within: bool) -> None:
+    def change(*_: Any) -> bool:
+        if model.num_timesteps == 2 * N_STEPS:
+            model.learning_rate = 0.0
+            if within:
+                model.refresh()
+            after.append(weights(model))
+        return True
+
+    after: list[np.ndarray] = []
+    model = make()
+    model.learn(4 * N_STEPS, change)
+    assert np.array_equal(weights(model), after[0]) == within
+    after[0] = weights(model)
+    assert np.array_equal(weights(model.learn(64)), after[0])
+
+
+def test_a_schedule_of_ones_own_stays() -> None:
+    model = make()
+    model.lr_schedule = lambda _: 0.0
+    before = weights(model)
+    assert np.array_equal(weights(model.learn(64)), before)
+
+
 # Logs
 
 
