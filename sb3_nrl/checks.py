@@ -19,7 +19,6 @@ _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces
 _OF_OTHER_ALGORITHMS = {
     "batch_size": ": a window is used as a whole",
     "clip_range": ": each step is used once, so that there is no ratio to clip",
-    "gae_lambda": ": set trace_decay, which is gamma times lambda",
     "n_epochs": ": each step is used once",
     "normalize_advantage": ": max_grad_norm makes updates independent of the scale of rewards",
     "use_rms_prop": ": set optimizer_class in policy_kwargs",

@@ -49,6 +49,7 @@ class ModelSetup(OnPolicyAlgorithm):
     traces: EligibilityTraces
     reward_prediction: RewardPrediction
     trace_decay: float | None
+    gae_lambda: float | None  # type: ignore[assignment]
     n_baseline_passes: int | None = None
     """None, or the number of noisy passes whose mean takes the place of a clean pass."""
 
@@ -76,7 +77,9 @@ class ModelSetup(OnPolicyAlgorithm):
 
     @property
     def decay(self) -> float:
-        """Factor per step on the traces: ``trace_decay``, or its default."""
+        """Factor per step on the traces: ``trace_decay``, or γ times ``gae_lambda``, or the default."""
+        if self.gae_lambda is not None:
+            return self.predictor.gamma * self.gae_lambda
         return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
 
     def _read_arguments(self) -> None:
@@ -84,6 +87,10 @@ class ModelSetup(OnPolicyAlgorithm):
         check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
+        part, absent = self.gae_lambda, self.gae_lambda is None
+        check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
+        alone = absent or self.trace_decay is None
+        check("gae_lambda", part, alone, "None if trace_decay is given, which is gamma times gae_lambda")
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         window = self._stats_window_size
