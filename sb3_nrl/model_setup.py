@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
+from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number, warn_of_endless_trials
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
 from sb3_nrl.rules import LearningRule
@@ -182,6 +182,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         self._last_obs = map_observations(np.array, self._last_obs)  # some environments use their arrays again
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
+        warn_of_endless_trials(self.env)
         return setup
 
     def set_random_seed(self, seed: int | None = None) -> None:
