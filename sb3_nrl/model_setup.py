@@ -135,6 +135,9 @@ class ModelSetup(OnPolicyAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
         self.policy.refresh()
+        seed, generator = vars(self).pop("_saved_generator", (None, None))
+        if generator is not None and seed == self.seed:  # unless load was given another seed
+            self.policy.generator = generator
         self.traces = EligibilityTraces()
         self.watchers: list[Callable[[Update], None]] = []
         """Functions that are called at each update, just before the weights change; emptied when ``learn`` returns."""
@@ -234,11 +237,14 @@ class ModelSetup(OnPolicyAlgorithm):
     ) -> None:
         """
         Save to a zip file, as in Stable-Baselines3, but whole or not at all: an interrupted save leaves the old file.
-        Traces are not saved, since loading resets the environments.
+        Traces are not saved, since loading resets the environments. The random numbers of actions go on after loading.
+        Those of PyTorch, which the noise comes from, and of the environments are not saved: as in Stable-Baselines3,
+        loading a model that has a seed starts them anew.
 
         :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
         :param exclude: Names of attributes to leave out
         :param include: Names of attributes to save although they would be left out
         """
         self._saved_as = self._names()
+        self._saved_generator = self.seed, self.policy.generator
         save_atomically(super().save, path, exclude, include)
