@@ -105,6 +105,8 @@ class ModelSetup(OnPolicyAlgorithm):
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
+        wanted = "without ortho_init: make_features_extractor and head_gain decide the initial weights"
+        check("policy_kwargs", self.policy_kwargs, "ortho_init" not in self.policy_kwargs, wanted)
         self.predictor = self._make_predictor()
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()

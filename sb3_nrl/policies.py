@@ -70,7 +70,6 @@ class NoisyPolicy(PerturbablePolicy):
     :param features_extractor_kwargs: Keyword arguments of the features extractor
     :param normalize_images: Whether to divide images by 255
     :param share_features_extractor: False, as actor and critic share nothing
-    :param ortho_init: False, as initial weights are Xavier's, with ``head_gain`` as the gain of the heads
     :param optimizer_class: Optimizer, Adam by default
     :param optimizer_kwargs: Keyword arguments of the optimizer, except the learning rate
     :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
@@ -96,7 +95,6 @@ class NoisyPolicy(PerturbablePolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         share_features_extractor: bool = False,
-        ortho_init: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -110,7 +108,6 @@ class NoisyPolicy(PerturbablePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         check("share_features_extractor", share_features_extractor, not share_features_extractor, "False")
-        check("ortho_init", ortho_init, not ortho_init, "False; head_gain scales the initial weights of the heads")
         self.net_arch = [64] if net_arch is None else _without_outer_list(net_arch)
         self.activation_fn = activation_fn
         self.use_bias = use_bias
@@ -157,6 +154,17 @@ class NoisyPolicy(PerturbablePolicy):
         if not isinstance(self.action_space, spaces.Box):
             for name in ("log_std_init", "action_correlation"):
                 check(name, getattr(self, name), getattr(self, name) == 0, "0 but for Box actions")
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        Make a features extractor. Initial weights of ``NatureCNN`` are orthogonal, as in A2C and PPO: with those of
+        PyTorch, features hardly depend on the image.
+        """
+        extractor = super().make_features_extractor()
+        for module in extractor.modules():
+            if type(module) is NatureCNN:
+                module.apply(partial(self.init_weights, gain=math.sqrt(2)))
+        return extractor
 
     def _make_network(self, widths: Sequence[int], n_outputs: int, is_gaussian: bool = False) -> Network:
         extractor = self.make_features_extractor()

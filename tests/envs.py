@@ -109,3 +109,27 @@ class DelayedChoiceEnv(gymnasium.Env):
         done = self.time == self.delay
         self.time += 1
         return np.array([0, 0, 1], np.float32), self.right if done else 0.0, done, False, {}
+
+
+class LitHalfEnv(gymnasium.Env):
+    """Images of 36 × 36, each an episode. The reward is 1 for the number of the half that is lit, left or right."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, n_channels: int = 1) -> None:
+        self.observation_space = spaces.Box(0, 255, (n_channels, 36, 36), np.uint8)
+
+    def _observation(self) -> np.ndarray:
+        image = np.zeros(self.observation_space.shape or (), np.uint8)
+        image[:, :, 18 * self.half : 18 * (self.half + 1)] = 255
+        return image
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.half = int(self.np_random.integers(2))
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self._observation(), float(action == self.half), True, False, {}

@@ -414,7 +414,6 @@ class Payday(gymnasium.Wrapper):
 
 
 @each_algorithm
-@pytest.mark.filterwarnings("ignore:The network has")  # thousands of nodes
 @pytest.mark.parametrize(
     ("policy", "make_env"),
     [
