@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
+from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number, warn_of_endless_trials
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
@@ -51,6 +51,7 @@ class ModelSetup(OnPolicyAlgorithm):
     traces: EligibilityTraces
     reward_prediction: RewardPrediction
     trace_decay: float | None
+    gae_lambda: float | None  # type: ignore[assignment]
     n_baseline_passes: int | None = None
     """None, or the number of noisy passes whose mean takes the place of a clean pass."""
 
@@ -78,7 +79,9 @@ class ModelSetup(OnPolicyAlgorithm):
 
     @property
     def decay(self) -> float:
-        """Factor per step on the traces: ``trace_decay``, or its default."""
+        """Factor per step on the traces: ``trace_decay``, or γ times ``gae_lambda``, or the default."""
+        if self.gae_lambda is not None:
+            return self.predictor.gamma * self.gae_lambda
         return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
 
     def _read_arguments(self) -> None:
@@ -86,6 +89,10 @@ class ModelSetup(OnPolicyAlgorithm):
         check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
+        part, absent = self.gae_lambda, self.gae_lambda is None
+        check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
+        alone = absent or self.trace_decay is None
+        check("gae_lambda", part, alone, "None if trace_decay is given, which is gamma times gae_lambda")
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         window = self._stats_window_size
@@ -102,6 +109,8 @@ class ModelSetup(OnPolicyAlgorithm):
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
+        wanted = "without ortho_init: make_features_extractor and head_gain decide the initial weights"
+        check("policy_kwargs", self.policy_kwargs, "ortho_init" not in self.policy_kwargs, wanted)
         self.predictor = self._make_predictor()
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()
@@ -137,6 +146,9 @@ class ModelSetup(OnPolicyAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
         self.policy.refresh()
+        seed, generator = vars(self).pop("_saved_generator", (None, None))
+        if generator is not None and seed == self.seed:  # unless load was given another seed
+            self.policy.generator = generator
         self.traces = EligibilityTraces()
         self.watchers: list[Callable[[Update], None]] = []
         """Functions that are called at each update, just before the weights change; emptied when ``learn`` returns."""
@@ -186,6 +198,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         self._last_obs = map_observations(np.array, self._last_obs)  # some environments use their arrays again
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
+        warn_of_endless_trials(self.env)
         return setup
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -237,11 +250,14 @@ class ModelSetup(OnPolicyAlgorithm):
     ) -> None:
         """
         Save to a zip file, as in Stable-Baselines3, but whole or not at all: an interrupted save leaves the old file.
-        Traces are not saved, since loading resets the environments.
+        Traces are not saved, since loading resets the environments. The random numbers of actions go on after loading.
+        Those of PyTorch, which the noise comes from, and of the environments are not saved: as in Stable-Baselines3,
+        loading a model that has a seed starts them anew.
 
         :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
         :param exclude: Names of attributes to leave out
         :param include: Names of attributes to save although they would be left out
         """
         self._saved_as = self._names()
+        self._saved_generator = self.seed, self.policy.generator
         save_atomically(super().save, path, exclude, include)

@@ -21,7 +21,7 @@ _ATTRIBUTES = {
     "DQN": "exploration_fraction",
     "SAC": "target_entropy",
     "TD3": "policy_delay",
-    "A2C": "gae_lambda",
+    "A2C": "normalize_advantage",
 }
 """An attribute by which files of Stable-Baselines3's algorithms, and of those made from them, can be told."""
 

@@ -40,6 +40,7 @@ class SharedArguments(TypedDict, total=False):
     reward_smoothing: float | None
     scale_rpe: bool | None
     trace_decay: float | None
+    gae_lambda: float | None
     max_grad_norm: float | None
     stats_window_size: int
     tensorboard_log: str | None
@@ -82,6 +83,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         returns of one sign that vary much, as in CartPole and Acrobot; switch it off where rewards come close to 0
     :param trace_decay: Factor per step on the traces. With a critic it is γλ of TD(λ), in [0, γ], 0.95 γ by default;
         with a running average it is in (0, 1], 1 by default
+    :param gae_lambda: λ in [0, 1], as in A2C and PPO, in the place of ``trace_decay``, which is then γλ
     :param max_grad_norm: Bound on the norm of the update, of actor and critic each, None for none. Most updates reach
         the default, so that the scale of rewards hardly matters
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
@@ -127,6 +129,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         reward_smoothing: float | None = None,
         scale_rpe: bool | None = None,
         trace_decay: float | None = None,
+        gae_lambda: float | None = None,
         max_grad_norm: float | None = 0.5,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -144,7 +147,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,  # type: ignore[arg-type]
-            gae_lambda=1.0,
+            gae_lambda=gae_lambda,  # type: ignore[arg-type]
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
@@ -159,7 +162,6 @@ class ThreeFactorAlgorithm(ModelSetup):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        del self.gae_lambda  # trace_decay takes its place
         self.rule = rule  # type: ignore[assignment]  # checked with the other arguments
         self.reward_prediction = reward_prediction
         self.reward_timing = reward_timing

@@ -57,12 +57,12 @@ class WeightPerturbation(LearningRule):
         self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
+        samples = self.n_noise_samples
+        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         super().check()
         known = tuple(NOISE_DISTRIBUTIONS)
         name = self.noise.distribution
         check("noise_distribution", name, name in known, f"one of {known} with noise on weights")
-        samples = self.n_noise_samples
-        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
         check("noise_rank", self.rank, self.rank in get_args(NoiseRank), f"one of {get_args(NoiseRank)}")
         check("noise_hold", self.hold, is_count(self.hold), "a whole number of steps, at least 1")

@@ -488,7 +488,7 @@ def test_the_kind_of_reward_prediction_stays_what_it_was(algorithm: Any, tmp_pat
         ({"gamma": 1.5}, "gamma=1.5: must be in"),
         ({"trace_decay": 0.95}, r"trace_decay=0.95: must be in \[0, 0.9\], at most gamma"),
         ({"reward_prediction": "average", "trace_decay": 1.0}, "gamma=0.9: must be 1.0 with reward_prediction"),
-        ({"policy_kwargs": {"net_arch": {"pi": [4]}}}, "net_arch=.*must be a list .*or dict"),
+        ({"policy_kwargs": {"net_arch": {"pi": [4], "qf": [4]}}}, "net_arch=.*must be a list .*or dict"),
         ({"policy_kwargs": {"net_arch": {"pi": [4], "vf": [0]}}}, "net_arch=.*must be a list .*or dict"),
         ({"policy_kwargs": {"critic": False}}, "policy_kwargs=.*without critic"),
         ({"ent_coef": -0.1}, "ent_coef=-0.1: must be finite and not negative"),

@@ -202,9 +202,10 @@ def learned(task: str, algorithm: str, seed: int, *numbers: float) -> tuple[Run,
 def test_table_counts_seeds_that_passed_and_held(task: str, lows: tuple[float, float]) -> None:
     numbers = [*((1_000 + low, 2.0, low, 3.0) for low in lows), (math.nan, math.nan, math.nan, 0.0)]
     results = dict(learned(task, "nrl", seed, *one) for seed, one in enumerate(numbers))
-    row = learning.tabulate(results).splitlines()[-1]
+    *_, row, of_defaults = learning.tabulate(results).splitlines()
     assert f"| 2 of 3 | {1_000 + lows[0]:,} (–) |" in row
     assert row.endswith(f"| 2 | 1 of 2 ({min(lows)}) | 2 (0) |")
+    assert of_defaults == "|  |  | NRL, defaults | – | – |  | – |  | – |"  # which were not trained
 
 
 def test_curve_ends_with_the_first_seed_that_stops_and_each_end_is_marked() -> None:

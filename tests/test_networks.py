@@ -10,12 +10,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL, LearningRule, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Dense
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.policies import NoisyCnnPolicy, NoisyPolicy
 from tests.conftest import each_rule, make_model, weights
 from tests.envs import ScriptedEnv
 from tests.policies import (
@@ -145,6 +146,19 @@ def test_refresh_finds_out_what_there_is() -> None:
     policy.refresh()
     assert (policy.n_nodes, policy.n_weights, policy.xp) == (5 + 4, 5 * 6 + 4 * 6, th)
     assert policy.sample_noise(2, 3).shape == (6, 9)
+
+
+class OwnCnn(NatureCNN):
+    """May have weights from elsewhere."""
+
+
+@pytest.mark.parametrize(("extractor", "orthogonal"), [(NatureCNN, True), (OwnCnn, False)])
+def test_weights_of_a_nature_cnn_start_orthogonal_as_in_a2c(extractor: type[NatureCNN], orthogonal: bool) -> None:
+    image = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    policy = make_policy(image, policy_class=NoisyCnnPolicy, features_extractor_class=extractor)
+    for network in (policy.actor, policy.critic):
+        weight = network.features.module.cnn[0].weight.detach().flatten(1)
+        assert th.allclose(weight @ weight.T, 2 * th.eye(32), atol=1e-5) == orthogonal
 
 
 def test_a_layer_whose_forward_is_replaced_later_is_refused() -> None:

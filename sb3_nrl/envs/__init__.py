@@ -6,8 +6,8 @@ NeuroGym's tasks as environments for Gymnasium and Stable-Baselines3: importing 
 Keyword arguments are the task's own, and ``trials_per_episode``. ``Reaching1D`` rewards the target that it shows;
 ``published_target=True`` makes it NeuroGym's, which rewards that target truncated to whole radians.
 
-A process that has not imported this module, such as a worker of ``SubprocVecEnv`` started by an interactive session,
-finds the tasks as ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
+Workers of ``SubprocVecEnv`` know the tasks if the process that starts them does. Any other process that has not
+imported this module finds them as ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
 """
 
 try:

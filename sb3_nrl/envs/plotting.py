@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_nrl.envs.trials import NeuroGymEnv
@@ -37,15 +38,20 @@ class _Trial(NamedTuple):
 
 
 def plot_trial(
-    env: str | gymnasium.Env, model: BaseAlgorithm | None = None, seed: int | None = None, deterministic: bool = True
+    env: str | gymnasium.Env | VecEnv,
+    model: BaseAlgorithm | None = None,
+    seed: int | None = None,
+    deterministic: bool = True,
 ) -> Figure:
     """
     Run one trial and draw it: observations, actions and ground truth, reward, and the probabilities that a model gave
     to the actions. The figure is Matplotlib's: ``plt.show()`` shows it, its ``savefig`` saves it.
 
-    :param env: A NeuroGym task of this package, which is reset and stepped, or its identifier. It may have wrappers
+    :param env: A NeuroGym task of this package, which is reset and stepped, or its identifier. It may have wrappers.
+        Of a ``VecEnv``, the first environment is taken, without the frames that it stacks
     :param model: Who acts; by default actions are random. If its actions are categorical, their probabilities are
-        drawn. It sees what it was trained on: normalised if its own environment is, and as many frames as it takes
+        drawn. It sees what it was trained on: normalised if ``env`` or its own environment is, and as many frames as it
+        takes
     :param seed: Seed of the trial, and of random actions
     :param deterministic: Whether the model takes its likeliest actions rather than to draw them
     :return: The figure
@@ -53,12 +59,17 @@ def plot_trial(
     """
     if isinstance(env, str):
         env = gymnasium.make(env)
+    scaling = None
+    if isinstance(env, VecEnv):
+        scaling, env = unwrap_vec_normalize(env), _first(env)
     neurogym_env = getattr(env, "unwrapped", None)
     if not isinstance(neurogym_env, NeuroGymEnv):
         raise TypeError(f"env={env}: must be an environment of sb3_nrl.envs, or the identifier of one")
     if not isinstance(model, BaseAlgorithm | None):
         raise TypeError(f"model={model}: must be an algorithm of Stable-Baselines3, or None for random actions")
-    trial = _run(env, neurogym_env, model, seed, deterministic)
+    if scaling is None and model is not None:
+        scaling = model.get_vec_normalize_env()
+    trial = _run(env, neurogym_env, model, scaling, seed, deterministic)
     task: Any = neurogym_env.task.unwrapped
     edges = np.arange(len(trial.rewards_T) + 1) * task.dt
     truths = trial.truths_T
@@ -102,14 +113,26 @@ def plot_trial(
     return figure
 
 
+def _first(env: VecEnv) -> gymnasium.Env:
+    envs = getattr(env.unwrapped, "envs", None)
+    if envs is None:
+        raise TypeError(f"env={env}: its environments are in other processes, so give the identifier of one instead")
+    return envs[0]
+
+
 def _run(
-    env: gymnasium.Env, neurogym_env: NeuroGymEnv, model: BaseAlgorithm | None, seed: int | None, deterministic: bool
+    env: gymnasium.Env,
+    neurogym_env: NeuroGymEnv,
+    model: BaseAlgorithm | None,
+    scaling: VecNormalize | None,
+    seed: int | None,
+    deterministic: bool,
 ) -> _Trial:
     obs, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     task: Any = neurogym_env.task.unwrapped
     periods = {name: (start, task.end_t[name]) for name, start in task.start_t.items()}
-    sight = [] if model is None else _sight(model, env.observation_space)
+    sight = [] if model is None else _sight(model, scaling, env.observation_space)
     memory, starting = None, np.ones(1, dtype=bool)
     steps: list[tuple[Any, ...]] = []
     over = False
@@ -138,9 +161,8 @@ def _run(
     )
 
 
-def _sight(model: BaseAlgorithm, space: spaces.Space) -> list[Callable[[Any], Any]]:
-    """What the model's own environment does to an observation before the model sees it, one after the other."""
-    scaling = model.get_vec_normalize_env()
+def _sight(model: BaseAlgorithm, scaling: VecNormalize | None, space: spaces.Space) -> list[Callable[[Any], Any]]:
+    """What happens to an observation before the model sees it, one after the other."""
     sight: list[Callable[[Any], Any]] = [] if scaling is None else [scaling.normalize_obs]
     n_frames = math.prod(model.observation_space.shape or ()) // math.prod(space.shape or ())
     if n_frames > 1 and isinstance(space, spaces.Box):

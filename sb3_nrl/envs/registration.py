@@ -6,11 +6,13 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from numbers import Real
 from typing import Any
 
 import gymnasium
 from neurogym.envs.registration import ALL_COLLECTIONS_ENVS, ALL_NATIVE_ENVS
+from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.envs.tasks import CORRECTED
@@ -59,9 +61,21 @@ TASKS = tuple(f"neurogym/{task}-v0" for task in sorted(_BUILDERS))
 
 
 def register() -> None:
-    """Let ``gymnasium.make`` know all tasks."""
+    """Let ``gymnasium.make`` know all tasks, in this process and in the workers of its ``SubprocVecEnv``."""
     for task in _BUILDERS:
         gymnasium.register(f"neurogym/{task}-v0", f"{__name__}:{task}")
+    ForkingPickler.register(CloudpickleWrapper, _reduce)
+
+
+def _reduce(wrapper: CloudpickleWrapper) -> tuple[Callable[[bytes], CloudpickleWrapper], tuple[bytes]]:
+    """Pickle what makes the environment of a worker, which has to import this module, and so the tasks, to read it."""
+    return _restore, (wrapper.__getstate__(),)
+
+
+def _restore(state: bytes) -> CloudpickleWrapper:
+    wrapper = CloudpickleWrapper(None)
+    wrapper.__setstate__(state)
+    return wrapper
 
 
 def __getattr__(task: str) -> Callable[..., NeuroGymEnv]:
