@@ -4,8 +4,8 @@ Which NeuroGym tasks need memory: the best policy without memory against the bes
 Two networks learn by supervision what NeuroGym holds to be the right action at each time step (its ground truth): one
 sees the current observation alone, the other all observations of the trial so far. Then both play new trials. At each
 step they take the likeliest action other than fixation if its probability exceeds a threshold, else they fixate. The
-best of six thresholds is chosen on one half of the trials, and the score is that of the other half: the mean
-``performance`` where a task reports it, else its mean return. A task needs memory if the second network's score is
+best of six thresholds is chosen on other trials than those that give the score: the mean ``performance`` where a task
+reports it, else its mean return. A task needs memory if the second network's score is
 higher by more than 0.05. Single trials are compared: what one trial tells of the next is not counted.
 
 Four tasks have no such ground truth. ToneDetection and SpatialSuppressMotion have no rewards: the score is how well
@@ -134,15 +134,16 @@ def fit(data: Data, n_outputs: int, n_updates: int, seed: int) -> nn.Sequential:
 
 
 @th.no_grad()
-def play(network: nn.Sequential, n_seen: int, task: str, n_trials: int, seed: int) -> np.ndarray:
+def play(
+    network: nn.Sequential, n_seen: int, task: str, thresholds: Sequence[float], n_trials: int, seed: int
+) -> np.ndarray:
     """
-    Let a network play with each threshold.
+    Let a network play with each threshold, which continuous actions have no use for.
 
     :return: Performance and return of each trial, shape (2, thresholds, trials)
     """
     n_envs, n_rounds = 32, n_trials // 32
     space = make_env(task).action_space
-    thresholds = THRESHOLDS if isinstance(space, gymnasium.spaces.Discrete) else (0.0,)
     envs = [make_env(task) for _ in thresholds for _ in range(n_envs)]
     lows = np.repeat(thresholds, n_envs)
     outcomes = np.zeros((2, len(envs), n_rounds))
@@ -192,14 +193,14 @@ def measure(settings: dict[str, Any]) -> Columns:
     for n_seen in (1, len(trials[0])):
         network = fit(Data(trials, n_seen), n_outputs, settings["n_updates"], seed)
         if task in NO_REWARDS:
-            outcomes.append(np.full((2, 1, 2), agreement(network, Data(collect(env, task, 500, seed + 1), n_seen))))
-        else:
-            outcomes.append(play(network, n_seen, task, settings["n_test_trials"], seed + 1))
-    scores = np.array(outcomes)  # without and with memory; performance and return; thresholds; trials
+            outcomes.append(np.full((2, 1), agreement(network, Data(collect(env, task, 500, seed + 1), n_seen))))
+            continue
+        tried = play(network, n_seen, task, THRESHOLDS, settings["n_trials_per_threshold"], seed + 1).mean(axis=2)
+        best = THRESHOLDS[tried[0 if tried[0].any() else 1].argmax()]
+        outcomes.append(play(network, n_seen, task, [best], settings["n_test_trials"], seed + 2)[:, 0])
+    scores = np.array(outcomes)  # without and with memory; performance and return; trials
     is_return = bool((scores[:, 0] == 0).all())
-    first, second = np.array_split(scores[:, int(is_return)], 2, axis=2)
-    best = first.mean(axis=2).argmax(axis=1)
-    chosen = second[[0, 1], best]
+    chosen = scores[:, int(is_return)]
     numbers = dict(zip(("without", "with"), chosen.mean(axis=1), strict=True)) | {"is_return": is_return}
     numbers["error"] = np.sqrt((chosen.var(axis=1) / chosen.shape[1]).sum())  # standard, of the difference
     return {name: np.array(value, dtype=float) for name, value in numbers.items()}
@@ -210,7 +211,8 @@ def plan(seeds: Sequence[int]) -> list[Run]:
     runs = []
     for task in sorted(name.removeprefix("neurogym/").removesuffix("-v0") for name in TASKS):
         for seed in seeds if task not in ONE_OBSERVATION else ():
-            settings = {"task": task, "n_trials": 2_000, "n_updates": 2_000, "n_test_trials": 1_024, "seed": seed}
+            settings = {"task": task, "n_trials": 2_000, "n_updates": 2_000, "seed": seed}
+            settings |= {"n_trials_per_threshold": 256, "n_test_trials": 1_024}
             runs.append(Run(f"{task}_{seed}", measure, settings, seed, 60, task))
     return runs
 
