@@ -5,8 +5,8 @@ Two networks learn by supervision what NeuroGym holds to be the right action at 
 sees the current observation alone, the other all observations of the trial so far. Then both play new trials. At each
 step they take the likeliest action other than fixation if its probability exceeds a threshold, else they fixate. The
 best of six thresholds is chosen on other trials than those that give the score: the mean ``performance`` where a task
-reports it, else its mean return. A task needs memory if the second network's score is
-higher by more than 0.05. Single trials are compared: what one trial tells of the next is not counted.
+reports it, else its mean return. A task needs memory if the second network's score is higher by more than 0.05. Single
+trials are compared: what one trial tells of the next is not counted.
 
 Four tasks have no such ground truth. ToneDetection and SpatialSuppressMotion have no rewards: the score is how well
 the networks predict their ground truth. The trials of Bandit and DawTwoStep have one observation before the choice that
