@@ -8,9 +8,10 @@ best of six thresholds is chosen on other trials than those that give the score:
 reports it, else its mean return. A task needs memory if the second network's score is higher by more than 0.05. Single
 trials are compared: what one trial tells of the next is not counted.
 
-Four tasks have no such ground truth. ToneDetection and SpatialSuppressMotion have no rewards: the score is how well
-the networks predict their ground truth. The trials of Bandit and DawTwoStep have one observation before the choice that
-matters, and it is always the same: within a trial there is nothing to remember.
+Reaching tasks and EconomicDecisionMaking get the ground truth from this file: NeuroGym's is not an action there.
+ToneDetection and SpatialSuppressMotion have no rewards: the score is how well the networks predict their ground truth.
+The trials of Bandit and DawTwoStep have one observation before the choice that matters, and it is always the same:
+within a trial there is nothing to remember.
 """
 
 import importlib
@@ -55,8 +56,7 @@ def task_id(task: str) -> str:
 
 def collect(env: Any, task: str, n_trials: int, seed: int) -> Trials:
     """
-    Trials in which nothing is answered, so that none ends early. In reaching tasks actions are random, and the right
-    one is the turn towards the target.
+    Trials in which nothing is answered, so that none ends early. In reaching tasks actions are random.
 
     :return: Observations, shape (T, B, D), right actions, shape (T, B) or (T, B, C), and which steps there were, (T, B)
     """
@@ -70,13 +70,10 @@ def collect(env: Any, task: str, n_trials: int, seed: int) -> Trials:
         observations, targets, terminated = [], [], False
         while not terminated:
             observations.append(observation)
-            action, turn = fixate, 0
-            if task in REACHING:
-                action = env.action_space.sample()
-                tip = env.unwrapped.task.unwrapped.state  # before this step
-                turn = int(np.sign(np.round(np.sin(env.unwrapped.task.unwrapped.gt_now - tip), 2)))
+            right = own_ground_truth(task, env.unwrapped.task.unwrapped)
+            action = env.action_space.sample() if task in REACHING else fixate
             observation, _, terminated, _, info = env.step(action)
-            targets.append({0: 0, 1: 1, -1: 2}[turn] if task in REACHING else info["gt"])
+            targets.append(info["gt"] if right is None else right)
         trials.append((np.array(observations, dtype=np.float32), np.array(targets)))
     n_longest = max(len(steps) for steps, _ in trials)
 
@@ -85,6 +82,19 @@ def collect(env: Any, task: str, n_trials: int, seed: int) -> Trials:
 
     exists = padded([np.ones(len(steps), dtype=bool) for steps, _ in trials])
     return padded([steps for steps, _ in trials]), padded([targets for _, targets in trials]), exists
+
+
+def own_ground_truth(task: str, trial: Any) -> int | None:
+    """The right action before a step of a task whose ground truth is none: an angle, or 0. None for other tasks."""
+    if task in REACHING:  # the turn towards the target
+        return {0: 0, 1: 1, -1: 2}[int(np.sign(np.round(np.sin(trial.gt_now - trial.state), 2)))]
+    if task != "EconomicDecisionMaking":
+        return None
+    if not trial.in_period("decision"):
+        return 0
+    values = dict(zip("ba", np.multiply(trial.trial["offer"], (trial.R_B, trial.R_A)), strict=True))
+    first, second = (values[juice] for juice in trial.trial["juice"])
+    return 1 if first > second else 2
 
 
 class Data:

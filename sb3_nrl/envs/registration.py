@@ -58,6 +58,11 @@ _WITHOUT_MEMORY = {
     "AnnubesEnv",
     "Bandit",
     "DawTwoStep",
+    "Reaching1D",
+    "Reaching1DWithSelfDistraction",
+    "perceptualdecisionmaking.roitman02",
+    "yang19.rtanti",
+    "yang19.rtgo",
 }
 """Tasks of which the current observation tells all that there is to know."""
 
