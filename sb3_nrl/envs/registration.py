@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 from neurogym.envs.registration import ALL_COLLECTIONS_ENVS, ALL_NATIVE_ENVS
@@ -56,8 +56,34 @@ _DECIDED_BY_NAME = {
 }
 """Arguments that NeuroGym would accept and overwrite."""
 
-TASKS = tuple(f"neurogym/{task}-v0" for task in sorted(_BUILDERS))
-"""The identifiers of all registered tasks."""
+_WITHOUT_MEMORY = {
+    "AnnubesEnv",
+    "Bandit",
+    "DawTwoStep",
+    "Reaching1D",
+    "Reaching1DWithSelfDistraction",
+    "perceptualdecisionmaking.roitman02",
+    "yang19.rtanti",
+    "yang19.rtgo",
+}
+"""Tasks of which the current observation tells all that there is to know."""
+
+
+class Task(NamedTuple):
+    """What is known of a registered task."""
+
+    needs_memory: bool  # whether a policy that remembers the trial so far does better than one that does not
+
+
+TASKS = {f"neurogym/{task}-v0": Task(task not in _WITHOUT_MEMORY) for task in sorted(_BUILDERS)}
+"""
+All registered tasks by their identifiers, with whether they need memory.
+
+That was measured, with the tasks' default arguments. A network that sees the current observation, and one that sees all
+observations of the trial so far, learned NeuroGym's ground truth by supervision, and then played the task. A task needs
+memory if the second network's mean performance was more than 0.05 higher (``experiments/memory_needed.py``; the table
+is in ``docs/memory.md``). What earlier trials tell is not counted: ``Bandit`` and ``DawTwoStep`` have nothing else.
+"""
 
 
 def register() -> None:
