@@ -98,6 +98,20 @@ def warn_of_endless_trials(env: Any) -> None:
         )
 
 
+def warn_of_missing_memory(env: Any) -> None:
+    """
+    Warn of environments that need memory, for a policy that has none. They say so by an attribute ``needs_memory``.
+
+    :param env: The training environments
+    """
+    if env.has_attr("needs_memory") and any(env.get_attr("needs_memory")):
+        warnings.warn(
+            "This task needs memory: the best policy that sees only the current observation does worse than one that "
+            'remembers the trial. Use a recurrent policy: "MlpRnnPolicy", "MlpCtrnnPolicy" or "MlpGruPolicy".',
+            stacklevel=5,
+        )
+
+
 def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] | None = None) -> None:
     """
     Refuse observations and rewards that would spoil the weights.

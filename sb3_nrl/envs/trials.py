@@ -42,6 +42,9 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
     :raises ValueError: If ``build`` is a task rather than makes one, or ``trials_per_episode`` no number of trials
     """
 
+    needs_memory: bool = False
+    """Whether a policy that remembers the trial does better than one that sees only the current observation."""
+
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, build: Callable[[], gymnasium.Env], trials_per_episode: int | None = 1) -> None:
