@@ -247,7 +247,6 @@ class RunningAverage(RewardPredictor):
         check("trace_decay", decay, lasting, '1 with reward_timing="step" and a running average')
 
     def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
-        self._types = [info.get("trial_type") for info in infos]
         self._sum_E += rewards_E
         self._first_E, self._ended_E = self._ended_E, dones_E
         if self.reward_timing == "episode":
@@ -256,7 +255,10 @@ class RunningAverage(RewardPredictor):
             self._due_E = np.ones_like(dones_E)
         else:
             self._due_E = dones_E | (rewards_E != 0)
-        return self.due
+        due = self.due
+        if due:
+            self._types = [info.get("trial_type") for info in infos]
+        return due
 
     def skip(self) -> None:
         self.claim()

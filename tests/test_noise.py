@@ -98,3 +98,13 @@ def test_default_learning_rate_falls_with_the_root_of_the_number_of_nodes(
     model.save(tmp_path / "model")
     assert NRL.load(tmp_path / "model", device="cpu").learning_rate == model.learning_rate
     assert NRL.load(tmp_path / "model", device="cpu", learning_rate=0.1).learning_rate == 0.1
+
+
+@pytest.mark.parametrize("distribution", NOISE_DISTRIBUTIONS)
+def test_rare_noise_is_rare_and_as_large(distribution: Any) -> None:
+    th.manual_seed(0)
+    noise = Noise(2.0, distribution, probability=0.1).sample(10, 1000, [10])
+    given = noise[noise != 0]
+    assert len(given) / noise.numel() == pytest.approx(0.1, abs=0.005)
+    assert given.std().item() == pytest.approx(2.0, rel=0.05)
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)

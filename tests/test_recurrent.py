@@ -7,13 +7,15 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_nrl import Noise, RolloutWindow
+from sb3_nrl import NRL, Noise, RolloutWindow
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Dense, GaussianHead, Gru, LeakyRnn
+from sb3_nrl.layers.recurrent import RecurrentDense
 from sb3_nrl.nrl import NodePerturbation
 from sb3_nrl.recurrent_policies import CtrnnPolicy, GruPolicy, RnnPolicy
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.weight_perturbation import WeightPerturbation
+from tests.conftest import make_model
 from tests.policies import BOX, batch, in_torch, make_policy
 
 T, E = 7, 3
@@ -30,12 +32,20 @@ POLICIES: dict[str, dict[str, Any]] = {
     "feed-forward critic": {"policy_class": RnnPolicy, "recurrent_critic": False},
     "no biases": {"policy_class": CtrnnPolicy, "use_bias": False},
     "continuous actions": {"policy_class": CtrnnPolicy, "action_space": BOX},
+    "sparse, with Dale's law": {"policy_class": RnnPolicy, "connectivity": 0.6, "excitatory": 0.75, "net_arch": [6]},
+    "fixed recurrent weights": {"policy_class": GruPolicy, "learn_recurrent": False},
 }
 each_policy = pytest.mark.parametrize("arguments", POLICIES.values(), ids=POLICIES)
 
 
 def make_recurrent_policy(arguments: dict[str, Any]) -> Any:
     return make_policy(**{"net_arch": [4], **arguments})
+
+
+def n_missing(policy: Any) -> int:
+    """Number of recurrent synapses that do not exist."""
+    units = [part for part in policy.modules() if isinstance(part, RecurrentDense)]
+    return sum(int((~part.connections).sum()) for part in units if part.connections is not None)
 
 
 def make_window(policy: Any, n_steps: int = T, n_envs: int = E, starts_TE: np.ndarray = STARTS_TE) -> RolloutWindow:
@@ -81,7 +91,7 @@ def step(layer: Any, weights: dict[Any, th.Tensor], x: th.Tensor, state: th.Tens
 
 def objectives(policy: Any, window: RolloutWindow) -> tuple[th.Tensor, list[th.Tensor]]:
     """log π(a|s) + V(s) of each step, shape (T, E), in double precision; and the parameters that it depends on."""
-    doubles = {parameter: parameter.detach().double().requires_grad_() for parameter in policy.learnable}
+    doubles = {parameter: parameter.detach().double().requires_grad_() for parameter in policy.parameters()}
     starts_TE = window.starts_TE
     assert starts_TE is not None
     n_steps, n_envs = starts_TE.shape
@@ -111,14 +121,25 @@ def objectives(policy: Any, window: RolloutWindow) -> tuple[th.Tensor, list[th.T
             else:
                 rows.append(output.log_softmax(1).gather(1, actions[t].long())[:, 0])
         per_network.append(th.stack(rows))
-    return th.stack(per_network).sum(0), list(doubles.values())
+    return th.stack(per_network).sum(0), [doubles[parameter] for parameter in policy.learnable]
 
 
 def exact(policy: Any, window: RolloutWindow, weights_TE: np.ndarray) -> th.Tensor:
     """∂ Σ w(t, e) (log π(a|s) + V(s)) / ∂ all parameters, by autograd through time."""
     objective_TE, parameters = objectives(policy, window)
     gradients = th.autograd.grad((th.as_tensor(weights_TE) * objective_TE).sum(), parameters)
-    return th.cat([gradient.flatten() for gradient in gradients])
+    masks = [mask for network in policy.networks for layer in network.layers for mask in masks_of(layer)]
+    return th.cat(
+        [
+            (gradient if mask is None else gradient * mask).flatten()
+            for gradient, mask in zip(gradients, masks, strict=True)
+        ]
+    )
+
+
+def masks_of(layer: Any) -> list[Any]:
+    """For each parameter that learns, which of its entries exist."""
+    return [mask for mask, parameter in zip(layer.masks(), layer.parameters(), strict=True) if parameter.requires_grad]
 
 
 def weights_of_steps(n_steps: int = T, n_envs: int = E) -> np.ndarray:
@@ -141,7 +162,7 @@ def test_bptt_is_backpropagation_through_time(arguments: dict[str, Any], engine:
         policy = in_torch(policy)
     window, weights_TE = make_window(policy), weights_of_steps()
     expected = exact(policy, window, weights_TE)
-    assert expected.abs().min() > 0
+    assert (expected == 0).sum() == n_missing(policy)
     th.testing.assert_close(estimate(policy, window, ExactGradient(), weights_TE), expected, rtol=1e-4, atol=1e-5)
     with th.no_grad():
         eligibility, _ = ExactGradient().eligibility(policy, window, None)
@@ -186,3 +207,63 @@ def with_clean_log_probs(policy: Any, window: RolloutWindow) -> RolloutWindow:
         starts_TE=window.starts_TE,
     )
     return window._replace(log_probs=policy.numpy(clean.objectives[0]))
+
+
+# Recurrent weights
+
+
+def recurrent_weights(policy: Any) -> list[th.Tensor]:
+    return [part.recurrent_weight.detach() for part in policy.modules() if isinstance(part, RecurrentDense)]
+
+
+@pytest.mark.parametrize("policy_class", [RnnPolicy, CtrnnPolicy, GruPolicy])
+def test_initial_recurrent_weights_are_orthogonal_with_a_gain(policy_class: Any) -> None:
+    policy = make_policy(policy_class=policy_class, net_arch=[20], recurrent_gain=0.7)
+    for weight in recurrent_weights(policy):
+        th.testing.assert_close(weight @ weight.T, 0.49 * th.eye(20), atol=1e-5, rtol=0)
+
+
+def test_initial_weights_of_dales_law_are_balanced_and_have_the_gain() -> None:
+    policy = make_policy(policy_class=RnnPolicy, net_arch=[200], recurrent_gain=0.9, excitatory=0.8, connectivity=0.3)
+    for weight in recurrent_weights(policy):
+        assert th.linalg.eigvals(weight).abs().max().item() == pytest.approx(0.9, abs=1e-4)
+        excitation, inhibition = weight[:, :160].sum(), weight[:, 160:].sum()
+        assert excitation > 0 > inhibition
+        assert (excitation / -inhibition).item() == pytest.approx(1, abs=0.1)
+        assert (weight != 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise_rank": "full"}, {"perturbation": "node"}], ids=str)
+def test_training_keeps_signs_and_missing_synapses(settings: dict[str, Any]) -> None:
+    kwargs = {"net_arch": [10], "excitatory": 0.5, "connectivity": 0.5, "head_gain": 1.0}
+    model = make_model(NRL, n_envs=2, policy="MlpRnnPolicy", policy_kwargs=kwargs, learning_rate=0.05, **settings)
+    before = [weight.clone() for weight in recurrent_weights(model.policy)]
+    model.learn(400)
+    for old, new in zip(before, recurrent_weights(model.policy), strict=True):
+        assert (new[:, :5] >= 0).all()
+        assert (new[:, 5:] <= 0).all()
+        assert (new[old == 0] == 0).all()
+        existing = old != 0
+        assert (new[existing] != old[existing]).float().mean() > 0.9
+        assert ((new == 0) & existing).any()  # some have reached 0, where their sign stops them
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise_rank": "full"}, {"perturbation": "node"}], ids=str)
+def test_fixed_recurrent_weights_stay(settings: dict[str, Any]) -> None:
+    kwargs = {"net_arch": [4], "learn_recurrent": False, "head_gain": 1.0}
+    model = make_model(NRL, n_envs=2, policy="MlpGruPolicy", policy_kwargs=kwargs, learning_rate=0.05, **settings)
+    before = {name: value.clone() for name, value in model.policy.named_parameters()}
+    model.learn(100)
+    changed = {name for name, value in model.policy.named_parameters() if not value.equal(before[name])}
+    assert changed == {name for name in before if "recurrent" not in name}
+
+
+def test_time_constants_learn() -> None:
+    kwargs = {"net_arch": [4], "tau": 3.0, "learn_tau": True, "head_gain": 1.0}
+    model = make_model(NRL, n_envs=2, policy="MlpCtrnnPolicy", policy_kwargs=kwargs, learning_rate=0.05)
+    layer = model.policy.actor.hidden[0]
+    before = layer.time_constants()
+    np.testing.assert_allclose(before, 3.0, rtol=1e-6)
+    model.learn(100)
+    assert (layer.time_constants() != before).all()
+    assert (layer.time_constants() > 1).all()

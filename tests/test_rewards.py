@@ -140,3 +140,16 @@ def test_log_has_means_over_the_environments_whose_reward_counts() -> None:
     assert rpe[2:5] == [0, 0, pytest.approx(3 / 3)]
     # r̄ of the environments that have one: (1 + 4) / 2, (1 + 4 + 6) / 3, (2 + 6 + 6) / 3
     assert predictions[2:5] == pytest.approx([2.5, 11 / 3, 14 / 3])
+
+
+def test_each_type_of_trial_has_an_average_of_its_own() -> None:
+    """As two predictors would, of which each sees only trials of one type; each environment has averages of its own."""
+    prediction = make(n_envs=2)
+    trials = [("A", 10, "B"), ("B", 2, "B"), ("A", 20, "A"), ("B", 4, "A"), ("A", 0, "B")]
+    seen = []
+    for of_first, reward, of_second in trials:
+        infos = [{"trial_type": of_first}, {"trial_type": of_second}]
+        prediction.observe(np.array([float(reward), 1.0]), np.array([True, True]), infos)
+        seen.append(prediction.claim()[0].tolist())
+    assert [error for error, _ in seen] == [0, 0, 20 - 10, 4 - 2, 0 - 15]
+    assert [error for _, error in seen] == [0, 0, 0, 0, 0]

@@ -130,16 +130,19 @@ class Dense(nn.Linear, Layer):
         h = product(x, parameters[0])
         if self.has_bias:
             add_bias(h, parameters[1])
-        if isinstance(noise, RankOne):
-            if self.n_pre > 0:
-                learns = self.learns
-                add_rank_one(xp, h, noise, x if learns[0] else None, self.has_bias and learns[1])
-        elif noise is not None and noise.shape[1] > 0:
-            h += noise
+        if noise is not None:
+            self._add_noise(xp, h, x, noise)
         potentials = [h] if self.n_nodes > 0 else []
         if self._function is not None:
             return self._function(xp, h), x, potentials
         return h if self.activation is None else self.activation(h.clone()), x, potentials  # it may work in place
+
+    def _add_noise(self, xp: ArrayNamespace, h_BO: Array, x: Array, noise: Array | RankOne) -> None:
+        if not isinstance(noise, RankOne):
+            if noise.shape[1] > 0:
+                h_BO += noise
+        elif self.n_pre > 0:
+            add_rank_one(xp, h_BO, noise, x if self.learns[0] else None, self.has_bias and self.learns[1])
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Array, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:

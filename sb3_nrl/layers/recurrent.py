@@ -300,6 +300,13 @@ class LeakyRnn(_UnrolledLayer):
             self.register_buffer("_rates", th.as_tensor(dt / tau_H))
             self._rate = None
 
+    def time_constants(self) -> np.ndarray:
+        """τ of each unit, shape (H,), in the units of ``dt``."""
+        if self.tau_offset is not None:
+            return self._dt + np.exp(self.tau_offset.weight.detach().cpu().numpy()[:, 0])
+        rates = self._rate if self._rate is not None else self.get_buffer("_rates").cpu().numpy()
+        return np.broadcast_to(self._dt / rates, self.n_states)
+
     def remember(self, xp: ArrayNamespace, states_RS: Array) -> list[Array]:
         return [states_RS, xp.tanh(states_RS)]
 
