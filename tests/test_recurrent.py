@@ -236,7 +236,7 @@ def test_initial_weights_of_dales_law_are_balanced_and_have_the_gain() -> None:
 @pytest.mark.parametrize("settings", [{}, {"noise_rank": "full"}, {"perturbation": "node"}], ids=str)
 def test_training_keeps_signs_and_missing_synapses(settings: dict[str, Any]) -> None:
     kwargs = {"net_arch": [10], "excitatory": 0.5, "connectivity": 0.5, "head_gain": 1.0}
-    model = make_model(NRL, n_envs=2, policy="MlpRnnPolicy", policy_kwargs=kwargs, learning_rate=0.05, **settings)
+    model = make_model(NRL, n_envs=2, policy="MlpRnnPolicy", policy_kwargs=kwargs, learning_rate=0.2, **settings)
     before = [weight.clone() for weight in recurrent_weights(model.policy)]
     model.learn(400)
     for old, new in zip(before, recurrent_weights(model.policy), strict=True):
