@@ -167,6 +167,11 @@ class NRL(ThreeFactorAlgorithm):
     with x̃ its input in the noisy pass (Eq. 17), and the reward prediction error δ turns the trace into a weight change
     (Eq. 16).
 
+    With a recurrent policy, such as ``"MlpGruPolicy"``, noise is added to the weights instead and held for many steps.
+    Each noisy copy of the network has a hidden state of its own, so that ρ compares the actions after all the noise so
+    far: credit reaches back in time without backpropagation through time, and memory does not grow with the length of
+    an episode.
+
     By default a critic predicts rewards, pairs of noisy passes estimate the gradient, and the optimizer is Adam. The
     paper's own rule, one noisy pass, plain SGD and a running average (Eq. 13 to 17), is
     ``NRL(policy, env, **PAPER["NRL"])``.
@@ -174,21 +179,29 @@ class NRL(ThreeFactorAlgorithm):
     The parameters below are NRL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
 
     :param learning_rate: Learning rate η, or a function of the remaining progress. By default 5e-3, or
-        5e-3 √(100 K / n) for K noise samples and n > 100 K nodes
-    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations; small, since ρ is to be a
-        directional derivative
+        5e-3 √(100 K / n) for node perturbation with K noise samples and n > 100 K nodes
+    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights; small,
+        since ρ is to be a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
         another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes
     :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the
         critic; ``"layer"``: ‖ξ‖² over the layer's nodes, without a finite variance in layers of one or two;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the expected eligibility is the gradient of log π
-    :param n_noise_samples: Number K of noise samples per step, averaged (Eq. 12). The estimate's variance grows with
-        the number of nodes and falls with K
+    :param n_noise_samples: Number K of noise samples per step, averaged (Eq. 12); by default 4, and 32 with noise on
+        weights. The estimate's variance grows with the number of nodes, or of weights, and falls with K
     :param antithetic: Whether each sample is a pair of passes with ξ and −ξ, and ρ half their difference: a central
         difference, for twice the passes
     :param n_baseline_passes: None: actions and values come from a clean pass. N ≥ 2: they come from the mean of N noisy
-        passes, in ``predict`` too (section 3.3)
+        passes, in ``predict`` too (section 3.3). Not with recurrent policies
+    :param perturbation: What noise is added to. ``"node"``: to pre-activations, the default of feed-forward policies.
+        ``"weight"``: to weights (Eq. 7 to 12), the default of recurrent policies, whose variance does not grow with
+        time. It teaches any module with parameters, and needs ``noise_normalization="unbiased"``
+    :param noise_rank: Noise on weights only. ``"one"``, the default: noise of rank one on each weight matrix of this
+        package's layers, another one for each environment. ``"full"``: each weight has noise of its own, shared by
+        all environments
+    :param noise_hold: Noise on weights only: number of steps that noise is held for, by default 32 with a recurrent
+        policy, else 1. With a recurrent policy, credit reaches as many steps back, also across windows
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process: it has
         too few digits for small noise
     :raises ValueError: If an argument is out of range, with its name and what would be right
