@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import sb3_contrib
+from rl_zoo3.utils import linear_schedule
 from rl_zoo3.wrappers import MaskVelocityWrapper
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -103,10 +104,35 @@ PPO: dict[str, dict[str, Any]] = {
         "continuous": {},
     },
 }
+OURS: dict[str, dict[str, Any]] = {
+    "neurogym": {
+        "n_envs": 16,
+        "normalize": None,
+        "arguments": {
+            "policy": "MlpCtrnnPolicy",
+            "n_steps": 16,
+            "gamma": 0.95,
+            "ent_coef": 0.01,
+            "learning_rate": "lin_0.005",
+            "policy_kwargs": {"net_arch": [32]},
+        },
+        "continuous": {},
+    },
+}
+"""What NRL and BPTT have in common."""
+
+
+def _with(algorithm: str, **arguments: Any) -> dict[str, dict[str, Any]]:
+    return {
+        group: {**settings, "algorithm": algorithm, "arguments": {**settings["arguments"], **arguments}}
+        for group, settings in OURS.items()
+    }
+
+
 CASES = {
     "ppo": Case("RecurrentPPO", (0, 1, 2), 1_000_000, PPO),
-    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, {}),
-    "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, {}),
+    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32)),
+    "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=64)),
 }
 
 
@@ -189,6 +215,8 @@ class Training(BaseCallback):
         env = env if normalize is None else VecNormalize(env, **normalize)
         is_continuous = isinstance(env.action_space, gymnasium.spaces.Box)
         arguments = self.settings["arguments"] | (self.settings["continuous"] if is_continuous else {})
+        if isinstance(rate := arguments["learning_rate"], str):  # as in a config of the RL Zoo
+            arguments["learning_rate"] = linear_schedule(float(rate.removeprefix("lin_")))
         return self._algorithm()(**arguments, env=env, device="cpu")
 
     def _algorithm(self) -> Any:

@@ -12,6 +12,7 @@ from rl_zoo3.utils import linear_schedule
 from torch import nn
 
 from sb3_nrl.checks import check, is_number
+from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 
 _POLICY_KWARGS: dict[str, list[Any]] = {
     "net_arch": ["[32]", "[64]", "[32, 32]", "[64, 64]"],
@@ -19,6 +20,7 @@ _POLICY_KWARGS: dict[str, list[Any]] = {
     "use_bias": [False, True],
     "head_gain": [0.01, 0.1, 1.0],
     "optimizer_class": ["th.optim.SGD", "th.optim.Adam"],
+    "recurrent_gain": [0.8, 1.0, 1.2, 1.5],
 }
 
 _CHOICES: dict[str, list[Any]] = {
@@ -26,12 +28,13 @@ _CHOICES: dict[str, list[Any]] = {
     "lr_schedule": ["constant", "linear"],
     "max_grad_norm": [None, 0.5, 3.0],
     "gamma": [0.9, 0.95, 0.98, 0.99, 0.995],
-    "n_steps": [4, 8, 16, 32],
+    "n_steps": [4, 8, 16, 32, 64],
     "vf_coef": [1.0, 3.0, 10.0],
     "ent_coef": [0.0, 0.001, 0.01, 0.1],
     "scale_rpe": [False, True],
     "trace_decay": [1.0, 0.99, 0.95, 0.9],
-    "n_noise_samples": [1, 2, 4, 8, 16],
+    "n_noise_samples": [1, 2, 4, 8, 16, 32, 64],
+    "noise_hold": [16, 32, 64, 128],
 }
 
 _RANGES = {
@@ -50,8 +53,12 @@ def sampler(algo: str, config: dict[str, Any]) -> Callable[[optuna.Trial, int, i
     :param config: The arguments of the algorithm that the trials start from
     :return: Function of the trial (and of numbers that are not needed) that returns arguments for the algorithm
     """
+    is_recurrent = config.get("policy") in RECURRENT_POLICIES
     names = ["learning_rate", "lr_schedule", "max_grad_norm", *_POLICY_KWARGS]
+    names.remove("activation_fn" if is_recurrent else "recurrent_gain")
     names += {"nrl": ["noise_std", "n_noise_samples"], "rmhl": ["noise_std"], "bptt": []}[algo]
+    if algo == "nrl" and is_recurrent and config.get("perturbation") != "node":
+        names.append("noise_hold")
     if config.get("reward_prediction", "average" if algo == "rmhl" else "critic") == "critic":
         names += ["gamma", "lambda", "n_steps", "vf_coef", "ent_coef"]
     else:
@@ -95,7 +102,8 @@ def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
         entry["trace_decay"] = entry["gamma"] * entry.pop("lambda")
     if entry.pop("lr_schedule") == "linear":
         entry["learning_rate"] = f"lin_{entry['learning_rate']}"
-    entry["policy_kwargs"] = f"dict({', '.join(f'{name}={entry.pop(name)}' for name in _POLICY_KWARGS)})"
+    of_policy = [f"{name}={entry.pop(name)}" for name in _POLICY_KWARGS if name in entry]
+    entry["policy_kwargs"] = f"dict({', '.join(of_policy)})"
     return entry
 
 

@@ -142,6 +142,7 @@ def test_parameters_of_a_study_are_checked(here: pathlib.Path, name: str, value:
         *((algo, {}) for algo in ALGORITHMS),
         *((algo, {"reward_prediction": "average"}) for algo in ("nrl", "bptt")),
         ("nrl", {"reward_prediction": "average", "reward_timing": "step"}),
+        *((algo, {"policy": "MlpCtrnnPolicy"}) for algo in ALGORITHMS),
     ],
     ids=str,
 )
@@ -152,10 +153,11 @@ def test_every_point_of_the_search_space_is_a_model(
     make: Any = ALGORITHMS[algo]
 
     def objective(experiment: Any, _: optuna.Trial) -> float:
-        trials = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        for _number in range(12):
+        trials = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+        for _number in range(16):
             sampled = rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER[algo](trials.ask(), 2, 1, {})
-            made.append((sampled, make("MlpPolicy", "CartPole-v1", device="cpu", **{**fixed, **sampled})))
+            arguments = {"policy": "MlpPolicy", "env": "CartPole-v1", "device": "cpu", **fixed, **sampled}
+            made.append((sampled, make(**arguments)))
         return 1.0
 
     monkeypatch.setattr(rl_zoo3.exp_manager.ExperimentManager, "objective", objective)
@@ -166,9 +168,11 @@ def test_every_point_of_the_search_space_is_a_model(
     )
     assert experiment.setup_experiment() is None
     experiment.hyperparameters_optimization()
-    has_critic = algo != "rmhl" and not fixed
+    has_critic = algo != "rmhl" and "reward_prediction" not in fixed
     for sampled, model in made:
         assert ("vf_coef" in sampled, "reward_smoothing" in sampled) == (has_critic, not has_critic)
         assert ("trace_decay" in sampled) == ("reward_timing" not in fixed)
+        assert ("noise_hold" in sampled) == (algo == "nrl" and "policy" in fixed)
+        assert ("recurrent_gain" in sampled["policy_kwargs"]) == ("policy" in fixed)
         assert all(vars(model)[name] == sampled[name] for name in sampled.keys() - {"learning_rate", "policy_kwargs"})
     assert {str(model.policy.net_arch) for _, model in made} == {"[32]", "[64]", "[32, 32]", "[64, 64]"}
