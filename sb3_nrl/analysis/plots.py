@@ -196,7 +196,7 @@ def plot_recurrent_weights(model: ThreeFactorAlgorithm, network: str = "actor", 
         right.axvline(0, color="lightgrey", linewidth=0.5, zorder=0)
         right.set(xlabel="real part", ylabel="imaginary part", title=f"spectrum, largest |λ| = {np.abs(values[0]):.2f}")
         right.set_aspect("equal", "datalim")
-        right.legend(loc="upper left", frameon=False, fontsize="small")
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize="small")
         right.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{network}, hidden layer {layer}")
     return figure
