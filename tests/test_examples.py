@@ -45,6 +45,12 @@ CASES = [
         [],
     ),
     (
+        "inspect_memory.py",
+        ["--timesteps", "2000", "--trials", "40"],
+        r"right choices in 40 trials: \d+%",
+        [f"runs/inspect_memory/{name}" for name in ("model.zip", "activity.png", "units.png", "weights.png")],
+    ),
+    (
         "neurogym_task.py",
         ["--timesteps", "1000"],
         r"mean reward of a trial: -?[\d.]+ before training, -?[\d.]+ after it",

@@ -26,7 +26,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     ``info`` has what NeuroGym puts there: ``gt``, the ground truth of the step, rescaled as actions are; ``new_trial``,
     whether it was the trial's last, and then also ``trial``, its conditions in units of the task, and ``performance``,
-    how well it went (for most tasks 1 for a right choice, else 0).
+    how well it went (for most tasks 1 for a right choice, else 0). The last one also has ``dt``, the duration of a step
+    in ms, and ``periods``, the start and end of each period in ms.
 
     ``reset(seed=...)`` builds the task anew and seeds it, so that nothing from before is left; changes made to ``task``
     are lost. Without a seed the stream of trials goes on.
@@ -95,6 +96,9 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
             self._obs = self._as_declared(obs)
         else:
             info["performance"] = float(info["performance"])
+            task: Any = self.task.unwrapped
+            info["dt"] = float(task.dt)
+            info["periods"] = {name: (float(start), float(task.end_t[name])) for name, start in task.start_t.items()}
             self._n_trials += 1
             terminated = terminated or self._n_trials == self.trials_per_episode
             if not terminated:

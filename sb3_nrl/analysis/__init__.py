@@ -1,0 +1,29 @@
+"""
+To look inside a trained network: what its units do in trials, as arrays and as pictures.
+
+    recording = record(model, env, n_trials=200, seed=0)
+    recording.actor[0]  # activity of the first hidden layer, shape (T, H)
+    plot_activity(recording, by="sample_theta").savefig("activity.png")
+
+The arrays need NumPy only. The plots need Matplotlib, ``to_dataframe`` pandas, and ``to_xarray`` xarray:
+``pip install 'sb3-nrl[analysis]'``.
+"""
+
+from sb3_nrl.analysis.linear import PrincipalComponents, pca, recurrent_weights, spectrum
+from sb3_nrl.analysis.plots import plot_activity, plot_recurrent_weights, plot_trajectories, plot_units
+from sb3_nrl.analysis.recording import Recording, condition_means, record, trial_labels
+
+__all__ = [
+    "PrincipalComponents",
+    "Recording",
+    "condition_means",
+    "pca",
+    "plot_activity",
+    "plot_recurrent_weights",
+    "plot_trajectories",
+    "plot_units",
+    "record",
+    "recurrent_weights",
+    "spectrum",
+    "trial_labels",
+]

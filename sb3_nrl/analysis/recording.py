@@ -1,0 +1,441 @@
+"""Record trials: what a model sees and does, and what its hidden units do meanwhile.
+
+Shapes: T steps of all trials, one trial after another; N trials; L steps of the longest trial; E environments, H hidden
+units of a layer, C conditions.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_nrl.arrays import Observations
+from sb3_nrl.checks import check, is_count
+from sb3_nrl.layers import RecurrentLayer
+from sb3_nrl.network import Network
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
+
+_MOST_CONDITIONS = 16
+"""Number of conditions up to which trials are told apart in one picture."""
+
+_MISSING = "pip install 'sb3-nrl[analysis]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """
+    Trials, in the order in which they ended, with their steps in one row.
+
+    :param observations: What the model saw before each action (normalised if it learned from normalised ones), shape
+        (T, ...); for ``Dict`` observations a dictionary of such arrays
+    :param actions: Actions that the environment received, shape (T, ...)
+    :param rewards: Rewards, not normalised, shape (T,)
+    :param trial: Number of the trial of each step, from 0, shape (T,)
+    :param step: Number of each step in its trial, from 0, shape (T,)
+    :param actor: Activity of each hidden layer of the actor, shape (T, H) each. It is the layer's output at the step of
+        the action: tanh(u) of leaky units, h of a GRU
+    :param critic: The same for the critic; empty without one
+    :param conditions: Conditions of each trial by name, as NeuroGym's ``info["trial"]`` tells them, shape (N,) each.
+        Where a trial has none, numbers are NaN and others None
+    :param performance: How well each trial went: ``info["performance"]``, else ``info["is_success"]``, else NaN, as for
+        a trial of NeuroGym that a time limit cuts; shape (N,)
+    :param environment: Number of the environment of each trial, shape (N,)
+    :param periods: Step at which each period of a NeuroGym task starts, by name, shape (N,) each; NaN where a trial has
+        no such period
+    :param dt: Duration of a step in ms for NeuroGym's tasks, else None
+    """
+
+    observations: np.ndarray | dict[str, np.ndarray]
+    actions: np.ndarray
+    rewards: np.ndarray
+    trial: np.ndarray
+    step: np.ndarray
+    actor: list[np.ndarray]
+    critic: list[np.ndarray]
+    conditions: dict[str, np.ndarray]
+    performance: np.ndarray
+    environment: np.ndarray
+    periods: dict[str, np.ndarray]
+    dt: float | None
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials N."""
+        return len(self.performance)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of steps of each trial, shape (N,)."""
+        return np.bincount(self.trial, minlength=self.n_trials)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each trial's performance is 1, shape (N,); False where there is none."""
+        return self.performance == 1
+
+    def activity(self, network: str = "actor", layer: int = 0) -> np.ndarray:
+        """
+        Activity of one hidden layer.
+
+        :param network: ``"actor"`` or ``"critic"``
+        :param layer: Which hidden layer, from 0
+        :return: Shape (T, H)
+        :raises ValueError: If there is no such layer
+        """
+        check("network", network, network in ("actor", "critic"), "'actor' or 'critic'")
+        layers = getattr(self, network)
+        wanted = f"one of the {network}'s {len(layers)} hidden layers, from 0"
+        check("layer", layer, is_count(layer, 0) and layer < len(layers), wanted)
+        return layers[layer]
+
+    def by_trial(self, values: np.ndarray) -> np.ndarray:
+        """
+        Arrange values by trial and step.
+
+        :param values: A value or an array for each step, such as ``rewards`` or ``actor[0]``, shape (T, ...)
+        :return: Floats of shape (N, L, ...), NaN after the end of a trial
+        """
+        arranged = np.full((self.n_trials, self.lengths.max(initial=0), *values.shape[1:]), np.nan, _floats(values))
+        arranged[self.trial, self.step] = values
+        return arranged
+
+    def select(self, trials: np.ndarray) -> "Recording":
+        """
+        Keep some of the trials: ``recording.select(recording.correct)``.
+
+        :param trials: Whether to keep each trial, shape (N,)
+        :return: Those trials, numbered anew
+        :raises ValueError: If ``trials`` is not of shape (N,) and type bool
+        """
+        trials = np.asarray(trials)
+        valid = trials.shape == (self.n_trials,) and trials.dtype == bool
+        check("trials", trials, valid, f"True or False for each of the {self.n_trials} trials")
+        rows = trials[self.trial]
+        kept: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            mask = trials if field.name in ("conditions", "performance", "environment", "periods") else rows
+            if isinstance(value, dict):
+                kept[field.name] = {name: part[mask] for name, part in value.items()}
+            elif isinstance(value, list):
+                kept[field.name] = [part[mask] for part in value]
+            else:
+                kept[field.name] = value[mask] if isinstance(value, np.ndarray) else value
+        kept["trial"] = (np.cumsum(trials) - 1)[kept["trial"]]
+        return Recording(**kept)
+
+    def to_dataframe(self) -> Any:
+        """
+        All steps as a table.
+
+        :return: A ``pandas.DataFrame`` with a row for each step and columns ``trial``, ``step``, ``environment``,
+            ``reward``, ``performance``, ``observation_0``…, ``action`` (or ``action_0``…), ``actor0_0``… (network,
+            layer, unit), ``critic0_0``…, and ``condition_<name>``
+        :raises ImportError: If pandas is not installed
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(f"to_dataframe needs pandas: {_MISSING}") from error
+        columns: dict[str, np.ndarray] = {
+            "trial": self.trial,
+            "step": self.step,
+            "environment": self.environment[self.trial],
+            "reward": self.rewards,
+            "performance": self.performance[self.trial],
+        }
+        columns |= {f"condition_{name}": values[self.trial] for name, values in self.conditions.items()}
+        for name, values in self._arrays().items():
+            rows = values.reshape(len(values), -1)
+            if values.ndim == 1:
+                columns[name] = values
+            else:
+                columns |= {f"{name}_{place}": rows[:, place] for place in range(rows.shape[1])}
+        return pandas.DataFrame(columns)
+
+    def to_xarray(self) -> Any:
+        """
+        All trials as labelled arrays.
+
+        :return: An ``xarray.Dataset`` with dimensions ``trial`` and ``step``, in which steps after the end of a trial
+            are NaN; variables ``reward``, ``performance``, ``observation``, ``action``, ``actor0``, ``critic0``…, whose
+            other dimensions are named ``<variable>_dim0``…; and coordinates ``condition_<name>`` and ``environment``
+        :raises ImportError: If xarray is not installed
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError(f"to_xarray needs xarray: {_MISSING}") from error
+        variables: dict[str, Any] = {"performance": ("trial", self.performance)}
+        for name, values in {"reward": self.rewards, **self._arrays()}.items():
+            dimensions = ("trial", "step", *(f"{name}_dim{place}" for place in range(values.ndim - 1)))
+            variables[name] = (dimensions, self.by_trial(values))
+        coordinates: dict[str, Any] = {
+            "trial": np.arange(self.n_trials),
+            "step": np.arange(self.lengths.max(initial=0)),
+            "environment": ("trial", self.environment),
+        }
+        coordinates |= {f"condition_{name}": ("trial", values) for name, values in self.conditions.items()}
+        return xarray.Dataset(variables, coordinates, {} if self.dt is None else {"dt_ms": self.dt})
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Observations, actions and activity by name, shape (T, ...) each."""
+        seen = self.observations
+        named = {f"observation_{key}": part for key, part in seen.items()} if isinstance(seen, dict) else {}
+        if not isinstance(seen, dict):
+            named["observation"] = seen
+        named["action"] = self.actions
+        for network in ("actor", "critic"):
+            named |= {f"{network}{place}": values for place, values in enumerate(getattr(self, network))}
+        return named
+
+
+def record(
+    model: ThreeFactorAlgorithm,
+    env: gymnasium.Env | VecEnv,
+    n_trials: int,
+    deterministic: bool = False,
+    seed: int | None = None,
+) -> Recording:
+    """
+    Let a model act, and record what it sees and does, and the activity of all hidden layers of actor and critic.
+
+    A trial is an episode, or what NeuroGym's ``info["new_trial"]`` ends within one. Hidden states go on until the
+    episode ends, as in ``predict``. Each of E environments contributes as many trials as the others (±1), so that short
+    trials are not preferred. The environment is reset first. Statistics of ``VecNormalize`` are used and not changed;
+    if the model learned with ``VecNormalize`` and ``env`` has none, observations are normalised with the model's.
+
+    Activity is that of a pass without noise, from the same observations and states as the actions. Feed-forward
+    policies have activity, too.
+
+    :param model: NRL, RMHL or BPTT, or another algorithm of this package
+    :param env: Environment, or several, with the spaces that the model was made for
+    :param n_trials: Number of trials N
+    :param deterministic: Whether to take the likeliest actions rather than to draw them
+    :param seed: Seed of the environments and of the drawn actions; by default both go on as they are
+    :return: The recording
+    :raises TypeError: If the model is of another package
+    :raises ValueError: If the spaces differ from the model's, or ``n_trials`` is no positive number
+    """
+    if not isinstance(model, ThreeFactorAlgorithm):
+        raise TypeError(f"record() reads hidden layers of NRL, RMHL and BPTT, not of {type(model).__name__}")
+    check("n_trials", n_trials, is_count(n_trials), "a positive number of trials")
+    venv = BaseAlgorithm._wrap_env(env, verbose=0, monitor_wrapper=False)
+    check_for_correct_spaces(venv, model.observation_space, model.action_space)
+    scaling = unwrap_vec_normalize(venv)
+    models_scaling = model.get_vec_normalize_env() if scaling is None else None
+    targets = [(n_trials + place) // venv.num_envs for place in range(venv.num_envs)]
+    running: list[list[_Step]] = [[] for _ in targets]
+    n_ended = [0] * len(targets)
+    trials: list[_Trial] = []
+
+    with ExitStack() as stack:
+        if seed is not None:
+            device = model.policy.device
+            stack.enter_context(th.random.fork_rng([device] if device.type == "cuda" else []))
+            th.manual_seed(seed)
+            venv.seed(seed)
+        if scaling is not None:
+            stack.callback(setattr, scaling, "training", scaling.training)
+            scaling.training = False
+        obs: Any = venv.reset()
+        state, starts = None, np.ones(venv.num_envs, bool)
+        reader = _ActivityReader(model, venv.num_envs)
+        while len(trials) < n_trials:
+            seen = obs if models_scaling is None else models_scaling.normalize_obs(obs)
+            actions, state = model.predict(seen, state, starts, deterministic)
+            activity = reader.read(seen, starts)
+            obs, rewards, dones, infos = venv.step(actions)
+            rewards = rewards if scaling is None else scaling.get_original_reward()
+            for place, steps in enumerate(running):
+                if n_ended[place] == targets[place]:
+                    continue
+                row = {key: part[place] for key, part in seen.items()} if isinstance(seen, dict) else seen[place]
+                of_layers = [[layer[place] for layer in network] for network in activity]
+                steps.append(_Step(row, actions[place], float(rewards[place]), *of_layers))
+                if dones[place] or infos[place].get("new_trial", False):
+                    trials.append(_Trial(place, steps, infos[place]))
+                    running[place] = []
+                    n_ended[place] += 1
+            starts = dones.astype(bool)
+    return _assemble(trials)
+
+
+def trial_labels(recording: Recording, by: str | Sequence[str] | np.ndarray) -> np.ndarray:
+    """
+    Name the condition of each trial.
+
+    :param recording: The recording
+    :param by: Name of a condition, or several, whose combinations are told apart; ``"correct"`` and ``"environment"``
+        count as conditions. Or an array with one label for each trial
+    :return: Strings such as ``"sample_theta=3.14"``, shape (N,)
+    :raises ValueError: If there is no such condition, or there are more than 16 different ones
+    """
+    check("recording.n_trials", recording.n_trials, recording.n_trials > 0, "at least 1: nothing was selected")
+    if isinstance(by, np.ndarray):
+        check("by", by, by.shape == (recording.n_trials,), f"one label for each of the {recording.n_trials} trials")
+        labels = np.array([_as_text(value) for value in by], dtype=object)
+    else:
+        known = {
+            **recording.conditions,
+            "correct": recording.correct,
+            "environment": recording.environment,
+        }
+        names = [by] if isinstance(by, str) else list(by)
+        for name in names:
+            check("by", name, name in known, f"one of {', '.join(known)}, or an array of labels")
+        columns = [[f"{name}={_as_text(value)}" for value in known[name]] for name in names]
+        labels = np.array([", ".join(parts) for parts in zip(*columns, strict=True)], dtype=object)
+    n_labels = len(set(labels))
+    wanted = f"what tells at most {_MOST_CONDITIONS} kinds of trials apart, not {n_labels}: bin values into labels"
+    check("by", by, n_labels <= _MOST_CONDITIONS, wanted)
+    return labels
+
+
+def condition_means(
+    recording: Recording, values: np.ndarray, by: str | Sequence[str] | np.ndarray, least: float = 0.5
+) -> tuple[list[str], np.ndarray]:
+    """
+    Average values over the trials of each condition, step by step.
+
+    :param recording: The recording
+    :param values: Values of each step, such as ``recording.actor[0]``, shape (T, ...)
+    :param by: What tells conditions apart, as in :func:`trial_labels`
+    :param least: A step has a mean if at least this fraction of the condition's trials, more than 0, lasts that long
+    :return: Labels of the C conditions, sorted; and means of shape (C, L, ...), NaN where there is none
+    :raises ValueError: If ``by`` or ``least`` is not valid
+    """
+    check("least", least, 0 < least <= 1, "in (0, 1]")
+    labels = trial_labels(recording, by)
+    names = sorted(set(labels))
+    arranged = recording.by_trial(values)
+    means = np.full((len(names), *arranged.shape[1:]), np.nan)
+    for place, name in enumerate(names):
+        chosen = labels == name
+        lengths = recording.lengths[chosen]
+        present = (lengths[:, None] > np.arange(arranged.shape[1])).mean(0)
+        lasting = present >= least
+        means[place, lasting] = np.nanmean(arranged[chosen][:, lasting], axis=0)
+    return names, means
+
+
+@dataclasses.dataclass
+class _Step:
+    """One step of one environment."""
+
+    observation: Any
+    action: np.ndarray
+    reward: float
+    actor: list[np.ndarray]
+    critic: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Trial:
+    """The steps of a trial, and the ``info`` of the last."""
+
+    environment: int
+    steps: list[_Step]
+    info: dict[str, Any]
+
+
+class _ActivityReader:
+    """Runs actor and critic beside ``predict``, with hidden states of its own."""
+
+    def __init__(self, model: ThreeFactorAlgorithm, n_envs: int) -> None:
+        self.policy = model.policy
+        self.states = [
+            th.zeros(n_envs, network.n_states, device=self.policy.device) for network in self.policy.networks
+        ]
+
+    @th.no_grad()
+    def read(self, observations: Any, starts_E: np.ndarray) -> list[list[np.ndarray]]:
+        """Activity of the hidden layers of actor and critic at the next step, shape (E, H) each."""
+        obs, _ = self.policy.obs_to_tensor(observations)
+        starts_TE = th.as_tensor(starts_E, device=self.policy.device)[None]
+        activity = []
+        for place, network in enumerate(self.policy.networks):
+            outputs, self.states[place] = _hidden_activity(network, obs, self.states[place], starts_TE)
+            activity.append([output.cpu().numpy() for output in outputs])
+        return activity
+
+
+def _hidden_activity(
+    network: Network, obs: Observations, states: th.Tensor, starts_TE: th.Tensor
+) -> tuple[list[th.Tensor], th.Tensor]:
+    """Output of each hidden layer at one step, and the hidden states after it."""
+    x: Any = obs
+    outputs, after = [], [states[:, :0]]
+    for layer, own in zip(network.layers[:-1], network.layer_states, strict=False):
+        parameters = layer.arrays(th)
+        if isinstance(layer, RecurrentLayer):
+            x, _, _, new = layer.unroll(th, parameters, x, None, states[:, own], starts_TE)
+            after.append(new)
+        else:
+            x = layer.step(th, parameters, x)[0]
+        outputs.append(x)
+    return outputs[1:], th.cat(after, 1)
+
+
+def _assemble(trials: list[_Trial]) -> Recording:
+    """All trials in arrays."""
+    steps = [step for trial in trials for step in trial.steps]
+    lengths = [len(trial.steps) for trial in trials]
+    infos = [trial.info for trial in trials]
+    first = steps[0]
+    observations = (
+        {key: np.stack([step.observation[key] for step in steps]) for key in first.observation}
+        if isinstance(first.observation, dict)
+        else np.stack([step.observation for step in steps])
+    )
+    dt = infos[0].get("dt")
+    starts = [
+        {name: start / info["dt"] for name, (start, _) in info.get("periods", {}).items()} if "dt" in info else {}
+        for info in infos
+    ]
+    return Recording(
+        observations=observations,
+        actions=np.stack([step.action for step in steps]),
+        rewards=np.array([step.reward for step in steps]),
+        trial=np.repeat(np.arange(len(trials)), lengths),
+        step=np.concatenate([np.arange(length) for length in lengths]),
+        actor=[np.stack(values) for values in zip(*(step.actor for step in steps), strict=True)],
+        critic=[np.stack(values) for values in zip(*(step.critic for step in steps), strict=True)],
+        conditions=_columns([info.get("trial") or {} for info in infos]),
+        performance=np.array([info.get("performance", info.get("is_success", np.nan)) for info in infos], float),
+        environment=np.array([trial.environment for trial in trials]),
+        periods=_columns(starts),
+        dt=None if dt is None else float(dt),
+    )
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Dictionaries as one array for each key: of numbers or strings if all are, else of objects."""
+    columns = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name) for row in rows]
+        known = [value for value in values if value is not None]
+        if all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in known):
+            columns[name] = np.array([np.nan if value is None else value for value in values])
+        elif len(known) == len(values) and all(isinstance(value, str) for value in known):
+            columns[name] = np.array(values)
+        else:
+            columns[name] = np.empty(len(values), dtype=object)
+            for place, value in enumerate(values):  # at once, NumPy would make rows of lists
+                columns[name][place] = value
+    return columns
+
+
+def _floats(values: np.ndarray) -> Any:
+    return values.dtype if values.dtype.kind == "f" else np.float64
+
+
+def _as_text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value)
