@@ -155,12 +155,12 @@ def test_seed_decides_everything() -> None:
     first, again, other = (record(model, TrialsEnv(), 6, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_equal(vars(first), vars(again))
     assert first.actions.tolist() != other.actions.tolist()
-    assert not np.array_equal(first.observations, other.observations)
+    assert not np.array_equal(np.asarray(first.observations), np.asarray(other.observations))
     assert th.equal(th.get_rng_state(), before)
 
 
 def test_normalised_observations_and_rewards_as_they_are() -> None:
-    env = VecNormalize(make_vec_env(TrialsEnv, 2, seed=0), gamma=0.9)
+    env: Any = VecNormalize(make_vec_env(TrialsEnv, 2, seed=0), gamma=0.9)
     env.obs_rms.mean[:], env.obs_rms.var[:], env.ret_rms.var = 2.0, 9.0, np.array(25.0)
     model = make_model(env=env, policy="MlpGruPolicy")
     recording = record(model, env, 4, seed=0)
@@ -327,7 +327,7 @@ def test_pictures_show_what_was_recorded(recording: Recording) -> None:
     pytest.importorskip("matplotlib")
     names, means = condition_means(recording, recording.actor[0], "parity")
 
-    heat_maps = plot_activity(recording, "parity")
+    heat_maps: Any = plot_activity(recording, "parity")
     panels = heat_maps.axes[:2]
     assert [ax.get_title().split("\n") for ax in panels] == [[name, "(6 trials)"] for name in names]
     shown = np.array([ax.collections[0].get_array().filled(np.nan) for ax in panels])  # (C, H, L)
@@ -345,7 +345,7 @@ def test_pictures_show_what_was_recorded(recording: Recording) -> None:
     assert [ax.texts[0].get_text() for ax in plot_units(recording, "parity", 3).axes] == [f"unit {i}" for i in most]
 
     components = pca(means[:, :3].reshape(-1, 7), 3)
-    trajectories = plot_trajectories(recording, "parity")
+    trajectories: Any = plot_trajectories(recording, "parity")
     lines = {line.get_label(): line for line in trajectories.axes[1].lines}
     for name, mean in zip(names, means, strict=True):
         np.testing.assert_allclose(lines[name].get_xydata()[:3], components.project(mean[:3])[:, [0, 2]])
@@ -353,7 +353,8 @@ def test_pictures_show_what_was_recorded(recording: Recording) -> None:
 
     model = make_model(policy="MlpRnnPolicy", policy_kwargs={"net_arch": [6]})
     (weight,) = recurrent_weights(model).values()
-    left, right = plot_recurrent_weights(model).axes[:2]
+    axes: Any = plot_recurrent_weights(model).axes
+    left, right = axes[:2]
     np.testing.assert_array_equal(left.images[0].get_array(), weight)
     circle, eigenvalues = (line.get_xydata() for line in right.lines[:2])
     np.testing.assert_allclose((circle**2).sum(1), 1)
