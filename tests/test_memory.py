@@ -1,5 +1,6 @@
 """Policies with memory in training and use: states travel as RecurrentPPO's do."""
 
+import tracemalloc
 import warnings
 from copy import deepcopy
 from functools import partial
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES, RnnPolicy
 from tests.conftest import make_model, weights
-from tests.envs import RecallEnv
+from tests.envs import RecallEnv, ScriptedEnv
 from tests.policies import ACTION_SPACES, VECTOR, batch, make_policy, record_updates, tensors
 
 each_cell = pytest.mark.parametrize("policy", ["MlpRnnPolicy", "MlpCtrnnPolicy", "MlpGruPolicy"])
@@ -314,3 +315,38 @@ def test_a_policy_without_memory_is_warned_where_memory_is_needed(policy: str, e
         warnings.simplefilter("always")
         model.learn(4)
     assert any("needs memory" in str(warning.message) for warning in caught) == warns
+
+
+@pytest.mark.parametrize("settings", [{}, {"reward_prediction": "average", "max_grad_norm": None}], ids=str)
+def test_memory_does_not_grow_with_the_length_of_episodes(settings: dict[str, Any]) -> None:
+    peaks = []
+    for length in (50, 2_000):
+        env = DummyVecEnv([partial(ScriptedEnv, [length])])  # Monitor would keep all rewards of an episode
+        model = make_recurrent(env=env, **{"n_steps": 16, "n_noise_samples": 2, **settings})
+        model.learn(100)  # what is allocated once
+        tracemalloc.start()
+        model.learn(2_100, reset_num_timesteps=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_only_bptt_keeps_what_a_backward_pass_needs() -> None:
+    """Numbers that autograd keeps: none in NRL; in BPTT as many times more as the window is longer."""
+
+    def kept(algorithm: Any, n_steps: int) -> int:
+        total = 0
+
+        def pack(value: th.Tensor) -> th.Tensor:
+            nonlocal total
+            total += value.numel()
+            return value
+
+        model = make_recurrent(algorithm, n_steps=n_steps)
+        with th.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            model.learn(2 * n_steps)  # one window of two environments
+        return total
+
+    assert [kept(NRL, n_steps) for n_steps in (8, 64)] == [0, 0]
+    short, long = (kept(BPTT, n_steps) for n_steps in (8, 64))
+    assert long / short == pytest.approx(8, rel=0.1)
