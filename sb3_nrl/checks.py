@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped
 
 _MAX_FLOAT = np.float64(np.finfo(np.float32).max)
 """Largest number in single precision. A number of Python would become infinite beside half precision."""
@@ -104,7 +105,8 @@ def warn_of_missing_memory(env: Any) -> None:
 
     :param env: The training environments
     """
-    if env.has_attr("needs_memory") and any(env.get_attr("needs_memory")):
+    sees_the_past = is_vecenv_wrapped(env, VecFrameStack)
+    if not sees_the_past and env.has_attr("needs_memory") and any(env.get_attr("needs_memory")):
         warnings.warn(
             "This task needs memory: the best policy that sees only the current observation does worse than one that "
             'remembers the trial. Use a recurrent policy: "MlpRnnPolicy", "MlpCtrnnPolicy" or "MlpGruPolicy".',

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES, RnnPolicy
@@ -298,19 +298,24 @@ def test_defaults_suit_the_kind_of_policy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "env_id", "warns"),
+    ("policy", "env_id", "n_frames", "warns"),
     [
-        ("MlpPolicy", "neurogym/DelayMatchSample-v0", True),
-        ("MlpRnnPolicy", "neurogym/DelayMatchSample-v0", False),
-        ("MlpPolicy", "neurogym/Reaching1D-v0", False),
-        ("MlpPolicy", "CartPole-v1", False),
+        ("MlpPolicy", "neurogym/DelayMatchSample-v0", 1, True),
+        ("MlpPolicy", "neurogym/DelayMatchSample-v0", 3, False),
+        ("MlpRnnPolicy", "neurogym/DelayMatchSample-v0", 1, False),
+        ("MlpPolicy", "neurogym/Reaching1D-v0", 1, False),
+        ("MlpPolicy", "CartPole-v1", 1, False),
     ],
 )
-def test_a_policy_without_memory_is_warned_where_memory_is_needed(policy: str, env_id: str, warns: bool) -> None:
+def test_a_policy_without_memory_is_warned_where_memory_is_needed(
+    policy: str, env_id: str, n_frames: int, warns: bool
+) -> None:
     pytest.importorskip("neurogym")
     import sb3_nrl.envs  # noqa: F401
 
-    model = NRL(policy, env_id, device="cpu", n_noise_samples=2, n_steps=4)
+    env = make_vec_env(env_id)
+    env = env if n_frames == 1 else VecFrameStack(env, n_frames)
+    model = NRL(policy, env, device="cpu", n_noise_samples=2, n_steps=4)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.learn(4)

@@ -37,7 +37,9 @@ def test_every_entry_trains_with_its_hyperparameters(
 ) -> None:
     skip_without_its_package(env)
     lines = text_of(algo, name).splitlines()
-    origin = lines[lines.index(f"{env}:") - 1]
+    place = next(place for place, line in enumerate(lines) if line.startswith(f"{env}:"))
+    alone = "*" not in lines[place]  # else one of several entries that are the same, with one comment
+    origin = lines[place - 1] if alone else next(line for line in reversed(lines[:place]) if line.startswith("#"))
     assert origin.startswith("# Paper, Table 2" if name == "paper" else ("# Tuned, ", "# Not tuned: "))
     entry = yaml.safe_load(text_of(algo, name))[env]
     experiment = manager(tmp_path, algo, "CartPole-v1" if env == "default" else env, name=name)
