@@ -56,9 +56,7 @@ CHANGES: dict[str, Change] = {
     "traces that decay by γ alone": Change({"trace_decay": "{gamma}"}),
     "no max_grad_norm": Change({"max_grad_norm": None}, tasks=BOUNDED),
     "max_grad_norm of 0.5": Change({"max_grad_norm": 0.5}, tasks=(MOUNTAIN_CAR,)),
-    "SGD instead of Adam": Change(
-        {"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD", tasks=BOUNDED
-    ),
+    "SGD instead of Adam": Change({"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD", tasks=BOUNDED),
     "LeakyReLU": Change({}, "activation_fn=nn.LeakyReLU", tasks=TASKS[:-1]),
     "tanh": Change({}, "activation_fn=nn.Tanh", tasks=(PENDULUM,)),
     "two hidden layers of 32 nodes": Change({}, "net_arch=[32, 32]", tasks=TASKS[:-1]),
