@@ -3,11 +3,11 @@ NeuroGym's tasks as environments for Gymnasium and Stable-Baselines3: importing 
 
     gymnasium.make("neurogym/Reaching1D-v0", dt=10, timing={"reach": 3000})
 
-Keyword arguments are the task's own, and ``trials_per_episode``. ``Reaching1D`` rewards the target that it shows;
-``published_target=True`` makes it NeuroGym's, which rewards that target truncated to whole radians.
+Keyword arguments are those of the task, and ``trials_per_episode``. ``Reaching1D`` rewards the target that it shows.
+``published_target=True`` selects NeuroGym's version, which truncates the rewarded target to whole radians.
 
 A process that has not imported this module, such as a worker of ``SubprocVecEnv`` started by an interactive session,
-finds the tasks as ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
+finds the tasks by names such as ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
 """
 
 try:
