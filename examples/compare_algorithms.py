@@ -1,4 +1,4 @@
-"""NRL, RMHL and the exact gradient on one task, in one plot: what forward passes reach, and what they cost.
+"""Train NRL, RMHL and the exact gradient (BPTT) on one task, and plot their returns.
 
 python examples/compare_algorithms.py
 """

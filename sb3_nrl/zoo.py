@@ -115,9 +115,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         hyperparams |= changed | ({"env_kwargs": self.env_kwargs} if self.env_kwargs else {})
         for name, value in hyperparams.items():
             if self.goes_on and name not in _OF_THE_MODEL and not runs.is_data(value):
-                raise ValueError(
-                    f"{self.config}: {name} is a Python object, which is not read from a file: give it again with -params"
-                )
+                text = f"{self.config}: {name} is a Python object, which is not read from a file"
+                raise ValueError(f"{text}: give it again with -params")
             if isinstance(value, str):
                 with suppress(ValueError):
                     hyperparams[name] = float(value)  # 1e-3 is text for YAML, since it has no dot

@@ -109,7 +109,7 @@ def test_every_example_is_tested() -> None:
 def test_resumes_from_the_last_checkpoint(run: Run) -> None:
     run("tensorboard_and_resume.py", "--timesteps", "1000")
     output = run("tensorboard_and_resume.py", "--timesteps", "1000")
-    assert f"going on from {pathlib.Path('runs/resume/nrl_1000_steps.zip')}, after 1000 steps" in output
+    assert f"resuming from {pathlib.Path('runs/resume/nrl_1000_steps.zip')}, after 1000 steps" in output
     assert "2000 steps so far" in output
 
 
