@@ -71,7 +71,7 @@ CHANGES: dict[str, Change] = {
 
 
 def tabulate(results: Results) -> str:
-    """A row for each change, in Markdown."""
+    """Make a table with one row for each change, in Markdown."""
     shown = [task for task in TASKS if any(run.of[0] == task for run in results)]
     n_seeds = len({run.seed for run in results})
     pace = {(*run.of, run.seed): result.columns["seconds_per_step"].item() for run, result in results.items()}

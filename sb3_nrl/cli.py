@@ -68,7 +68,7 @@ def _describe(error: Exception) -> str:
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     if any(frame.name == "__call__" and "eval(" in (frame.line or "") for frame in frames):
-        return f"{text}: name:value has text in quotes, as \"noise_distribution:'uniform'\""
+        return f"{text}: in name:value, write text in quotes, as \"noise_distribution:'uniform'\""
     last = frames[-1]
     if text and (last.line or "").startswith(("raise ", "assert ")):
         return text
