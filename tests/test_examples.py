@@ -1,4 +1,4 @@
-"""The examples do what they say, for a short time, and leave what they say they leave."""
+"""Short runs of all examples print the expected text and write the expected files."""
 
 import pathlib
 import re
@@ -76,7 +76,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs an example in a folder of its own, and returns what it prints."""
+    """Runs an example in its own folder, and returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
 

@@ -1,4 +1,4 @@
-"""Layers of one's own and of others: credit is right, or there is an error that says what to do."""
+"""Layers of users: their eligibilities are correct, or there is an error that says what to do."""
 
 from typing import Any
 
@@ -151,7 +151,7 @@ def test_a_module_may_be_undefined_at_zero() -> None:
 @pytest.mark.parametrize("reason", ["a subclass of Linear", "another kind of layer", "never calls a layer"])
 @each_rule
 def test_what_cannot_learn_may_be_frozen(algorithm: type[ThreeFactorAlgorithm], rule: str, reason: str) -> None:
-    """The first layer learns through the frozen one, the frozen one stays."""
+    """The first layer learns through the frozen layer, which does not change."""
     arguments = dict(REFUSED[reason][0])
     replaced = arguments.get("second", nn.Linear)
     arguments["second"] = lambda *sizes: replaced(*sizes).requires_grad_(False)
@@ -329,7 +329,7 @@ def test_a_step_of_your_own_is_taken_by_both_engines() -> None:
 
 
 class ClampedDense(Dense):
-    """Says that NumPy cannot run it."""
+    """A layer that is marked as not available in NumPy."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -356,7 +356,7 @@ def test_a_layer_that_numpy_cannot_run_is_run_by_pytorch(algorithm: type[ThreeFa
 
 
 class WithGain(Dense):
-    """Has a parameter that ``outer`` gives no sum for."""
+    """A layer with a parameter for which ``outer`` returns no sum."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -1,4 +1,4 @@
-"""The noise has the moments and the directions that its name promises."""
+"""The noise has the moments and directions of its distribution."""
 
 import warnings
 from typing import Any
@@ -86,7 +86,7 @@ def test_orthogonal_noise_permutes_the_nodes() -> None:
     ids=str,
 )
 def test_many_nodes_for_few_passes_are_warned_of(width: int, settings: dict[str, Any]) -> None:
-    """From 200 nodes of one network for each pass on; the actor has three more than its hidden layer."""
+    """The limit is 200 nodes of one network per pass. The actor has three more nodes than its hidden layer."""
     with pytest.warns(UserWarning, match=f"The network has {width + 3} nodes.*{(width + 2) // 200} noisy passes"):
         make_model(NRL, policy_kwargs={"net_arch": [width]}, **settings)
     with warnings.catch_warnings():
