@@ -16,7 +16,7 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 
 _TOKEN_LENGTH = 16
 
-_ATTRIBUTES = {
+_IDENTIFYING_ATTRIBUTES = {
     "PPO": "clip_range",
     "DQN": "exploration_fraction",
     "SAC": "target_entropy",
@@ -35,7 +35,7 @@ def check_origin(own_names: list[str], attributes: dict[str, Any]) -> None:
     :raises ValueError: If the file is of an algorithm that neither extends this one nor is extended by it
     """
     saved_names = attributes.get("_saved_as") or [
-        name for name, attribute in _ATTRIBUTES.items() if attribute in attributes
+        name for name, attribute in _IDENTIFYING_ATTRIBUTES.items() if attribute in attributes
     ]
     # The last name is the base class of all algorithms, whose file may have any rule.
     if saved_names and own_names[0] not in saved_names and saved_names[0] not in own_names[:-1]:

@@ -58,7 +58,7 @@ class EligibilityTraces:
             change_W = eligibility.weighted_sum(future_TE)
             if self.trace_EW is not None:
                 change_W = change_W + like(future_E, self.trace_EW) @ self.trace_EW
-        remaining_TE, remaining_E = _remaining(restarts_TE, decay)
+        remaining_TE, remaining_E = _remaining_factors(restarts_TE, decay)
         trace_EW = eligibility.weighted_sum(remaining_TE, per_env=True)
         if self.trace_EW is not None:
             trace_EW += like(remaining_E[:, None], trace_EW) * self.trace_EW
@@ -72,7 +72,7 @@ class EligibilityTraces:
         return TraceUpdate(change_W, trace_norm)
 
 
-def _remaining(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+def _remaining_factors(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
     """
     The factors with which each step's eligibility, and the traces before the window, contribute to the traces at the
     last step.

@@ -18,10 +18,10 @@ from sb3_nrl.reward_prediction import RewardErrors
 _MAX_LEARNING_RATE = 1e30
 """Largest learning rate that optimizers can compute with in single precision."""
 
-_MAX_GRADIENT = 1e18
+_MAX_GRADIENT_NORM = 1e18
 """Largest norm of a gradient whose square optimizers can compute with in single precision."""
 
-_MAX_CHANGE = 1e37
+_MAX_CHANGE_NORM = 1e37
 """Largest norm of a weight change that can be clipped in single precision."""
 
 
@@ -87,7 +87,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     before = deepcopy(weights)
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     clipped = size if max_norm is None else min(size, max_norm)
-    finite = size < _MAX_CHANGE and clipped < _MAX_GRADIENT and rate < _MAX_LEARNING_RATE
+    finite = size < _MAX_CHANGE_NORM and clipped < _MAX_GRADIENT_NORM and rate < _MAX_LEARNING_RATE
     if finite:
         with th.no_grad():
             policy.optimizer.step()
