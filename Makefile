@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test reproduce learning-bench ablation bench results check lint type format clean
+.PHONY: help demo test reproduce learning-bench ablation memory memory-needed bench results check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,12 @@ learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (
 ablation: .venv/.installed  ## train NRL with one change at a time (hours): runs/ablation (ARGS=)
 	$(bin)/python -m experiments.ablation $(ARGS)
 
+memory: .venv/.installed  ## train recurrent networks on tasks that need memory (days): runs/memory (ARGS=)
+	$(bin)/python -m experiments.memory $(ARGS)
+
+memory-needed: .venv/.installed  ## measure which NeuroGym tasks need memory: runs/memory_needed (ARGS=)
+	$(bin)/python -m experiments.memory_needed $(ARGS)
+
 bench: .venv/.installed  ## measure steps per second: runs/throughput (ARGS="--against PATH")
 	$(bin)/python -m experiments.throughput $(ARGS)
 
@@ -36,6 +42,8 @@ results: .venv/.installed  ## make all tables and figures again from the committ
 	$(bin)/python -m experiments.learning --report --out results/learning
 	$(bin)/python -m experiments.ablation --report --out results/ablation
 	$(bin)/python -m experiments.neurogym_tasks --report --out results/neurogym
+	$(bin)/python -m experiments.memory --report --out results/memory
+	$(bin)/python -m experiments.memory_needed --report --out results/memory_needed
 	$(bin)/python -m experiments.throughput --report --out results/throughput
 
 check: lint type  ## all static checks

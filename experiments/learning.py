@@ -188,8 +188,12 @@ def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episo
 
 
 def tabulate(results: Results) -> str:
-    """Make a table with one row for each task and algorithm, in Markdown."""
-    rows = []
+    """
+    Make a table with one row for each task and algorithm, in Markdown.
+
+    The row has dashes where NRL was not trained with its defaults.
+    """
+    rows, tasks = [], {run.of[0] for run in results}
     for task, algorithm in product(GOALS, STYLES):
         runs = [result.columns for run, result in results.items() if run.of == (task, algorithm)]
         if runs:
@@ -211,6 +215,8 @@ def tabulate(results: Results) -> str:
                     f"{np.mean(evaluations):.3g} ({min(evaluations):.3g})",
                 ]
             )
+        elif task in tasks and algorithm == "defaults":
+            rows.append(["", "", STYLES[algorithm][0], "–", "–", "", "–", "", "–"])
     until = "steps until then: median (most)"
     return tables.markdown(
         ("", "bar", "", "passed", until, "goal", "seconds", "held (lowest mean)", "evaluation"), rows

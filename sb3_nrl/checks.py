@@ -1,14 +1,18 @@
 """Checks of arguments, observations and rewards. Each error names the value, and says which values are valid."""
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 
-_MAX_FLOAT = float(np.finfo(np.float32).max)
+_MAX_FLOAT = np.float64(np.finfo(np.float32).max)
+"""Largest number in single precision. A Python float would become infinite in comparisons with half precision."""
 
 _LARGE = 1e9
 """Size above which a reward or an observation is likely to be the cause of a failed update."""
@@ -19,7 +23,6 @@ _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces
 _OF_OTHER_ALGORITHMS = {
     "batch_size": ": a window is used as a whole",
     "clip_range": ": each step is used once, so that there is no ratio to clip",
-    "gae_lambda": ": set trace_decay, which is gamma times lambda",
     "n_epochs": ": each step is used once",
     "normalize_advantage": ": max_grad_norm makes updates independent of the scale of rewards",
     "use_rms_prop": ": set optimizer_class in policy_kwargs",
@@ -77,6 +80,22 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     for name, part in (*parts.items(), ("action_space", action_space)):
         plain = not np.any(getattr(part, "start", 0)) and np.ndim(getattr(part, "nvec", 0)) <= 1
         check(name, part, plain, "numbered from 0 and of one dimension, which a wrapper can make it")
+
+
+def warn_of_endless_trials(env: Any) -> None:
+    """
+    Warn of original NeuroGym environments, in which one trial follows another and no episode ends.
+
+    :param env: The training environments
+    """
+    is_raw = "neurogym" in sys.modules and env.has_attr("num_tr_exp")  # NeuroGym's number of trials, ten million
+    if is_raw and not all(env.env_is_wrapped(TimeLimit)):
+        warnings.warn(
+            "Episodes of this NeuroGym environment never end: the log has no returns, and a running average with "
+            'reward_timing="episode" learns nothing. With sb3_nrl.envs each trial is an episode: import it and make '
+            '"neurogym/<Task>-v0", or wrap a task of your own as sb3_nrl.envs.NeuroGymEnv(MyTask).',
+            stacklevel=5,
+        )
 
 
 def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] | None = None) -> None:

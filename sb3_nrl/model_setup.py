@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number
+from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number, warn_of_endless_trials
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
@@ -54,6 +54,7 @@ class ModelSetup(OnPolicyAlgorithm):
     traces: EligibilityTraces
     reward_prediction: RewardPrediction
     trace_decay: float | None
+    gae_lambda: float | None  # type: ignore[assignment]
     n_baseline_passes: int | None = None
     """Number of noisy passes whose mean is used instead of a clean pass; None for a clean pass."""
 
@@ -81,7 +82,9 @@ class ModelSetup(OnPolicyAlgorithm):
 
     @property
     def decay(self) -> float:
-        """Factor per step on the traces: ``trace_decay``, or its default."""
+        """Factor per step on the traces: ``trace_decay``, or γ times ``gae_lambda``, or the default."""
+        if self.gae_lambda is not None:
+            return self.predictor.gamma * self.gae_lambda
         return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
 
     def _read_arguments(self) -> None:
@@ -89,10 +92,16 @@ class ModelSetup(OnPolicyAlgorithm):
         check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
+        part, absent = self.gae_lambda, self.gae_lambda is None
+        check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
+        alone = absent or self.trace_decay is None
+        check("gae_lambda", part, alone, "None if trace_decay is given, which is gamma times gae_lambda")
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
+        if self.learning_rate != self._scheduled_rate:
+            self._setup_lr_schedule()
         passes = self.n_baseline_passes
         check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
         for progress in (1.0, 0.5, 0.0):
@@ -103,6 +112,8 @@ class ModelSetup(OnPolicyAlgorithm):
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
+        wanted = "without ortho_init: make_features_extractor and head_gain decide the initial weights"
+        check("policy_kwargs", self.policy_kwargs, "ortho_init" not in self.policy_kwargs, wanted)
         self.predictor = self._make_predictor()
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()
@@ -119,6 +130,10 @@ class ModelSetup(OnPolicyAlgorithm):
     def _check_rate(rate: float) -> None:
         check("learning_rate", rate, rate == 0 or is_number(float(rate), 0), "finite and not negative")
 
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self._scheduled_rate = self.learning_rate
+
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._read_arguments()
@@ -134,6 +149,9 @@ class ModelSetup(OnPolicyAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
         self.policy.refresh()
+        seed, generator = vars(self).pop("_saved_generator", (None, None))
+        if generator is not None and seed == self.seed:  # unless load was given another seed
+            self.policy.generator = generator
         self.traces = EligibilityTraces()
         self.watchers: list[Callable[[Update], None]] = []
         """Functions that are called at each update, just before the weights change. ``learn`` clears this list."""
@@ -183,6 +201,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         self._last_obs = map_observations(np.array, self._last_obs)  # a copy: some environments reuse their arrays
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
+        warn_of_endless_trials(self.env)
         return setup
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -209,9 +228,9 @@ class ModelSetup(OnPolicyAlgorithm):
             self._forget_steps()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = vars(self).copy()
-        if not self._custom_logger:
-            state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        state = {**vars(self), "watchers": []}  # watchers belong to the training of the original model
+        state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
+        state["_custom_logger"] = False
         # VecNormalize does not pickle the environment that it wraps, nor its returns.
         wrappers = _wrappers(self.env, VecNormalize)
         state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]
@@ -234,11 +253,14 @@ class ModelSetup(OnPolicyAlgorithm):
     ) -> None:
         """
         Save to a zip file, as in Stable-Baselines3, but atomically: an interrupted save leaves the old file. Traces are
-        not saved, since loading resets the environments.
+        not saved, since loading resets the environments. The state of the actions' random generator is saved, and
+        loading restores it. The states of PyTorch's random generator, which draws the noise, and of the environments'
+        are not saved. Loading a model that has a seed seeds these again, as in Stable-Baselines3.
 
         :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
         :param exclude: Names of attributes to leave out
         :param include: Names of attributes to save that are left out by default
         """
         self._saved_as = self._names()
+        self._saved_generator = self.seed, self.policy.generator
         save_atomically(super().save, path, exclude, include)

@@ -93,6 +93,11 @@ class Network(nn.Module):
         """Whether all layers do."""
         return all(layer.runs_in_numpy for layer in self._layers)
 
+    def constrain(self) -> None:
+        """Bring the parameters back to where they may be, after each update."""
+        for layer in self._layers:
+            layer.constrain()
+
     def forward(self, obs: Observations) -> th.Tensor:
         return self.run(th, obs).outputs
 

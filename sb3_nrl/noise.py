@@ -52,20 +52,23 @@ class Noise(NamedTuple):
 
     :param std: Standard deviation σ, in the units of the pre-activations
     :param distribution: A key of ``NOISE_DISTRIBUTIONS``, or ``ORTHOGONAL``
+    :param probability: Probability that a node gets noise at a step, in (0, 1]; σ is that of the nodes that do
     """
 
     std: float
     distribution: NoiseDistribution = "gaussian"
+    probability: float = 1.0
 
     def check(self) -> None:
         """
-        Check both arguments.
+        Check all arguments.
 
         :raises ValueError: If one of them is out of range, with its name in the algorithms' constructors
         """
         check("noise_std", self.std, is_number(self.std, 0), "positive and finite")
         known = (*NOISE_DISTRIBUTIONS, ORTHOGONAL)
         check("noise_distribution", self.distribution, self.distribution in known, f"one of {known}")
+        check("noise_probability", self.probability, is_number(self.probability, 0, 1), "in (0, 1]")
 
     def sample(self, n_samples: int, n_rows: int, sizes: Sequence[int], device: th.device | str = "cpu") -> th.Tensor:
         """
@@ -81,7 +84,8 @@ class Noise(NamedTuple):
         if self.distribution == ORTHOGONAL:
             return th.cat([_orthogonal(n_samples, n_rows, size, self.std, device) for size in sizes if size], dim=1)
         empty = th.empty(n_samples * n_rows, sum(sizes), device=device)
-        return NOISE_DISTRIBUTIONS[self.distribution](empty, self.std)
+        noise = NOISE_DISTRIBUTIONS[self.distribution](empty, self.std)
+        return noise if self.probability == 1 else noise * (th.rand_like(noise) < self.probability)
 
 
 def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device | str) -> th.Tensor:

@@ -25,8 +25,10 @@ Perturbation = Literal["node", "weight"]
 
 _TINY = np.finfo(np.float32).tiny
 
-_MANY_NODES_PER_PASS = 200
-"""Nodes for each noisy pass from which on the default settings are too noisy."""
+_LEARNING_RATE = 5e-3
+
+_NODES_PER_SAMPLE = 100
+"""Nodes for each noise sample from which on the default learning rate is lowered."""
 
 
 class NodePerturbation(LearningRule):
@@ -51,6 +53,8 @@ class NodePerturbation(LearningRule):
         self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
+        samples = self.n_noise_samples
+        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         super().check()
         normalization = self.noise_normalization
         known = get_args(NoiseNormalization)
@@ -59,8 +63,6 @@ class NodePerturbation(LearningRule):
         valid = normalization != "layer" or not orthogonal
         wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
         check("noise_normalization", normalization, valid, wanted)
-        samples = self.n_noise_samples
-        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
@@ -80,7 +82,7 @@ class NodePerturbation(LearningRule):
                 for objective, value in zip(noisy.objectives, clean, strict=True)
             ]
             pre = noisy.received
-        diagnostics = {"rho_std": float(rhos[0].std())}
+        diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
         if policy.n_states > 0:
             assert self.noise is not None and window.starts_TE is not None
             post_BN = noise_BN / (n_samples * self.noise.std**2)
@@ -143,6 +145,19 @@ class NoiseThroughTime(OuterProducts):
         return sum_EW if per_env else sum_EW[0]
 
 
+def default_learning_rate(policy: PerturbablePolicy, n_noise_samples: int) -> float:
+    """
+    The learning rate that NRL has by default, lower for large networks: relative to the gradient, the noise of an
+    update grows with √(n / K).
+
+    :param policy: The policy, of which the larger network counts, with its n nodes
+    :param n_noise_samples: Number of noise samples K
+    :return: 5e-3 · min(1, √(100 K / n))
+    """
+    n_nodes = max(part.n_nodes for part in policy.parts)
+    return _LEARNING_RATE * min(1.0, math.sqrt(_NODES_PER_SAMPLE * n_noise_samples / n_nodes))
+
+
 class NRL(ThreeFactorAlgorithm):
     r"""
     Noise-based reward-modulated learning (García Fernández, Ahmad and van Gerven): no backward pass.
@@ -158,6 +173,8 @@ class NRL(ThreeFactorAlgorithm):
 
     The parameters below are NRL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
 
+    :param learning_rate: Learning rate η, or a function of the remaining progress. By default 5e-3, or
+        5e-3 √(100 K / n) for K noise samples and n > 100 K nodes
     :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations; small, since ρ is to be a
         directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
@@ -181,7 +198,7 @@ class NRL(ThreeFactorAlgorithm):
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 5e-3,
+        learning_rate: float | Schedule | None = None,
         noise_std: float = 1e-2,
         noise_distribution: NoiseDistribution = "gaussian",
         noise_normalization: NoiseNormalization = "unbiased",
@@ -198,7 +215,7 @@ class NRL(ThreeFactorAlgorithm):
         if clean_passes is not None:
             warnings.warn("clean_passes is now n_baseline_passes", DeprecationWarning, stacklevel=2)
             n_baseline_passes = clean_passes
-        super().__init__(policy, env, learning_rate=learning_rate, _init_setup_model=False, **shared)
+        super().__init__(policy, env, learning_rate, _init_setup_model=False, **shared)  # type: ignore[arg-type]
         self.noise_std = noise_std
         self.noise_distribution: NoiseDistribution = noise_distribution
         self.noise_normalization: NoiseNormalization = noise_normalization
@@ -234,14 +251,12 @@ class NRL(ThreeFactorAlgorithm):
         return WeightPerturbation(noise, self.n_noise_samples, self.antithetic, self.noise_rank, self.noise_hold)
 
     def _setup_model(self) -> None:
+        by_default = self.learning_rate is None
+        if by_default:
+            self.learning_rate = _LEARNING_RATE
         super()._setup_model()
+        if by_default and isinstance(self.rule, NodePerturbation):
+            self.learning_rate = default_learning_rate(self.policy, self.rule.n_noise_samples)
+            self._setup_lr_schedule()
         if self.device.type == "cuda":
             th.backends.cudnn.allow_tf32 = False
-        n_nodes, n_passes = max(part.n_nodes for part in self.policy.parts), self.rule.n_passes
-        if self.noise_normalization == "unbiased" and n_nodes > _MANY_NODES_PER_PASS * n_passes:
-            warnings.warn(
-                f"The network has {n_nodes} nodes. Estimated from {n_passes} noisy passes, an update is mostly noise, "
-                f"about {math.sqrt(n_nodes / n_passes):.0f} times as long as the gradient: raise n_noise_samples, or "
-                "lower learning_rate.",
-                stacklevel=3,
-            )

@@ -171,8 +171,10 @@ class PerturbablePolicy(BasePolicy):
         :param n_rows: Number of rows B of the observations
         :param n_samples: Number of samples K for each
         :return: Shape (K · B, N), all rows of a sample side by side
+        :raises ValueError: If the learning rule has no noise
         """
-        assert self.noise is not None
+        if self.noise is None:
+            raise ValueError("There is no noise to draw: the learning rule's noise is None.")
         return self.array(self.noise.sample(n_samples, n_rows, self._sizes, self.learnable[0].device))
 
     def initial_states(self, n_rows: int) -> Array | None:

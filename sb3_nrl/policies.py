@@ -4,6 +4,7 @@ Shapes: B rows of a batch.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -53,7 +54,7 @@ class NoisyPolicy(PerturbablePolicy):
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule
     :param net_arch: Widths of the hidden layers of actor and critic, ``[64]`` by default, ``[]`` for none; or
-        ``dict(pi=[...], vf=[...])``
+        ``dict(pi=[...], vf=[...])``, in which a missing entry means none
     :param activation_fn: Activation function after each hidden layer, tanh by default
     :param use_bias: Whether hidden layers and heads have biases
     :param head_gain: Factor on the initial weights of the heads. A large one starts in a policy that prefers some
@@ -70,6 +71,7 @@ class NoisyPolicy(PerturbablePolicy):
     :param features_extractor_class: Features extractor; by default the observation is flattened
     :param features_extractor_kwargs: Keyword arguments of the features extractor
     :param normalize_images: Whether to divide images by 255
+    :param share_features_extractor: False, as actor and critic share nothing
     :param optimizer_class: Optimizer, Adam by default
     :param optimizer_kwargs: Keyword arguments of the optimizer, except the learning rate
     :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
@@ -95,6 +97,7 @@ class NoisyPolicy(PerturbablePolicy):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
+        share_features_extractor: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -107,7 +110,8 @@ class NoisyPolicy(PerturbablePolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
-        self.net_arch = [64] if net_arch is None else net_arch
+        check("share_features_extractor", share_features_extractor, not share_features_extractor, "False")
+        self.net_arch = [64] if net_arch is None else _without_outer_list(net_arch)
         self.activation_fn = activation_fn
         self.use_bias = use_bias
         self.head_gain = head_gain
@@ -118,7 +122,8 @@ class NoisyPolicy(PerturbablePolicy):
         self.n_baseline_passes = n_baseline_passes
         self._check_arguments(critic)
 
-        widths = self.net_arch if isinstance(self.net_arch, dict) else dict.fromkeys(("pi", "vf"), self.net_arch)
+        shared = [] if isinstance(self.net_arch, dict) else self.net_arch
+        widths = {"pi": shared, "vf": shared, **(self.net_arch if isinstance(self.net_arch, dict) else {})}
         self.action_dist = make_distribution(action_space)
         self.actor = self._make_network(
             widths["pi"], self.action_dist.n_outputs, self.make_actor_layer, isinstance(action_space, spaces.Box)
@@ -141,9 +146,9 @@ class NoisyPolicy(PerturbablePolicy):
         check(
             "net_arch",
             self.net_arch,
-            are_widths and (shared or (critic and set(self.net_arch) == {"pi", "vf"})),
-            "a list of hidden layers' widths"
-            + (", or dict(pi=[...], vf=[...])" if critic else " (there is no critic)"),
+            are_widths and (shared or set(self.net_arch) <= ({"pi", "vf"} if critic else {"pi"})),
+            "a list of hidden layers' widths, or "
+            + ("dict(pi=[...], vf=[...])" if critic else "dict(pi=[...]) (there is no critic)"),
         )
         check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
         positive = is_number(self.head_gain, 0)
@@ -155,6 +160,17 @@ class NoisyPolicy(PerturbablePolicy):
         if not isinstance(self.action_space, spaces.Box):
             for name in ("log_std_init", "action_correlation"):
                 check(name, getattr(self, name), getattr(self, name) == 0, "0 but for Box actions")
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        Make a features extractor. Initial weights of ``NatureCNN`` are orthogonal, as in A2C and PPO: with those of
+        PyTorch, features hardly depend on the image.
+        """
+        extractor = super().make_features_extractor()
+        for module in extractor.modules():
+            if type(module) is NatureCNN:
+                module.apply(partial(self.init_weights, gain=math.sqrt(2)))
+        return extractor
 
     def _make_network(
         self,
@@ -298,6 +314,18 @@ class NoisyMultiInputPolicy(NoisyPolicy):
     """A :class:`NoisyPolicy` for ``Dict`` observations: the default features extractor is ``CombinedExtractor``."""
 
     default_features_extractor = CombinedExtractor
+
+
+def _without_outer_list(net_arch: Any) -> Any:
+    """The dictionary of Stable-Baselines3's former form of ``net_arch``, ``[dict(pi=..., vf=...)]``."""
+    if not (isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], dict)):
+        return net_arch
+    warnings.warn(
+        "As shared layers are removed, you should now pass directly a dictionary and not a list "
+        "(net_arch=dict(pi=..., vf=...) instead of net_arch=[dict(pi=..., vf=...)])",
+        stacklevel=3,
+    )
+    return net_arch[0]
 
 
 def _examples(space: spaces.Space, n: int) -> PyTorchObs:

@@ -34,6 +34,10 @@ class RnnPolicy(NoisyPolicy):
     :param lr_schedule: Learning rate schedule
     :param recurrent_gain: Initial recurrent weights are a random orthogonal matrix times this gain
     :param recurrent_critic: Whether the critic's hidden layers are recurrent, too
+    :param learn_recurrent: Whether recurrent weights learn, or stay as they are initially
+    :param connectivity: Fraction of the recurrent synapses that exist, in (0, 1], chosen at random
+    :param excitatory: Dale's law: the fraction of units whose recurrent synapses all excite, in (0, 1), while those of
+        all others inhibit. None for units that may do both
     :param kwargs: Further arguments of :class:`~sb3_nrl.policies.NoisyPolicy`, of which ``activation_fn`` is for
         layers that are not recurrent
     :raises ValueError: If an argument is out of range
@@ -46,10 +50,20 @@ class RnnPolicy(NoisyPolicy):
         lr_schedule: Schedule,
         recurrent_gain: float = 1.0,
         recurrent_critic: bool = True,
+        learn_recurrent: bool = True,
+        connectivity: float = 1.0,
+        excitatory: float | None = None,
         **kwargs: Any,
     ) -> None:
         check("recurrent_gain", recurrent_gain, is_number(recurrent_gain, 0), "positive and finite")
         check("recurrent_critic", recurrent_critic, isinstance(recurrent_critic, bool), "True or False")
+        check("learn_recurrent", learn_recurrent, isinstance(learn_recurrent, bool), "True or False")
+        check("connectivity", connectivity, is_number(connectivity, 0, 1), "in (0, 1]")
+        valid = excitatory is None or (is_number(excitatory, 0) and excitatory < 1)
+        check("excitatory", excitatory, valid, "None, or in (0, 1)")
+        self.learn_recurrent = learn_recurrent
+        self.connectivity = connectivity
+        self.excitatory = excitatory
         self.recurrent_gain = recurrent_gain
         self.recurrent_critic = recurrent_critic
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -71,8 +85,32 @@ class RnnPolicy(NoisyPolicy):
         for part in layer.modules():
             if isinstance(part, RecurrentDense):
                 nn.init.xavier_normal_(part.weight)
-                nn.init.orthogonal_(part.recurrent_weight, self.recurrent_gain)
+                self._init_recurrent(part)
         return layer
+
+    @th.no_grad()
+    def _init_recurrent(self, units: RecurrentDense) -> None:
+        """
+        Draw recurrent weights: orthogonal; those of Dale's law with excitation and inhibition that balance; and with a
+        spectral radius of ``recurrent_gain`` where synapses are missing or have signs.
+        """
+        weight, size = units.recurrent_weight, units.n_hidden
+        nn.init.orthogonal_(weight, self.recurrent_gain)
+        weight.requires_grad_(self.learn_recurrent)
+        if self.connectivity == 1 and self.excitatory is None:
+            return
+        connections = None if self.connectivity == 1 else th.rand(size, size) < self.connectivity
+        signs = None
+        if self.excitatory is not None:
+            n_excitatory = min(max(round(self.excitatory * size), 1), size - 1)
+            signs = th.ones(size)
+            signs[n_excitatory:] = -1
+            strength = th.where(signs > 0, 1.0, n_excitatory / (size - n_excitatory))
+            weight.copy_(weight.abs() * strength * signs)
+        units.restrict(connections, signs)
+        radius = th.linalg.eigvals(weight).abs().max()
+        if radius > 0:
+            weight.mul_(self.recurrent_gain / radius)
 
     def make_critic_layer(self, n_inputs: int, n_outputs: int) -> Layer:
         if self.recurrent_critic:
@@ -80,7 +118,7 @@ class RnnPolicy(NoisyPolicy):
         return super().make_actor_layer(n_inputs, n_outputs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("recurrent_gain", "recurrent_critic")
+        names = ("recurrent_gain", "recurrent_critic", "learn_recurrent", "connectivity", "excitatory")
         return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
     def forward(  # type: ignore[override]

@@ -5,6 +5,7 @@ Shapes: T steps, E environments.
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -69,12 +70,13 @@ class RewardPredictor(ABC):
         """
 
     @abstractmethod
-    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
+    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
         """
         Take in the rewards of one step.
 
         :param rewards_E: Rewards
         :param dones_E: Whether the step ended an episode
+        :param infos: What each environment tells besides
         :return: Whether a reward counts now, so that the window ends
         """
 
@@ -139,7 +141,7 @@ class TDCritic(RewardPredictor):
         wanted = f"in [0, {self.gamma}], at most gamma, with a critic (None makes it {DEFAULT_LAMBDA} gamma)"
         check("trace_decay", decay, valid, wanted)
 
-    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
+    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
         return False
 
     def skip(self) -> None:
@@ -179,6 +181,9 @@ class RunningAverage(RewardPredictor):
     A running average r̄ of the rewards of each environment predicts the next one, δ = r − r̄ (Eq. 14 and 15). A reward r
     is the sum of the rewards since the last one that counted; traces end when a reward counts.
 
+    An environment that names the kind of trial, as ``info["trial_type"]`` of the step whose reward counts, has an
+    average for each kind (Miconi 2017).
+
     :param n_envs: Number of environments E
     :param reward_timing: When rewards count. ``"episode"``: at the episode's end, by termination or truncation alike;
         ``"nonzero"``: also at every reward other than 0; ``"step"``: at every step, and r̄ starts anew with each
@@ -208,6 +213,8 @@ class RunningAverage(RewardPredictor):
         self.scale_rpe = scale_rpe
         self.average_E = np.full(n_envs, np.nan)
         """r̄, NaN before the first reward that counts."""
+        self._average_of_type: dict[tuple[int, Any], float] = {}
+        self._types: list[Any] = [None] * n_envs
         self.restart()
 
     def take_over(self, previous: "RunningAverage") -> None:
@@ -219,7 +226,7 @@ class RunningAverage(RewardPredictor):
         """
         known = previous.average_E[~np.isnan(previous.average_E)]
         if len(previous.average_E) == len(self.average_E):
-            for name in ("average_E", "_sum_E", "_due_E", "_first_E", "_ended_E"):
+            for name in ("average_E", "_average_of_type", "_types", "_sum_E", "_due_E", "_first_E", "_ended_E"):
                 setattr(self, name, getattr(previous, name))
         elif len(known) > 0:
             self.average_E[:] = known.mean()
@@ -239,7 +246,8 @@ class RunningAverage(RewardPredictor):
         lasting = self.reward_timing != "step" or decay == 1
         check("trace_decay", decay, lasting, '1 with reward_timing="step" and a running average')
 
-    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray) -> bool:
+    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
+        self._types = [info.get("trial_type") for info in infos]
         self._sum_E += rewards_E
         self._first_E, self._ended_E = self._ended_E, dones_E
         if self.reward_timing == "episode":
@@ -273,9 +281,13 @@ class RunningAverage(RewardPredictor):
         :return: δ, 0 where no reward counts, and where one does; shape (E,)
         """
         due_E = self._due_E
+        typed = [(env, kind) for env, kind in enumerate(self._types) if kind is not None and due_E[env]]
+        for env, kind in typed:
+            self.average_E[env] = self._average_of_type.get((env, kind), np.nan)
         unknown_E = self._first_E if self.reward_timing == "step" else np.isnan(self.average_E)
         errors_E = np.where(due_E & ~unknown_E, self._sum_E - self.average_E, 0.0)
         self.average_E = np.where(due_E & unknown_E, self._sum_E, self.average_E + self.reward_smoothing * errors_E)
+        self._average_of_type |= {key: float(self.average_E[key[0]]) for key in typed}
         if self.scale_rpe:
             np.divide(errors_E, np.abs(self._sum_E), out=errors_E, where=self._sum_E != 0)
         self._sum_E = np.where(due_E, 0.0, self._sum_E)

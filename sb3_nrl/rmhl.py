@@ -54,6 +54,8 @@ class RMHL(ThreeFactorAlgorithm):
     :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations. The noise explores and
         carries the credit: it has to be large enough to change actions
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` or ``"poisson"``
+    :param noise_probability: Probability that a node gets noise at a step. Rare noise with a large σ lets recurrent
+        networks settle between perturbations (Miconi 2017)
     :raises ValueError: If an argument is out of range, with its name and what would be right
     """
 
@@ -66,6 +68,7 @@ class RMHL(ThreeFactorAlgorithm):
         learning_rate: float | Schedule = 1e-3,
         noise_std: float = 0.1,
         noise_distribution: NoiseDistribution = "gaussian",
+        noise_probability: float = 1.0,
         _init_setup_model: bool = True,
         **shared: Unpack[SharedArguments],
     ) -> None:
@@ -73,10 +76,11 @@ class RMHL(ThreeFactorAlgorithm):
         super().__init__(policy, env, learning_rate=learning_rate, _init_setup_model=False, **arguments)
         self.noise_std = noise_std
         self.noise_distribution: NoiseDistribution = noise_distribution
+        self.noise_probability = noise_probability
         if _init_setup_model:
             self._setup_model()
 
     def make_rule(self) -> HebbianExploration:
         prediction = self.reward_prediction
         check("reward_prediction", prediction, prediction == "average", '"average", since RMHL has no critic')
-        return HebbianExploration(Noise(self.noise_std, self.noise_distribution))
+        return HebbianExploration(Noise(self.noise_std, self.noise_distribution, self.noise_probability))

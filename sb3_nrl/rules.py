@@ -11,7 +11,7 @@ import numpy as np
 
 from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
-from sb3_nrl.checks import check
+from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.noise import Noise
 from sb3_nrl.perturbation import PerturbablePolicy
@@ -70,6 +70,7 @@ class LearningRule(ABC):
         check(f"{name}.noise", self.noise, has_noise, "a Noise, which a rule that acts with noise needs")
         if self.noise is not None:
             self.noise.check()
+        check(f"{name}.n_passes", self.n_passes, is_count(self.n_passes), "a whole number of passes, at least 1")
 
     @abstractmethod
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:

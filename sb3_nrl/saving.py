@@ -21,7 +21,7 @@ _IDENTIFYING_ATTRIBUTES = {
     "DQN": "exploration_fraction",
     "SAC": "target_entropy",
     "TD3": "policy_delay",
-    "A2C": "gae_lambda",
+    "A2C": "normalize_advantage",
 }
 """An attribute that identifies the files of each algorithm of Stable-Baselines3, and of algorithms that extend it."""
 

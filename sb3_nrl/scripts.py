@@ -38,6 +38,9 @@ def _as_options(arguments: dict[str, Any]) -> list[str]:
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, dict | list):
+            # The RL Zoo evaluates what follows the first colon of a word, and of words that follow --hyperparams.
+            valid = all(str(part).isidentifier() if isinstance(value, dict) else str(part)[:1] != "-" for part in value)
+            check(name, value, valid, "values by name, or words that are not options")
             words = [f"{key}:{part!r}" for key, part in value.items()] if isinstance(value, dict) else map(str, value)
             options += [flag, *words] if value else []
         elif value is not None and value is not False and value != "":

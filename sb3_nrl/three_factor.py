@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check_finite, name_the_largest, refuse_unknown
+from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
@@ -40,6 +40,7 @@ class SharedArguments(TypedDict, total=False):
     reward_smoothing: float | None
     scale_rpe: bool | None
     trace_decay: float | None
+    gae_lambda: float | None
     max_grad_norm: float | None
     stats_window_size: int
     tensorboard_log: str | None
@@ -82,6 +83,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         returns of one sign that vary much, as in CartPole and Acrobot; switch it off where rewards come close to 0
     :param trace_decay: Factor per step on the traces. With a critic it is γλ of TD(λ), in [0, γ], 0.95 γ by default;
         with a running average it is in (0, 1], 1 by default
+    :param gae_lambda: λ in [0, 1], as in A2C and PPO, in the place of ``trace_decay``, which is then γλ
     :param max_grad_norm: Bound on the norm of the update, of actor and critic each, None for none. Most updates reach
         the default, so that the scale of rewards hardly matters
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
@@ -101,7 +103,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         """Let the signature of a subclass name the arguments that its constructor takes as ``**shared``."""
         super().__init_subclass__(**kwargs)
         _, *own = inspect.signature(cls.__init__).parameters.values()
-        if own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
             parameters = inspect.signature(ThreeFactorAlgorithm).parameters
             shared = [
                 parameters[name].replace(
@@ -127,6 +129,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         reward_smoothing: float | None = None,
         scale_rpe: bool | None = None,
         trace_decay: float | None = None,
+        gae_lambda: float | None = None,
         max_grad_norm: float | None = 0.5,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -144,7 +147,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,  # type: ignore[arg-type]
-            gae_lambda=1.0,
+            gae_lambda=gae_lambda,  # type: ignore[arg-type]
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
@@ -159,7 +162,6 @@ class ThreeFactorAlgorithm(ModelSetup):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        del self.gae_lambda  # trace_decay takes its place
         self.rule = rule  # type: ignore[assignment]  # checked with the other arguments
         self.reward_prediction = reward_prediction
         self.reward_timing = reward_timing
@@ -222,8 +224,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         :return: Whether to go on training
         """
         callback.on_rollout_start()
-        policy, predictor, space = self.policy, self.predictor, self.action_space
-        going_on, rewarded = True, predictor.due  # an interrupted training may have left a reward that counts
+        policy, space = self.policy, self.action_space
+        going_on, rewarded = True, self.predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
             if self._last_states is None and policy.n_states > 0:
@@ -260,7 +262,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._last_states = new_states
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
-            rewarded = predictor.observe(rewards, dones)
+            rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
             self._last_obs = new_obs
             self._last_episode_starts = dones
 
@@ -325,6 +327,8 @@ class ThreeFactorAlgorithm(ModelSetup):
                 self.logger.record_mean(f"train/{name}", value)
             if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
                 states = policy.states_after(batch.observations, states, batch.starts_TE)
+        shape, wanted = tuple(change_W.shape), (policy.n_weights,)
+        check("shape of the rule's weighted_sum", shape, shape == wanted, f"{wanted}, a number for each weight")
         buffer.reset()
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sb3_nrl.arrays import Array, like, norm
+from sb3_nrl.checks import check
 from sb3_nrl.rules import Eligibility
 
 
@@ -51,6 +52,7 @@ class EligibilityTraces:
         :param restarts_TE: Whether the trace is reset to 0 after the step
         :param decay: Factor per step on the traces, in [0, 1]
         :return: The weight change, and the norm of the traces
+        :raises ValueError: If the eligibility does not return one sum for each environment
         """
         change_W: Array = 0.0
         if errors_TE[:-1].any():
@@ -60,6 +62,9 @@ class EligibilityTraces:
                 change_W = change_W + like(future_E, self.trace_EW) @ self.trace_EW
         remaining_TE, remaining_E = _remaining_factors(restarts_TE, decay)
         trace_EW = eligibility.weighted_sum(remaining_TE, per_env=True)
+        shape, n_envs = np.shape(trace_EW), errors_TE.shape[1]
+        valid = len(shape) == 2 and shape[0] == n_envs
+        check("shape of weighted_sum(..., per_env=True)", shape, valid, f"({n_envs}, W), a row for each environment")
         if self.trace_EW is not None:
             trace_EW += like(remaining_E[:, None], trace_EW) * self.trace_EW
         self.trace_EW = trace_EW

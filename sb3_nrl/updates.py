@@ -92,6 +92,8 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
         with th.no_grad():
             policy.optimizer.step()
         finite = all(math.isfinite(array.sum()) for array in weights)
+        for network in policy.networks:
+            network.constrain()
     if not finite:
         for array, old in zip(weights, before, strict=True):
             array[...] = old

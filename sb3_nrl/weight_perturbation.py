@@ -57,12 +57,12 @@ class WeightPerturbation(LearningRule):
         self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
+        samples = self.n_noise_samples
+        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         super().check()
         known = tuple(NOISE_DISTRIBUTIONS)
         name = self.noise.distribution
         check("noise_distribution", name, name in known, f"one of {known} with noise on weights")
-        samples = self.n_noise_samples
-        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
         check("noise_rank", self.rank, self.rank in get_args(NoiseRank), f"one of {get_args(NoiseRank)}")
         check("noise_hold", self.hold, is_count(self.hold), "a whole number of steps, at least 1")
@@ -101,12 +101,14 @@ class WeightPerturbation(LearningRule):
         def change(layer: Layer) -> tuple[Array, ...] | None:
             if not any(layer.learns) or (self.rank == "one" and layer.n_pre > 0):
                 return None
-            return tuple(
-                draw(self.noise, 1, parameter.numel()).reshape(n_copies, *parameter.shape)
-                if learns
-                else policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32))
-                for parameter, learns in zip(layer.parameters(), layer.learns, strict=True)
-            )
+            parts = []
+            for parameter, learns, mask in zip(layer.parameters(), layer.learns, layer.masks(), strict=True):
+                if learns:
+                    part = draw(self.noise, 1, parameter.numel()).reshape(n_copies, *parameter.shape)
+                    parts.append(part if mask is None else part * policy.array(mask))
+                else:
+                    parts.append(policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32)))
+            return tuple(parts)
 
         changes = [[change(layer) for layer in network.layers] for network in policy.networks]
         rank_one = None

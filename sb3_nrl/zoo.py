@@ -90,8 +90,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             "--eval-episodes": self.n_eval_episodes,
             "--n-eval-envs": self.n_eval_envs,
             "--n-trials": self.n_trials,
+            "--n-evaluations": self.n_evaluations,
         }
-        for flag, count in {**counts, "--n-evaluations": self.n_evaluations}.items():
+        for flag, count in counts.items():
             check(flag, count, count is None or is_count(count), "at least 1")
         # Trials are loaded below: the RL Zoo ignores trial 0, and replaces all policy_kwargs.
         trial_id, self.trial_id = self.trial_id, None

@@ -140,3 +140,27 @@ class RecallEnv(gymnasium.Env):
         reward = float(done and int(action) == (self.cue + 1) // 2)
         observation = np.array([0, self.time == self.delay + 1], np.float32)
         return observation, reward, done and not self.limit, done and self.limit, {}
+
+
+class LitHalfEnv(gymnasium.Env):
+    """Images of 36 × 36, each an episode. The reward is 1 for the number of the half that is lit, left or right."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, n_channels: int = 1) -> None:
+        self.observation_space = spaces.Box(0, 255, (n_channels, 36, 36), np.uint8)
+
+    def _observation(self) -> np.ndarray:
+        image = np.zeros(self.observation_space.shape or (), np.uint8)
+        image[:, :, 18 * self.half : 18 * (self.half + 1)] = 255
+        return image
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.half = int(self.np_random.integers(2))
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self._observation(), float(action == self.half), True, False, {}

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -144,6 +146,21 @@ def test_training_does_not_notice(algorithm: Any, rule: str, n_envs: int) -> Non
         (plain, draw), (watched, next_draw) = train(passes), train(passes, GradientAlignmentCallback())
         assert np.array_equal(watched, plain)
         assert next_draw == draw
+
+
+@pytest.mark.parametrize("copy", [deepcopy, lambda model: cloudpickle.loads(cloudpickle.dumps(model))])
+def test_a_model_that_is_watched_can_be_copied(copy: Any) -> None:
+    def copy_once(seen: dict[str, Any], _: Any) -> bool:
+        if model.num_timesteps == 37:
+            copies.append(copy(seen["self"]))
+        return True
+
+    copies: list[Any] = []
+    model = make()
+    model.learn(64, [GradientAlignmentCallback(), ConvertCallback(copy_once)])
+    assert copies[0].watchers == []  # the copy is of the model, not of those who watch it
+    copies[0].learn(64 - 37, reset_num_timesteps=False)
+    assert copies[0].num_timesteps == model.num_timesteps
 
 
 def test_it_goes_with_the_end_of_training() -> None:

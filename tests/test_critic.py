@@ -337,8 +337,11 @@ def test_log_says_how_well_the_critic_predicts(algorithm: Any) -> None:
     """
     envs = DummyVecEnv([partial(ClockEnv, [rewards * 25]) for rewards in ([3, 5], [7, 9])])
     model = make_still(algorithm, envs, 2.0, gamma=0.5, trace_decay=0.5)
+    updates = record_updates(model)
     model.learn(16, log_interval=10**9)
     values = model.logger.name_to_value
+    log_probs = [update.window.log_probs.mean() for update in updates]
+    assert values["train/entropy_loss"] == pytest.approx(np.mean(log_probs)) and max(log_probs) < 0
     assert values["train/rpe"] == pytest.approx((2 + 4 + 6 + 8) / 4)
     assert values["train/value_loss"] == pytest.approx((2**2 + 4**2 + 6**2 + 8**2) / 4)
     assert values["train/reward_prediction"] == pytest.approx(2)
@@ -485,7 +488,7 @@ def test_the_kind_of_reward_prediction_stays_what_it_was(algorithm: Any, tmp_pat
         ({"gamma": 1.5}, "gamma=1.5: must be in"),
         ({"trace_decay": 0.95}, r"trace_decay=0.95: must be in \[0, 0.9\], at most gamma"),
         ({"reward_prediction": "average", "trace_decay": 1.0}, "gamma=0.9: must be 1.0 with reward_prediction"),
-        ({"policy_kwargs": {"net_arch": {"pi": [4]}}}, "net_arch=.*must be a list .*or dict"),
+        ({"policy_kwargs": {"net_arch": {"pi": [4], "qf": [4]}}}, "net_arch=.*must be a list .*or dict"),
         ({"policy_kwargs": {"net_arch": {"pi": [4], "vf": [0]}}}, "net_arch=.*must be a list .*or dict"),
         ({"policy_kwargs": {"critic": False}}, "policy_kwargs=.*without critic"),
         ({"ent_coef": -0.1}, "ent_coef=-0.1: must be finite and not negative"),

@@ -26,6 +26,7 @@ from tests.policies import (
     each_action_space,
     in_torch,
     make_policy,
+    make_window,
     run_in_torch,
     tensors,
 )
@@ -237,6 +238,22 @@ def test_images_stay_as_they_are_on_request() -> None:
     obs = batch(IMAGE, 3)
     features, _, _ = policy.actor.features.step(np, (), obs)
     np.testing.assert_array_equal(features, obs.reshape(3, -1))
+
+
+@pytest.mark.parametrize("n_steps", [1, 16])
+@pytest.mark.parametrize("torch", [False, True])
+def test_rho_std_is_the_spread_of_rho(torch: bool, n_steps: int) -> None:
+    model = make_model(NRL, n_noise_samples=1, antithetic=False, noise_std=0.3)
+    policy, window = model.policy, make_window(model.policy, n_steps)
+    if torch:
+        run_in_torch(policy)
+    with th.no_grad():
+        th.manual_seed(0)
+        eligibility, _ = model.rule.eligibility(policy, window, None)
+        th.manual_seed(0)
+        noisy = policy.noisy_pass(window.observations, window.actions, policy.sample_noise(n_steps))
+    rho_B = policy.numpy(noisy.objectives[0]) - window.log_probs
+    assert eligibility.diagnostics["rho_std"] == pytest.approx(np.sqrt(np.mean((rho_B - rho_B.mean()) ** 2)))
 
 
 @each_rule

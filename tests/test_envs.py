@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import functools
 import os
 import pathlib
 import pickle
@@ -38,6 +39,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
+from experiments.memory_needed import needs_memory, plan, task_id
+from experiments.runs import ROOT, Store
 from sb3_nrl import NRL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.envs import TASKS, UNAVAILABLE, NeuroGymEnv, plot_trial
@@ -380,6 +383,14 @@ def test_every_task_is_either_registered_or_unavailable() -> None:
     assert len(registered) > 50 and all(env_id in gymnasium.registry for env_id in TASKS)
 
 
+def test_tasks_need_memory_as_measured() -> None:
+    """Trials of two tasks, which are not measured, have one observation before the choice."""
+    store = Store(ROOT / "results" / "memory_needed")
+    measured = {task_id(run.of): needs_memory(result.columns) for run, result in store.read_all(plan([0])).items()}
+    measured |= {"neurogym/Bandit-v0": False, "neurogym/DawTwoStep-v0": False}
+    assert {env_id: TASKS[env_id].needs_memory for env_id in measured} == measured
+
+
 ERRORS = {
     "has no ground truth": "has no attribute 'gt'",
     "is an empty template": "has no time step to observe",
@@ -607,11 +618,13 @@ def test_seeds_of_algorithms() -> None:
 
 
 @pytest.mark.slow
-def test_workers_find_the_tasks() -> None:
+@pytest.mark.parametrize("prefix", ["", "sb3_nrl.envs:"])
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_workers_find_the_tasks(start_method: str, prefix: str) -> None:
     def make(**arguments: Any) -> Any:
-        return make_vec_env("sb3_nrl.envs:neurogym/Reaching1D-v0", seed=3, env_kwargs={"dt": 50}, **arguments)
+        return make_vec_env(f"{prefix}neurogym/Reaching1D-v0", seed=3, env_kwargs={"dt": 50}, **arguments)
 
-    here, there = make(), make(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "spawn"})
+    here, there = make(), make(vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": start_method})
     try:
         assert np.array_equal(here.reset(), there.reset())
         for _ in range(45):
@@ -619,6 +632,32 @@ def test_workers_find_the_tasks() -> None:
             assert all(value == pytest.approx(other) for value, other in list(steps)[:3])
     finally:
         there.close()
+
+
+def published_task() -> gymnasium.Env:
+    return neurogym.make("PerceptualDecisionMaking-v0")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
+def test_trials_without_end_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"never end: .*sb3_nrl\.envs each trial is an episode") as warned:
+        NRL("MlpPolicy", published_task()).learn(40)
+    assert [pathlib.Path(warning.filename).name for warning in warned].count("test_envs.py") == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gymnasium.make("neurogym/PerceptualDecisionMaking-v0"),
+        lambda: gymnasium.wrappers.TimeLimit(published_task(), 20),
+    ],
+    ids=["of this package", "with a time limit"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")
+def test_episodes_that_end_are_not_warned_of(make: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*never end")
+        NRL("MlpPolicy", make()).learn(40)
 
 
 def test_evaluation_counts_trials() -> None:
@@ -771,8 +810,9 @@ def test_plot_of_a_recurrent_model() -> None:
     assert len({tuple(row) for row in shown[5:10].tolist()}) == 5
 
 
+@pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("order", ["none", "normalized, then stacked", "stacked, then normalized"])
-def test_plot_of_a_model_that_sees_several_frames(order: str, tmp_path: pathlib.Path) -> None:
+def test_plot_of_a_model_that_sees_several_frames(order: str, vectorized: bool, tmp_path: pathlib.Path) -> None:
     """The plotted actions are those of the model in its own environment."""
     task = "neurogym/PerceptualDecisionMaking-v0"
     env: Any = make_vec_env(task, seed=0)
@@ -782,12 +822,12 @@ def test_plot_of_a_model_that_sees_several_frames(order: str, tmp_path: pathlib.
     if order.startswith("stacked"):
         env = VecNormalize(env)
     model = PPO("MlpPolicy", env, seed=0, n_steps=128).learn(128)
-    if order == "none":
+    if order != "none":
+        model.get_vec_normalize_env().training = False  # type: ignore[union-attr]
+    if order == "none" or vectorized:
         model.save(tmp_path / "model")
         model = PPO.load(tmp_path / "model")  # and here it has no environment
-    else:
-        model.get_vec_normalize_env().training = False  # type: ignore[union-attr]
-    shown = _probabilities(plot_trial(task, model, seed=5).axes[1])
+    shown = _probabilities(plot_trial(env if vectorized else task, model, seed=5).axes[1])
 
     env.seed(5)
     obs = env.reset()
@@ -812,6 +852,13 @@ def test_plot_of_continuous_actions() -> None:
     truths = [patch.get_data().values for patch in figure.axes[2].patches]  # type: ignore[attr-defined]
     assert truths[0][0] == -1 and truths[0][-1] == 1  # as actions: wait, then go
     assert truths[1][0] == pytest.approx((-0.5 + 1) / 1.5 - 1)
+
+
+def test_plot_says_what_to_give_instead_of_environments_in_other_processes() -> None:
+    env = SubprocVecEnv([functools.partial(gymnasium.make, "sb3_nrl.envs:neurogym/GoNogo-v0")], "fork")
+    with pytest.raises(TypeError, match=r"^env=.*: its environments are in other processes, so give the identifier"):
+        plot_trial(env)
+    env.close()
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", None, 3])

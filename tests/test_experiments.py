@@ -4,6 +4,7 @@ import argparse
 import csv
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -20,8 +21,10 @@ import numpy as np
 import pytest
 import torch as th
 from rl_zoo3.utils import StoreDict
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
 
-from experiments import ablation, learning, neurogym_tasks, tables, throughput
+from experiments import ablation, learning, memory, memory_needed, neurogym_tasks, tables, throughput
 from experiments.execution import execute, seconds_left
 from experiments.paper import figures, protocol, report
 from experiments.paper.protocol import CELLS, RECOMMENDED, SEEDS, TASKS, Cell, plan
@@ -202,9 +205,10 @@ def learned(task: str, algorithm: str, seed: int, *numbers: float) -> tuple[Run,
 def test_table_counts_seeds_that_passed_and_held(task: str, lows: tuple[float, float]) -> None:
     numbers = [*((1_000 + low, 2.0, low, 3.0) for low in lows), (math.nan, math.nan, math.nan, 0.0)]
     results = dict(learned(task, "nrl", seed, *one) for seed, one in enumerate(numbers))
-    row = learning.tabulate(results).splitlines()[-1]
+    *_, row, of_defaults = learning.tabulate(results).splitlines()
     assert f"| 2 of 3 | {1_000 + lows[0]:,} (–) |" in row
     assert row.endswith(f"| 2 | 1 of 2 ({min(lows)}) | 2 (0) |")
+    assert of_defaults == "|  |  | NRL, defaults | – | – |  | – |  | – |"  # which were not trained
 
 
 def test_curve_ends_with_the_first_seed_that_stops_and_each_end_is_marked() -> None:
@@ -249,9 +253,99 @@ def test_ratios_are_of_one_round() -> None:
     assert throughput.ratios(results).splitlines()[2:] == told
 
 
+# Memory
+
+
+@pytest.mark.parametrize(("group", "task"), [(group, task) for group, tasks in memory.GROUPS.items() for task in tasks])
+def test_tasks_of_the_memory_table_have_vectors_as_observations(group: str, task: str) -> None:
+    env = memory.make_env(group, task)
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation) and observation.ndim == 1
+    assert observation.dtype == np.float32
+    assert all(math.isfinite(env.step(env.action_space.sample())[1]) for _ in range(5))
+
+
+def test_first_answers_to_both_tests_are_judged() -> None:
+    """NeuroGym counts a trial as right in which any answer in any time step is."""
+    env = memory.make_env("neurogym", "DualDelayMatchSample")
+
+    def performance(answers: Sequence[int]) -> tuple[float, float]:
+        """Answer the first and the second test, with 1 or 2, or not at all, and in a later step with the other."""
+        env.reset(seed=3)
+        tests, was_test, right = iter(answers), False, []
+        while True:
+            truth = int(env.unwrapped.task.unwrapped.gt_now)  # type: ignore[attr-defined]
+            if truth == 0:
+                action = 0
+            elif was_test:
+                action = 3 - action if action else 0
+            else:
+                action = next(tests)
+                right.append(action == truth)
+            was_test = truth != 0
+            *_, terminated, _, info = env.step(action)
+            if terminated:
+                return info["performance"], float(np.sum(right) / 2)
+
+    found = [performance(answers) for answers in itertools.product((0, 1, 2), repeat=2)]
+    assert all(ours == judged for ours, judged in found)
+    assert {judged for _, judged in found} == {0.0, 0.5, 1.0}
+
+
+def test_best_constant_answer_to_unequal_intervals() -> None:
+    """Time steps of 80 ms make durations of 300 to 600 ms equal in 23.6 % of the trials, whose answer is 2."""
+    columns = memory.measure_chance({"task": "IntervalDiscrimination", "n_trials": 2_000, "seed": 0})
+    assert columns["correct"] == pytest.approx([0, 0.382, 0.618], abs=4 * math.sqrt(0.382 * 0.618 / 2_000))
+
+
+@pytest.mark.slow
+def test_interrupted_training_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CHECKPOINT_STEPS", 256)
+    group = "velocity-free"
+    settings = {"group": group, "task": "Pendulum-v1", "n_steps": 768, **memory.PPO[group], "n_envs": 2}
+    settings["arguments"] = settings["arguments"] | {"seed": 0, "n_epochs": 1, "batch_size": 64}
+    checkpoint = tmp_path / "checkpoint"
+
+    record = memory.Training._on_step
+
+    def interrupt(training: memory.Training) -> bool:
+        assert training.num_timesteps < 700, "interrupted"
+        return record(training)
+
+    with monkeypatch.context() as interrupted, pytest.raises(AssertionError, match="interrupted"):
+        interrupted.setattr(memory.Training, "_on_step", interrupt)
+        memory.train(settings, checkpoint)
+    kept = memory.Training(checkpoint, settings)
+    assert kept.model.num_timesteps == 512
+    normalize = kept.model.get_vec_normalize_env()
+    assert isinstance(normalize, VecNormalize) and isinstance(normalize.obs_rms, RunningMeanStd)
+    assert normalize.obs_rms.count > 512
+    columns = memory.train(settings, checkpoint)
+    assert columns["n_resumed"] == 1
+    assert columns["steps"].tolist() == [
+        400,
+        400,
+    ]  # the end of both environments' first episodes, before it was stopped
+
+
+def test_bar_is_passed_by_the_mean_of_a_hundred_returns() -> None:
+    steps, returns = np.arange(1, 301) * 10, np.repeat([0.0, 100.0], [150, 150])
+    assert memory.passed(steps, returns, 50) == 2000  # 50 of each among episodes 101 to 200
+    assert math.isnan(memory.passed(steps, returns, 101)) and math.isnan(memory.passed(steps[:99], returns[:99], 0))
+
+
+def test_window_ends_with_the_current_observation_and_begins_with_the_trial() -> None:
+    observations = np.arange(1, 7, dtype=np.float32).reshape(3, 2, 1)  # 3 steps of 2 trials
+    trials = observations, np.zeros((3, 2), dtype=int), np.ones((3, 2), dtype=bool)
+    steps = np.array([0, 2]), np.array([1, 0])
+    assert memory_needed.Data(trials, 3).draw(steps)[0].tolist() == [[0, 0, 2], [1, 3, 5]]
+    assert memory_needed.Data(trials, 1).draw(steps)[0].tolist() == [[2], [5]]
+
+
 # The paper
 
 # Table 2: learning rate η of BP, NRL, RMHL; noise σ of NRL, RMHL. Appendix B: episodes, inputs, hidden units.
+
 # The outputs of Reaching are NeuroGym's three actions.
 TABLE_2 = {
     "Acrobot": ((5e-3, 5e-2, 5e-2), (1e-3, 1e-3), 8_000, (6, 64, 3)),
@@ -438,7 +532,7 @@ def test_published_reproduction_is_that_of_the_committed_runs() -> None:
     assert all(f"- {line}\n" in page for line in report.findings(summaries, results))
 
 
-@pytest.mark.parametrize("command", [learning, neurogym_tasks, ablation, throughput])
+@pytest.mark.parametrize("command", [learning, neurogym_tasks, ablation, throughput, memory, memory_needed])
 def test_published_table_is_that_of_the_committed_runs(
     command: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -451,6 +545,7 @@ def test_published_table_is_that_of_the_committed_runs(
     assert command.main(["--report", "--out", str(tmp_path / name)]) == 0
     output = capsys.readouterr().out
     assert "counts as missing" not in output
-    _, published, _ = tables.section(ROOT / "docs" / "ablation.md" if name == "ablation" else tables.README, name)
+    document = {"ablation": ROOT / "docs" / "ablation.md"}.get(name, getattr(command, "DOCUMENT", tables.README))
+    _, published, _ = tables.section(document, name)
     assert published.count("\n") > 5
     assert published in output

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.envs import IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -20,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, PAPER, RMHL
+from sb3_nrl.checks import check_finite
 from tests.conftest import each_algorithm, each_rule, make_model, weights
 from tests.envs import ClockEnv, ScriptedEnv
 
@@ -41,6 +44,7 @@ BAD: list[tuple[Any, str, str, list[Any]]] = [
     (NRL, "critic", "ent_coef", [-0.1, math.nan, math.inf]),
     (NRL, "critic", "vf_coef", [0, -1.0, math.nan, math.inf, None]),
     (NRL, "critic", "trace_decay", [-0.5, 0.995, math.nan]),  # at most gamma
+    (NRL, "critic", "gae_lambda", [-0.5, 1.01, math.nan, "half"]),
     (NRL, "critic", "max_grad_norm", [0, -1.0, math.nan]),
     (NRL, "critic", "stats_window_size", [0, -1]),
     (NRL, "critic", "noise_std", [0, -1e-3, math.nan, math.inf, None]),
@@ -71,6 +75,7 @@ GOOD: list[tuple[Any, str, str, list[Any]]] = [
     (NRL, "critic", "n_steps", [1, 3]),
     (NRL, "critic", "gamma", [1, 1.0, 0.95, None]),
     (NRL, "critic", "trace_decay", [0, 0.99, 1e-6, None]),
+    (NRL, "critic", "gae_lambda", [0, 1, 0.5, None]),
     (NRL, "critic", "ent_coef", [0, 10]),
     (NRL, "critic", "vf_coef", [1, 1e-6, 10]),
     (NRL, "critic", "max_grad_norm", [None, 1e-4, 10]),
@@ -128,6 +133,8 @@ def test_a_learning_rate_of_0_learns_nothing() -> None:
         ),
         ({"rule": "average", "reward_timing": "step", "trace_decay": 0.9}, r"^trace_decay=0\.9: .*reward_timing=.step"),
         ({"gamma": 0.5, "trace_decay": 0.9}, r"^trace_decay=0\.9: must be in .0, 0\.5., at most gamma"),
+        ({"trace_decay": 0.9, "gae_lambda": 0.9}, r"^gae_lambda=0\.9: must be None if trace_decay is given"),
+        ({"rule": "average", "trace_decay": None, "gae_lambda": 0}, r"^trace_decay=0\.0: must be in .0, 1. with a run"),
     ],
 )
 def test_arguments_that_exclude_one_another_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -144,6 +151,17 @@ def test_defaults_are_those_of_the_reward_predictor() -> None:
     assert make_model(BPTT, gamma=0.5).decay == pytest.approx(0.95 * 0.5)
 
 
+@each_rule
+def test_gae_lambda_times_gamma_is_trace_decay(algorithm: Any, rule: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"env": [5, 3], "rule": rule, "trace_decay": None}
+    model = make(algorithm, **given, gae_lambda=0.7).learn(40)
+    assert model.decay == pytest.approx(0.7 * (0.99 if rule == "critic" else 1))
+    assert np.array_equal(weights(model), weights(make(algorithm, **{**given, "trace_decay": model.decay}).learn(40)))
+    assert not np.array_equal(weights(model), weights(make(algorithm, **given).learn(40)))
+    model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model", device="cpu").decay == model.decay
+
+
 def test_clean_passes_still_works_and_is_deprecated() -> None:
     with pytest.warns(DeprecationWarning, match="clean_passes is now n_baseline_passes"):
         old = make(clean_passes=3, noise_std=0.5).learn(40)
@@ -155,7 +173,8 @@ def test_clean_passes_still_works_and_is_deprecated() -> None:
     ("argument", "value"),
     [
         ("net_arch", {"pi": [64], "vf": [64]}),  # there is no critic
-        *(("net_arch", value) for value in ([{"pi": [64]}], [0], [64, -1], [6.4], 64)),
+        *(("net_arch", value) for value in ([64, {"pi": [64]}], {"vf": [64]}, [0], [64, -1], [6.4], 64)),
+        ("share_features_extractor", True),
         *(("head_gain", value) for value in (0, -1.0, math.nan, math.inf, "0.1", True)),
         ("use_bias", "no"),
         *(("log_std_init", value) for value in (math.nan, math.inf)),
@@ -168,17 +187,46 @@ def test_policy_argument_out_of_range_is_refused_by_name(argument: str, value: A
         make(env="Pendulum-v1", rule="average", policy_kwargs={argument: value})
 
 
+NET_ARCHS: list[Any] = [[7, 5], [], {"pi": [7], "vf": [5, 4]}, {"pi": [7]}, {"vf": [7]}, {}, [{"pi": [7], "vf": [5]}]]
+
+
+@pytest.mark.parametrize("net_arch", NET_ARCHS, ids=str)
+def test_net_arch_means_what_it_means_to_a2c(net_arch: Any) -> None:
+    def widths(layers: Any) -> list[int]:
+        return [len(layer.weight) for layer in layers if hasattr(layer, "weight")]
+
+    kwargs, is_deprecated = {"net_arch": net_arch}, isinstance(net_arch, list) and {dict} == set(map(type, net_arch))
+    with pytest.warns(UserWarning, match="not a list") if is_deprecated else nullcontext() as warned:
+        policy = make(policy_kwargs=kwargs).policy
+    assert warned is None or len(warned) == 1
+    with pytest.warns(UserWarning, match="not a list") if is_deprecated else nullcontext():
+        of_a2c: Any = A2C("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu").policy.mlp_extractor
+    assert widths(policy.actor.hidden) == widths(of_a2c.policy_net)
+    assert widths(policy.critic.hidden) == widths(of_a2c.value_net)
+
+
+def test_net_arch_of_an_actor_alone() -> None:
+    assert len(make(rule="average", policy_kwargs={"net_arch": {"pi": [7, 5]}}).policy.actor.hidden) == 2
+
+
+def test_what_actor_and_critic_are_anyway_can_be_said() -> None:
+    said = {**SMALL, "share_features_extractor": False}
+    assert np.array_equal(weights(make(policy_kwargs=said)), weights(make()))
+
+
 @pytest.mark.parametrize("argument", ["log_std_init", "action_correlation"])
 def test_arguments_of_continuous_actions_are_refused_for_others(argument: str) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}=0\.5: must be 0 but for Box actions"):
         make(policy_kwargs={argument: 0.5})
 
 
-@pytest.mark.parametrize("name", ["critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes"])
+@pytest.mark.parametrize(
+    "name", ["critic", "noise", "noise_std", "noise_distribution", "n_baseline_passes", "ortho_init: .* head_gain"]
+)
 @each_algorithm
 def test_what_the_algorithm_sets_is_not_the_policys_to_choose(algorithm: Any, name: str) -> None:
     with pytest.raises(ValueError, match=f"^policy_kwargs=.*: must be without {name}"):
-        make_model(algorithm, policy_kwargs={name: 2})
+        make_model(algorithm, policy_kwargs={name.partition(":")[0]: 2})
 
 
 @pytest.mark.parametrize(
@@ -449,6 +497,15 @@ def test_rewards_before_an_exception_do_not_count() -> None:
 # Large numbers
 
 OVERFLOW = "ignore:(overflow|invalid value) encountered:RuntimeWarning"  # of NumPy, before the error that names it
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_half_and_double_precision_are_checked_like_single(kind: Any) -> None:
+    obs, rewards = np.full((2, 3), 300, kind), np.zeros(2)
+    check_finite(obs, rewards, 7)
+    obs[1, 2] = np.inf
+    with pytest.raises(ValueError, match=r"^Environment 1 gave inf as observation\[2\] at step 7: must be finite"):
+        check_finite(obs, rewards, 7)
 
 
 class Scaled(gymnasium.Env):

@@ -281,6 +281,29 @@ def test_actor_and_critic_have_features_extractors_of_their_own() -> None:
 # Layers of one's own
 
 
+def in_place(first: Any, second: Any, x: th.Tensor) -> th.Tensor:
+    return second(nn.functional.relu(first(x), inplace=True))
+
+
+def not_in_place(first: Any, second: Any, x: th.Tensor) -> th.Tensor:
+    return second(nn.functional.relu(first(x)))
+
+
+def test_pre_activations_outlast_activations_in_place() -> None:
+    potentials = []
+    for compute, inplace in ((in_place, True), (not_in_place, False)):
+        policy = make_policy(
+            features_extractor_class=Extractor,
+            features_extractor_kwargs={"compute": compute},
+            activation_fn=lambda inplace=inplace: nn.ELU(inplace=inplace),
+        )
+        obs, actions = batch(VECTOR, 4), np.zeros(4, int)
+        with th.no_grad():
+            potentials.append(th.cat(policy.noisy_pass(obs, actions, policy.sample_noise(4)).potentials, dim=1))
+    assert (potentials[1] < -1).any()
+    assert th.equal(*potentials)
+
+
 def test_noise_enters_every_node_as_given() -> None:
     """A noisy pass is the clean one with ξ added to the pre-activations, layer by layer."""
     policy = make_policy(net_arch=[4, 3], critic=False)

@@ -9,7 +9,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_nrl import BPTT, NRL, RMHL
 from tests.conftest import make_model
-from tests.envs import DelayedChoiceEnv
+from tests.envs import DelayedChoiceEnv, LitHalfEnv
 
 
 def mean_return(model: Any, n_episodes: int) -> float:
@@ -36,3 +36,11 @@ def test_finds_the_action_that_pays_later(algorithm: Any, delay: int, n_steps: i
     model = make_model(algorithm, env, "average", **settings)
     assert mean_return(model, 100) < 0.75
     assert mean_return(model.learn(n_steps), 100) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_defaults_learn_from_images(n_channels: int) -> None:
+    """A policy that ignores the image is right in one half of the steps."""
+    model = NRL("CnnPolicy", LitHalfEnv(n_channels), seed=0, device="cpu").learn(1_000)
+    assert mean_return(model, 100) > 0.9

@@ -58,14 +58,15 @@ def test_predict_hands_states_on(policy: str) -> None:
     model = make_recurrent(policy=policy)
     obs = batch(model.observation_space, 12).reshape(4, 3, 2)
     starts = np.array([[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
-    state, seen = None, []
+    state: Any = None
+    seen = []
     for t in range(4):
         actions, state = model.predict(obs[t], state, starts[t], deterministic=True)
         assert state.shape == (3, 6)
         seen.append(actions)
-    whole = model.policy.actor.run(np, obs.reshape(12, 2), None, np.zeros((3, 6), np.float32), starts)
+    whole: Any = model.policy.actor.run(np, obs.reshape(12, 2), None, np.zeros((3, 6), np.float32), starts)
     np.testing.assert_array_equal(np.stack(seen), whole.outputs.argmax(1).reshape(4, 3))
-    np.testing.assert_allclose(state, np.asarray(whole.states), atol=1e-6)
+    np.testing.assert_allclose(th.as_tensor(state), whole.states, atol=1e-6)
     fresh, _ = model.predict(obs[2], None, None, deterministic=True)
     _, forgetful = model.predict(obs[2], state, np.ones(3, bool), deterministic=True)
     _, of_start = model.predict(obs[2], None, np.ones(3, bool), deterministic=True)

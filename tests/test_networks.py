@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
-from sb3_nrl import BPTT, NRL, RMHL, ThreeFactorAlgorithm
+from sb3_nrl import BPTT, NRL, RMHL, LearningRule, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Dense
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.policies import NoisyCnnPolicy, NoisyPolicy
 from tests.conftest import each_rule, make_model, weights
 from tests.envs import ScriptedEnv
 from tests.policies import (
@@ -144,6 +146,19 @@ def test_refresh_finds_out_what_there_is() -> None:
     policy.refresh()
     assert (policy.n_nodes, policy.n_weights, policy.xp) == (5 + 4, 5 * 6 + 4 * 6, th)
     assert policy.sample_noise(2, 3).shape == (6, 9)
+
+
+class OwnCnn(NatureCNN):
+    """May have weights from elsewhere."""
+
+
+@pytest.mark.parametrize(("extractor", "orthogonal"), [(NatureCNN, True), (OwnCnn, False)])
+def test_weights_of_a_nature_cnn_start_orthogonal_as_in_a2c(extractor: type[NatureCNN], orthogonal: bool) -> None:
+    image = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    policy = make_policy(image, policy_class=NoisyCnnPolicy, features_extractor_class=extractor)
+    for network in (policy.actor, policy.critic):
+        weight = network.features.module.cnn[0].weight.detach().flatten(1)
+        assert th.allclose(weight @ weight.T, 2 * th.eye(32), atol=1e-5) == orthogonal
 
 
 def test_a_layer_whose_forward_is_replaced_later_is_refused() -> None:
@@ -292,6 +307,101 @@ def test_a_subclass_may_make_another_rule() -> None:
 def test_an_algorithm_needs_a_rule() -> None:
     with pytest.raises(ValueError, match="rule=None: must be a LearningRule"):
         make_model(ThreeFactorAlgorithm)
+
+
+def test_a_subclass_may_have_a_constructor_without_arguments() -> None:
+    class OnCartPole(NRL):
+        def __init__(self) -> None:
+            super().__init__("MlpPolicy", "CartPole-v1", device="cpu")
+
+    assert OnCartPole().learn(32).num_timesteps == 32
+
+
+class Sums:
+    """Ones for an eligibility, in the shapes of the wrong rule."""
+
+    def __init__(self, shape: tuple[int, ...], shape_per_env: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.shape_per_env = shape_per_env
+
+    def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> np.ndarray:
+        return np.ones(self.shape_per_env if per_env else self.shape, np.float32)
+
+
+class Wrong(LearningRule):
+    """A rule whose sums have a shape of its own: W weights and E environments become ``shape(W, E)``."""
+
+    def __init__(self, *shapes: Any) -> None:
+        self.shapes = shapes
+
+    def eligibility(self, policy: Any, window: Any, carry: Any) -> Any:
+        return Sums(*(shape(policy.n_weights, window.n_envs) for shape in self.shapes)), None
+
+
+def with_rule(rule: LearningRule, n_envs: int = 1, prediction: Any = "critic") -> ThreeFactorAlgorithm:
+    env = make_vec_env(lambda: ScriptedEnv([5]), n_envs)
+    return ThreeFactorAlgorithm("MlpPolicy", env, rule=rule, reward_prediction=prediction, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        (lambda w, e: (w,), lambda w, e: (w,)),
+        (lambda w, e: (w + 1,), lambda w, e: (e, w + 1)),
+        (lambda w, e: (w - 1,), lambda w, e: (e, w - 1)),
+        (lambda w, e: (w,), lambda w, e: (e, 1, w)),
+        (lambda w, e: (w,), lambda w, e: (e + 1, w)),
+    ],
+    ids=["never per environment", "too many", "too few", "another axis", "too many environments"],
+)
+@pytest.mark.parametrize("prediction", ["critic", "average"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_weighted_sums_of_a_wrong_shape_are_refused(shapes: Any, prediction: str, n_envs: int) -> None:
+    model = with_rule(Wrong(*shapes), n_envs, prediction)
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"^shape of .*weighted_sum.*=\(.*\): must be \("):
+        model.learn(64)
+    assert np.array_equal(weights(model), before)
+
+
+class DrawsNoise(LearningRule):
+    def eligibility(self, policy: Any, window: Any, carry: Any) -> Any:
+        return policy.sample_noise(len(window.actions))
+
+
+class Remembers(LearningRule):
+    """Carries the number of its windows along, and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def eligibility(self, policy: Any, window: Any, carry: Any) -> Any:
+        self.got.append(carry)
+        return Sums((policy.n_weights,), (window.n_envs, policy.n_weights)), 1 + (carry or 0)
+
+
+def test_what_a_rule_carries_along_ends_with_the_training() -> None:
+    rule = Remembers()
+    model = with_rule(rule)
+    for reset in (True, False, True):
+        model.learn(64, reset_num_timesteps=reset)
+    model.set_parameters(model.get_parameters())
+    model.learn(64, reset_num_timesteps=False)
+    assert rule.got == [None, 1, 2, 3, None, 1, None, 1]
+
+
+class NoPasses(LearningRule):
+    n_passes = 0
+
+    def eligibility(self, policy: Any, window: Any, carry: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_what_a_rule_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match="the learning rule's noise is None"):
+        with_rule(DrawsNoise()).learn(64)
+    with pytest.raises(ValueError, match=r"^NoPasses\.n_passes=0: must be a whole number of passes, at least 1"):
+        with_rule(NoPasses())
 
 
 # Forward passes

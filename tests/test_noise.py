@@ -1,6 +1,6 @@
 """The noise has the moments and directions of its distribution."""
 
-import warnings
+import pathlib
 from typing import Any
 
 import pytest
@@ -77,19 +77,24 @@ def test_orthogonal_noise_permutes_the_nodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "settings"),
+    ("widths", "settings", "expected"),
     [
-        (1598, {}),
-        (398, {"n_noise_samples": 1}),
-        (198, {"n_noise_samples": 1, "antithetic": False}),
+        ([64], {}, 5e-3),
+        ([396], {}, 5e-3),
+        ([1597], {}, 2.5e-3),
+        ([396], {"n_noise_samples": 1}, 2.5e-3),
+        ({"pi": [1], "vf": [1599]}, {}, 2.5e-3),
+        ([1597], {"learning_rate": 5e-3}, 5e-3),
     ],
     ids=str,
 )
-def test_many_nodes_for_few_passes_are_warned_of(width: int, settings: dict[str, Any]) -> None:
-    """The limit is 200 nodes of one network per pass. The actor has three more nodes than its hidden layer."""
-    with pytest.warns(UserWarning, match=f"The network has {width + 3} nodes.*{(width + 2) // 200} noisy passes"):
-        make_model(NRL, policy_kwargs={"net_arch": [width]}, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        make_model(NRL, policy_kwargs={"net_arch": [width - 1]}, **settings)
-        make_model(NRL, policy_kwargs={"net_arch": [width]}, noise_normalization="network", **settings)
+def test_default_learning_rate_falls_with_the_root_of_the_number_of_nodes(
+    widths: Any, settings: dict[str, Any], expected: float, tmp_path: pathlib.Path
+) -> None:
+    """It falls above 100 nodes of one network per noise sample. The actor has three nodes besides its hidden layers."""
+    model = make_model(NRL, (5, 3), policy_kwargs={"net_arch": widths}, **settings).learn(4)
+    assert model.learning_rate == pytest.approx(expected, rel=2e-3)
+    assert model.policy.optimizer.param_groups[0]["lr"] == model.learning_rate
+    model.save(tmp_path / "model")
+    assert NRL.load(tmp_path / "model", device="cpu").learning_rate == model.learning_rate
+    assert NRL.load(tmp_path / "model", device="cpu", learning_rate=0.1).learning_rate == 0.1

@@ -23,7 +23,7 @@ def errors_of(prediction: RunningAverage, steps: Sequence[tuple[float, bool]]) -
     """δ at each reward time of a single environment that gives these rewards and ends."""
     errors = []
     for reward, done in steps:
-        if prediction.observe(np.array([reward]), np.array([done])):
+        if prediction.observe(np.array([reward]), np.array([done]), [{}]):
             error, due = prediction.claim()
             assert due.tolist() == [True]
             errors.append(error.item())
@@ -91,7 +91,7 @@ def test_environments_are_streams_of_their_own() -> None:
     ]
     seen = []
     for rewards, dones in steps:
-        prediction.observe(np.array(rewards), np.array(dones))
+        prediction.observe(np.array(rewards), np.array(dones), [{}] * len(rewards))
         errors, due = prediction.claim()
         assert due.tolist() == dones
         seen.append(errors.tolist())
@@ -109,7 +109,7 @@ def test_restart_forgets_rewards_but_not_the_average() -> None:
 @pytest.mark.parametrize(("n_envs", "average"), [(2, [4, np.nan]), (3, [4, 4, 4])])
 def test_average_goes_on_from_a_previous_one(n_envs: int, average: list[float]) -> None:
     previous = make(n_envs=2)
-    previous.observe(np.array([4.0, 2.0]), np.array([True, False]))
+    previous.observe(np.array([4.0, 2.0]), np.array([True, False]), [{}, {}])
     previous.claim()
     following = make(n_envs)
     following.take_over(previous)

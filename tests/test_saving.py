@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox, SimpleMultiObsEnv
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
@@ -79,6 +81,31 @@ def test_a_loaded_model_goes_on_as_the_saved_one(
     assert not np.array_equal(weights(saved), before)
     assert np.array_equal(weights(loaded), weights(saved))
     assert averages(loaded) == averages(saved)
+
+
+@pytest.mark.parametrize("action_space", [spaces.Discrete(9), spaces.Box(-1, 1, (2,))], ids=["Discrete", "Box"])
+def test_a_loaded_model_explores_on_unless_it_gets_another_seed(action_space: spaces.Space, tmp_path: Path) -> None:
+    def actions_of(model: Any) -> np.ndarray:
+        taken: list[np.ndarray] = []
+
+        def note(step: dict[str, Any], _: Any) -> bool:
+            taken.append(step["actions"].copy())
+            return True
+
+        model.learn(20, note, reset_num_timesteps=False)
+        return np.concatenate(taken)
+
+    env = ScriptedEnv([5], pay_at=[])
+    env.action_space = action_space
+    model = make_model(env=env, learning_rate=0.0, policy_kwargs={"head_gain": 1e-9})  # ignores what it sees
+    first = actions_of(model)
+    model.save(tmp_path / "model")
+    loaded = NRL.load(tmp_path / "model", env, device="cpu")
+    seeded = NRL.load(tmp_path / "model", env, device="cpu", seed=1)
+    second = actions_of(model)
+    assert np.allclose(actions_of(loaded), second, atol=1e-6)
+    assert not np.allclose(actions_of(seeded), second, atol=1e-6)
+    assert not np.allclose(first, second, atol=1e-6)
 
 
 def test_loading_with_other_environments_keeps_the_mean_prediction(tmp_path: Path) -> None:
@@ -295,7 +322,6 @@ def test_a_file_of_another_algorithm_is_refused_by_name(
 # Policies
 
 
-@pytest.mark.filterwarnings("ignore:The network has")
 @pytest.mark.parametrize(
     ("policy", "make_env", "settings"),
     [
@@ -379,8 +405,11 @@ def test_a_copy_explores_on_as_the_original(copy: str) -> None:
     assert same(go_on(model), go_on(copied))
 
 
-def test_a_model_with_logs_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = trained(verbose=1, tensorboard_log=str(tmp_path))
+@pytest.mark.parametrize("own", [False, True], ids=["tensorboard_log", "set_logger"])
+def test_a_model_with_logs_can_be_copied(own: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained(verbose=1, tensorboard_log=None if own else str(tmp_path))
+    if own:
+        model.set_logger(configure(str(tmp_path), ["csv"]))
     assert same(go_on(deepcopy(model)), go_on(model))
 
 

@@ -46,8 +46,10 @@ from stable_baselines3.common.vec_env import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from sb3_nrl import BPTT, NRL, RMHL, ThreeFactorAlgorithm
+from sb3_nrl.bptt import ExactGradient
 from tests.conftest import each_algorithm, each_rule, make_model, weights
 from tests.envs import ClockEnv, ScriptedEnv
+from tests.policies import record_updates
 
 SMALL: dict[str, Any] = {"net_arch": [8], "head_gain": 1.0}
 N_STEPS = 16
@@ -412,7 +414,6 @@ class Payday(gymnasium.Wrapper):
 
 
 @each_algorithm
-@pytest.mark.filterwarnings("ignore:The network has")  # thousands of nodes
 @pytest.mark.parametrize(
     ("policy", "make_env"),
     [
@@ -530,6 +531,44 @@ def test_another_number_of_steps_waits_for_the_next_training(algorithm: Any, rul
     assert (model.num_timesteps, model.rollout_buffer.buffer_size) == (200, n_steps)
 
 
+@each_rule
+@pytest.mark.parametrize("every", [1, 3, 10], ids=["at every step", "amid episodes", "at their ends"])
+def test_refresh_without_a_change_changes_no_weight(algorithm: Any, rule: str, every: int) -> None:
+    def refresh(*_: Any) -> bool:
+        if model.num_timesteps % every == 0:
+            model.refresh()
+        return True
+
+    expected = weights(make(algorithm, rule=rule, env=[10, 7]).learn(100))
+    model = make(algorithm, rule=rule, env=[10, 7])
+    assert np.array_equal(weights(model.learn(100, refresh)), expected)
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["between trainings", "in a callback"])
+def test_another_learning_rate_takes_effect(within: bool) -> None:
+    def change(*_: Any) -> bool:
+        if model.num_timesteps == 2 * N_STEPS:
+            model.learning_rate = 0.0
+            if within:
+                model.refresh()
+            after.append(weights(model))
+        return True
+
+    after: list[np.ndarray] = []
+    model = make()
+    model.learn(4 * N_STEPS, change)
+    assert np.array_equal(weights(model), after[0]) == within
+    after[0] = weights(model)
+    assert np.array_equal(weights(model.learn(64)), after[0])
+
+
+def test_a_schedule_of_ones_own_stays() -> None:
+    model = make()
+    model.lr_schedule = lambda _: 0.0
+    before = weights(model)
+    assert np.array_equal(weights(model.learn(64)), before)
+
+
 # Logs
 
 
@@ -568,6 +607,43 @@ def test_log_counts_steps_and_updates(algorithm: Any, rule: str, tmp_path: Path)
     assert [line["time/total_timesteps"] for line in lines] == [3, 6, 9, 12]
     if rule == "critic":
         assert {"train/value_loss", "train/explained_variance", "train/rpe"} <= lines[-1].keys()
+
+
+@each_rule
+def test_logged_entropy_loss_is_the_negative_entropy(algorithm: Any, rule: str) -> None:
+    """As A2C's is, but estimated from the actions that were taken; the policy is the same in all states."""
+    settings: dict[str, Any] = {"noise_std": 1e-6} if algorithm is RMHL else {}
+    kwargs = {"use_bias": True}
+    model = make_model(algorithm, rule=rule, n_envs=8, learning_rate=0.0, policy_kwargs=kwargs, **settings)
+    log_p = th.tensor([0.7, 0.2, 0.1]).log()
+    model.policy.actor.head.weight.data.zero_()
+    model.policy.actor.head.bias.data.copy_(log_p)
+    model.learn(8_000, log_interval=10**9)
+    negative_entropy = float((log_p.exp() * log_p).sum())
+    error = float(((log_p.exp() * log_p**2).sum() - negative_entropy**2).sqrt()) / math.sqrt(8_000)
+    assert model.logger.name_to_value["train/entropy_loss"] == pytest.approx(negative_entropy, abs=5 * error)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_logged_spread_of_rho_is_that_of_the_noise_along_the_gradient(antithetic: bool) -> None:
+    """ρ = ξ · g for small noise, with g the gradient of log π(a|s): its standard deviation is σ ‖g‖."""
+    model = make_model(
+        NRL,
+        learning_rate=0.0,
+        n_steps=1,
+        noise_std=1e-3,
+        n_noise_samples=2_000,
+        antithetic=antithetic,
+        policy_kwargs={"head_gain": 1.0},
+    )
+    updates = record_updates(model)
+    model.learn(8, log_interval=10**9)
+    spreads = []
+    for update in updates:
+        exact: Any = ExactGradient().eligibility(model.policy, update.window, None)[0]
+        spreads.append(1e-3 * float(np.linalg.norm(exact.post_BN[:, model.policy.parts[0].nodes])))
+    # Of 2,000 numbers in each of 8 windows, the standard deviation has an error of 1.6 %, and their mean of 0.6 %.
+    assert model.logger.name_to_value["train/rho_std"] == pytest.approx(np.mean(spreads), rel=0.03)
 
 
 def test_logged_returns_are_means_over_the_last_episodes(tmp_path: Path) -> None:

@@ -369,6 +369,12 @@ class Bomb:
     [
         ("config.yml", "gamma: 0.98", "gamma: !!python/object/apply:os.mkdir [run_as_code]"),
         ("args.yml", "  - - device\n    - auto", "  - - device\n    - !!python/object/apply:os.mkdir [run_as_code]"),
+        ("args.yml", "env_kwargs\n    - null", 'env_kwargs\n    - {\'a:__import__("os").mkdir("run_as_code")#\': 1}'),
+        (
+            "args.yml",
+            "wandb_tags\n    - []",
+            'wandb_tags\n    - [--hyperparams, \'a:__import__("os").mkdir("run_as_code")\']',
+        ),
         ("args.yml", "!!python/object/apply:collections.OrderedDict", "!!python/object/apply:os.mkdir [run_as_code]"),
     ],
 )
@@ -378,7 +384,7 @@ def test_settings_of_a_run_are_read_as_data(run_of: pathlib.Path, file: str, old
     path.write_text(text.replace(old, new, 1) if "Ordered" not in old else new)
     assert path.read_text() != text
     line = mistake(["train", "-i", str(NRL_1), "-n", "128"])
-    assert file in line or "device" in line
+    assert any(name in line for name in (file, "device", "env_kwargs", "wandb_tags"))
     assert not pathlib.Path("run_as_code").exists()
 
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_nrl.envs.trials import NeuroGymEnv
@@ -41,16 +42,20 @@ class _Trial(NamedTuple):
 
 
 def plot_trial(
-    env: str | gymnasium.Env, model: BaseAlgorithm | None = None, seed: int | None = None, deterministic: bool = True
+    env: str | gymnasium.Env | VecEnv,
+    model: BaseAlgorithm | None = None,
+    seed: int | None = None,
+    deterministic: bool = True,
 ) -> Figure:
     """
     Run one trial and plot it: observations, actions and ground truth, reward, and the model's probabilities of the
     actions. The figure is a Matplotlib figure: ``plt.show()`` shows it, its ``savefig`` saves it.
 
-    :param env: A NeuroGym task of this package, which is reset and stepped, or its identifier. It may have wrappers
+    :param env: A NeuroGym task of this package, which is reset and stepped, or its identifier. It may have wrappers.
+        Of a ``VecEnv``, the first environment is used, without the frames that the ``VecEnv`` stacks
     :param model: The model that chooses the actions; by default they are random. If the model's actions are
-        categorical, their probabilities are drawn. Observations are normalised and stacked as in the model's own
-        environment
+        categorical, their probabilities are drawn. Observations are normalised if ``env`` or the model's own
+        environment normalises them, and as many frames are stacked as the model needs
     :param seed: Seed of the trial, and of random actions
     :param deterministic: Whether the model takes its most likely actions instead of sampling them
     :return: The figure
@@ -58,12 +63,17 @@ def plot_trial(
     """
     if isinstance(env, str):
         env = gymnasium.make(env)
+    scaling = None
+    if isinstance(env, VecEnv):
+        scaling, env = unwrap_vec_normalize(env), _first(env)
     neurogym_env = getattr(env, "unwrapped", None)
     if not isinstance(neurogym_env, NeuroGymEnv):
         raise TypeError(f"env={env}: must be an environment of sb3_nrl.envs, or the identifier of one")
     if not isinstance(model, BaseAlgorithm | None):
         raise TypeError(f"model={model}: must be an algorithm of Stable-Baselines3, or None for random actions")
-    trial = _run(env, neurogym_env, model, seed, deterministic)
+    if scaling is None and model is not None:
+        scaling = model.get_vec_normalize_env()
+    trial = _run(env, neurogym_env, model, scaling, seed, deterministic)
     task: Any = neurogym_env.task.unwrapped
     edges = np.arange(len(trial.rewards_T) + 1) * task.dt
     truths = trial.truths_T
@@ -107,14 +117,26 @@ def plot_trial(
     return figure
 
 
+def _first(env: VecEnv) -> gymnasium.Env:
+    envs = getattr(env.unwrapped, "envs", None)
+    if envs is None:
+        raise TypeError(f"env={env}: its environments are in other processes, so give the identifier of one instead")
+    return envs[0]
+
+
 def _run(
-    env: gymnasium.Env, neurogym_env: NeuroGymEnv, model: BaseAlgorithm | None, seed: int | None, deterministic: bool
+    env: gymnasium.Env,
+    neurogym_env: NeuroGymEnv,
+    model: BaseAlgorithm | None,
+    scaling: VecNormalize | None,
+    seed: int | None,
+    deterministic: bool,
 ) -> _Trial:
     obs, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     task: Any = neurogym_env.task.unwrapped
     periods = {name: (start, task.end_t[name]) for name, start in task.start_t.items()}
-    sight = [] if model is None else _sight(model, env.observation_space)
+    sight = [] if model is None else _sight(model, scaling, env.observation_space)
     memory, starting = None, np.ones(1, dtype=bool)
     steps: list[tuple[Any, ...]] = []
     over = False
@@ -143,9 +165,8 @@ def _run(
     )
 
 
-def _sight(model: BaseAlgorithm, space: spaces.Space) -> list[Callable[[Any], Any]]:
-    """The wrappers of the model's own environment that change an observation, as functions in their order."""
-    scaling = model.get_vec_normalize_env()
+def _sight(model: BaseAlgorithm, scaling: VecNormalize | None, space: spaces.Space) -> list[Callable[[Any], Any]]:
+    """The normalisation and the stacking of frames before an observation reaches the model, in their order."""
     sight: list[Callable[[Any], Any]] = [] if scaling is None else [scaling.normalize_obs]
     n_frames = math.prod(model.observation_space.shape or ()) // math.prod(space.shape or ())
     if n_frames > 1 and isinstance(space, spaces.Box):

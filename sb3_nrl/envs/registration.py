@@ -6,11 +6,13 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 from neurogym.envs.registration import ALL_COLLECTIONS_ENVS, ALL_NATIVE_ENVS
+from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.envs.tasks import CORRECTED
@@ -54,14 +56,53 @@ _DECIDED_BY_NAME = {
 }
 """Arguments that the name of a task fixes: NeuroGym would accept and overwrite them."""
 
-TASKS = tuple(f"neurogym/{task}-v0" for task in sorted(_BUILDERS))
-"""The identifiers of all registered tasks."""
+_WITHOUT_MEMORY = {
+    "AnnubesEnv",
+    "Bandit",
+    "DawTwoStep",
+    "Reaching1D",
+    "Reaching1DWithSelfDistraction",
+    "perceptualdecisionmaking.roitman02",
+    "yang19.rtanti",
+    "yang19.rtgo",
+}
+"""Tasks in which the current observation contains all information about the right action."""
+
+
+class Task(NamedTuple):
+    """Properties of a registered task."""
+
+    needs_memory: bool  # whether a policy performs better if it remembers the trial so far
+
+
+TASKS = {f"neurogym/{task}-v0": Task(task not in _WITHOUT_MEMORY) for task in sorted(_BUILDERS)}
+"""
+The registered tasks by identifier. Each value says whether the task needs memory.
+
+This was measured with the tasks' default arguments. Two networks learned NeuroGym's ground truth by supervised
+learning, and then performed the task. The first network received the current observation, the second one all
+observations of the trial so far. A task needs memory if the mean performance of the second network was more than 0.05
+higher. The experiment is ``experiments/memory_needed.py``, and its table is in ``docs/memory.md``. Memory of earlier
+trials is not counted. It is the only memory that ``Bandit`` and ``DawTwoStep`` can use.
+"""
 
 
 def register() -> None:
-    """Register all tasks with Gymnasium."""
+    """Register all tasks with Gymnasium, in this process and in the workers of its ``SubprocVecEnv``."""
     for task in _BUILDERS:
         gymnasium.register(f"neurogym/{task}-v0", f"{__name__}:{task}")
+    ForkingPickler.register(CloudpickleWrapper, _reduce)
+
+
+def _reduce(wrapper: CloudpickleWrapper) -> tuple[Callable[[bytes], CloudpickleWrapper], tuple[bytes]]:
+    """Pickle a worker's environment function so that unpickling it imports this module, which registers the tasks."""
+    return _restore, (wrapper.__getstate__(),)
+
+
+def _restore(state: bytes) -> CloudpickleWrapper:
+    wrapper = CloudpickleWrapper(None)
+    wrapper.__setstate__(state)
+    return wrapper
 
 
 def __getattr__(task: str) -> Callable[..., NeuroGymEnv]:

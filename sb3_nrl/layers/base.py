@@ -84,6 +84,13 @@ class Layer(nn.Module, ABC):
         """The parameters that ``outer`` has sums for, in its order."""
         return [parameter for parameter, learns in zip(self.parameters(), self.learns, strict=True) if learns]
 
+    def masks(self) -> list[th.Tensor | None]:
+        """For each parameter, which of its entries exist, None for all."""
+        return [None for _ in self.parameters()]
+
+    def constrain(self) -> None:
+        """Bring the parameters back to where they may be, after each update."""
+
     def arrays(self, xp: ArrayNamespace) -> tuple[Array, ...]:
         """All parameters: views of them for NumPy, themselves for PyTorch."""
         if xp is th:
@@ -188,6 +195,13 @@ class CompoundLayer(Layer):
 
     def learnable(self) -> list[nn.Parameter]:
         return [parameter for layer in self.sublayers for parameter in layer.learnable()]
+
+    def masks(self) -> list[th.Tensor | None]:
+        return [mask for layer in self.sublayers for mask in layer.masks()]
+
+    def constrain(self) -> None:
+        for layer in self.sublayers:
+            layer.constrain()
 
     def split(
         self, parameters: tuple[Array, ...], noise: LayerNoise

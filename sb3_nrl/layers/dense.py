@@ -139,7 +139,7 @@ class Dense(nn.Linear, Layer):
         potentials = [h] if self.n_nodes > 0 else []
         if self._function is not None:
             return self._function(xp, h), x, potentials
-        return h if self.activation is None else self.activation(h), x, potentials
+        return h if self.activation is None else self.activation(h.clone()), x, potentials  # it may work in place
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Array, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:

@@ -142,7 +142,7 @@ class ForeignModule(Layer):
             received.append(layer_input)
             pre_activation = _plain_forward(layer, layer_input)
             pre_activation = pre_activation + noise.reshape(pre_activation.shape)
-            potentials.append(pre_activation.reshape(noise.shape))
+            potentials.append(pre_activation.reshape(noise.shape).clone())  # an activation may work in place
             return pre_activation
 
         return self._call(x, perturb), received, potentials

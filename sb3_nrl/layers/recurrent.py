@@ -39,13 +39,23 @@ class RecurrentDense(Layer):
     """
     The pre-activations of recurrent units, x Wᵀ + b + h Uᵀ + ξ, with x the layer's input and h its hidden units.
 
+    Where some recurrent synapses do not exist, or units are excitatory or inhibitory, :meth:`restrict` says so.
+
     :param n_inputs: Number of inputs I
     :param n_hidden: Number of hidden units H
     :param bias: Whether units have biases b
     """
 
+    connections: th.Tensor | None
+    """Which recurrent synapses exist, shape (H, H), from unit j to unit i in row i; None for all."""
+
+    signs: th.Tensor | None
+    """1 for excitatory and −1 for inhibitory units, whose recurrent synapses all have this sign; None for neither."""
+
     def __init__(self, n_inputs: int, n_hidden: int, bias: bool = True) -> None:
         super().__init__()
+        self.register_buffer("connections", None)
+        self.register_buffer("signs", None)
         self.weight = nn.Parameter(th.empty(n_hidden, n_inputs))
         """W, from the inputs."""
         self.bias = nn.Parameter(th.zeros(n_hidden)) if bias else None
@@ -62,6 +72,32 @@ class RecurrentDense(Layer):
     def refresh(self) -> None:
         super().refresh()
         self.n_pre = sum(width for width, learns in zip(self._widths, self.learns, strict=True) if learns)
+
+    def restrict(self, connections: th.Tensor | None, signs: th.Tensor | None) -> None:
+        """
+        Let only some recurrent synapses exist, or let units obey Dale's law.
+
+        :param connections: Which recurrent synapses exist, shape (H, H), None for all
+        :param signs: 1 for excitatory and −1 for inhibitory units, shape (H,), None for neither
+        """
+        self.connections, self.signs = connections, signs
+        self.constrain()
+
+    def masks(self) -> list[th.Tensor | None]:
+        return [None, *([None] if self.bias is not None else []), self.connections]
+
+    @th.no_grad()
+    def constrain(self) -> None:
+        if self.signs is not None:
+            self.recurrent_weight.copy_(self.signs * (self.signs * self.recurrent_weight).clamp(min=0))
+        if self.connections is not None:
+            self.recurrent_weight.mul_(self.connections)
+
+    def _of_existing(self, xp: ArrayNamespace, sums_EOH: Array) -> Array:
+        """Without the sums of recurrent synapses that do not exist."""
+        if self.connections is None:
+            return sums_EOH
+        return sums_EOH * (self.connections if xp is th else self.connections.numpy())
 
     def drive(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise, n_steps: int, n_envs: int
@@ -124,6 +160,7 @@ class RecurrentDense(Layer):
             return []
         post_EOB = per_env(post_BN, n_envs).swapaxes(1, 2)
         sums = [post_EOB @ per_env(pre, n_envs) for pre in received]
+        sums[1] = self._of_existing(xp, sums[1])
         if self.bias is not None:
             sums.insert(1, post_EOB.sum(2))
         return [part.reshape(n_envs, -1) for part, learns in zip(sums, self.learns, strict=True) if learns]
@@ -135,9 +172,11 @@ class RecurrentDense(Layer):
         sums, column = [], 0
         for width, learns in zip(self._widths, self.learns, strict=True):
             if learns:
-                sums.append(sums_EOM[..., column : column + width].reshape(n_envs, -1))
+                sums.append(sums_EOM[..., column : column + width])
                 column += width
-        return sums
+        if self.learns[-1]:
+            sums[-1] = self._of_existing(xp, sums[-1])
+        return [part.reshape(n_envs, -1) for part in sums]
 
 
 class _Step(NamedTuple):
