@@ -98,6 +98,21 @@ def warn_of_endless_trials(env: Any) -> None:
         )
 
 
+def warn_of_missing_memory(env: Any) -> None:
+    """
+    Warn that the environments need memory. Called for policies without memory. ``needs_memory`` is an attribute of the
+    environments.
+
+    :param env: The training environments
+    """
+    if env.has_attr("needs_memory") and any(env.get_attr("needs_memory")):
+        warnings.warn(
+            "This task needs memory: a policy that remembers the trial performs better than the best policy that sees "
+            'only the current observation. Use a recurrent policy: "MlpRnnPolicy", "MlpCtrnnPolicy" or "MlpGruPolicy".',
+            stacklevel=5,
+        )
+
+
 def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] | None = None) -> None:
     """
     Check that observations and rewards are finite in single precision.

@@ -17,7 +17,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
-from sb3_nrl.checks import check, check_finite, check_spaces, is_count, is_number, warn_of_endless_trials
+from sb3_nrl.checks import (
+    check,
+    check_finite,
+    check_spaces,
+    is_count,
+    is_number,
+    warn_of_endless_trials,
+    warn_of_missing_memory,
+)
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
@@ -202,6 +210,8 @@ class ModelSetup(OnPolicyAlgorithm):
         self._last_obs = map_observations(np.array, self._last_obs)  # a copy: some environments reuse their arrays
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
         warn_of_endless_trials(self.env)
+        if self.policy.n_states == 0:
+            warn_of_missing_memory(self.env)
         return setup
 
     def set_random_seed(self, seed: int | None = None) -> None:

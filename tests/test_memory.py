@@ -1,5 +1,6 @@
 """Policies with memory in training and use: states travel as RecurrentPPO's do."""
 
+import warnings
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -293,3 +294,23 @@ def test_defaults_suit_the_kind_of_policy() -> None:
     recurrent, feed_forward = make_recurrent(), make_model()
     kinds = [(model.perturbation, model.n_noise_samples, model.noise_hold) for model in (recurrent, feed_forward)]
     assert kinds == [("weight", 32, 32), ("node", 4, None)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "env_id", "warns"),
+    [
+        ("MlpPolicy", "neurogym/DelayMatchSample-v0", True),
+        ("MlpRnnPolicy", "neurogym/DelayMatchSample-v0", False),
+        ("MlpPolicy", "neurogym/Reaching1D-v0", False),
+        ("MlpPolicy", "CartPole-v1", False),
+    ],
+)
+def test_a_policy_without_memory_is_warned_where_memory_is_needed(policy: str, env_id: str, warns: bool) -> None:
+    pytest.importorskip("neurogym")
+    import sb3_nrl.envs  # noqa: F401
+
+    model = NRL(policy, env_id, device="cpu", n_noise_samples=2, n_steps=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(4)
+    assert any("needs memory" in str(warning.message) for warning in caught) == warns

@@ -143,7 +143,9 @@ def make(
                 _check_entries(name, arguments[name], getattr(build(**others).unwrapped, name))
         build_task = functools.partial(_build, build, arguments)
         NeuroGymEnv(build_task).reset()  # NeuroGym finds many mistakes only in the first reset
-        return NeuroGymEnv(build_task, trials_per_episode)
+        env = NeuroGymEnv(build_task, trials_per_episode)
+        env.needs_memory = TASKS[env_id].needs_memory
+        return env
     except Exception as error:  # NeuroGym does not check values: a bad one can raise any error
         given = _listed({"trials_per_episode": trials_per_episode, **arguments})
         message = f"{env_id} cannot be made: {error}. It was given {given}; its defaults are {described}"

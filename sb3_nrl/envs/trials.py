@@ -41,6 +41,9 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
     :raises ValueError: If ``build`` is a task instead of a function, or ``trials_per_episode`` is not a valid number
     """
 
+    needs_memory: bool = False
+    """Whether a policy performs better if it remembers the trial than if it sees only the current observation."""
+
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, build: Callable[[], gymnasium.Env], trials_per_episode: int | None = 1) -> None:
