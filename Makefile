@@ -16,7 +16,7 @@ help:  ## list the targets
 demo: .venv/.installed  ## train NRL on a small task, in .venv
 	$(bin)/python examples/demo.py
 
-test: .venv/.installed  ## run the whole test-suite (WORKERS=2, PYTEST_ARGS=)
+test: .venv/.installed  ## run all tests (WORKERS=2, PYTEST_ARGS=)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 reproduce: .venv/.installed  ## train for the figures of the paper (hours): runs/reproduction (ARGS="fig1 --quick")
@@ -25,7 +25,7 @@ reproduce: .venv/.installed  ## train for the figures of the paper (hours): runs
 learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): runs/learning (ARGS=)
 	$(bin)/python -m experiments.learning $(ARGS)
 
-ablation: .venv/.installed  ## train NRL with one thing changed at a time (hours): runs/ablation (ARGS=)
+ablation: .venv/.installed  ## train NRL with one change at a time (hours): runs/ablation (ARGS=)
 	$(bin)/python -m experiments.ablation $(ARGS)
 
 memory: .venv/.installed  ## train recurrent networks on tasks that need memory (days): runs/memory (ARGS=)
@@ -55,7 +55,7 @@ lint: .venv/.installed  ## ruff: rules and format
 type: .venv/.installed  ## mypy
 	$(bin)/mypy $(code)
 
-format: .venv/.installed  ## let ruff rewrite what it can
+format: .venv/.installed  ## fix lint and format with ruff
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 
@@ -70,7 +70,7 @@ $(bin)/python:
 	    { echo "error: '$(PYTHON)' cannot make a venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# neurogym without its pins: see its extra in pyproject.toml
+# neurogym is installed without its requirements: see its extra in pyproject.toml
 .venv/.installed: pyproject.toml constraints.txt | $(bin)/python
 	$(pip) -e '.[dev,all]'
 	$(pip) --no-deps neurogym

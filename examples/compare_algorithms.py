@@ -1,4 +1,4 @@
-"""NRL, RMHL and the exact gradient on one task, in one plot: what forward passes reach, and what they cost.
+"""Train NRL, RMHL and the exact gradient (BPTT) on one task, and plot their returns.
 
 python examples/compare_algorithms.py
 """
@@ -37,7 +37,8 @@ def main() -> None:
             print(f"{algorithm.__name__}, seed {seed}: {returns[-50:].mean():.1f} over the last 50 episodes")
         axes.plot(points, np.mean(curves, axis=0), style, label=algorithm.__name__)
         axes.fill_between(points, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.2)
-    axes.set(xlabel="environment steps", ylabel="return (mean of 50 episodes)", title=arguments.env)
+    title = f"{arguments.env}: mean and range of {len(arguments.seeds)} seeds"
+    axes.set(xlabel="environment steps", ylabel="return (mean of 50 episodes)", title=title)
     axes.legend(frameon=False)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.picture, dpi=150)

@@ -1,6 +1,6 @@
-"""A network of one's own: a convolutional features extractor that learns by node perturbation, like any layer.
+"""A network of your own: a convolutional features extractor that learns by node perturbation.
 
-The task: a bright column on a small screen, and the action has to name the third of the screen that it is in.
+The task shows a bright column on a small screen. The action is a guess of the third of the screen that has the column.
 
     python examples/custom_network.py
 """
@@ -21,7 +21,7 @@ from sb3_nrl import NRL
 
 
 class WhereIsTheBar(gymnasium.Env):
-    """One guess an episode: reward 1 for the third of the 12 x 12 screen that the bar is in, else 0."""
+    """One guess per episode: the reward is 1 for the third of the 12 x 12 screen that has the bar, and 0 otherwise."""
 
     observation_space = spaces.Box(0, 255, (1, 12, 12), np.uint8)
     action_space = spaces.Discrete(3)
@@ -37,24 +37,24 @@ class WhereIsTheBar(gymnasium.Env):
         return screen, {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take the guess."""
+        """Reward the guess and end the episode."""
         return np.zeros((1, 12, 12), np.uint8), float(action == self.column // 4), True, False, {}
 
 
 class SmallCnn(BaseFeaturesExtractor):
-    """Any arrangement of Linear and Conv2d layers will do; whatever else is in it must have no parameters."""
+    """Linear and Conv2d layers can be combined as you like. Layers of other types must not have parameters."""
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, features_dim=2 * 4 * 4)
         self.net = nn.Sequential(nn.Conv2d(1, 2, kernel_size=3, stride=3), nn.Tanh(), nn.Flatten())
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        """From screens to features."""
+        """Compute the features of screens."""
         return self.net(observations)
 
 
 def main() -> None:
-    """Train the network."""
+    """Evaluate, train, and evaluate again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=20_000, help="environment steps to train for")
     arguments = parser.parse_args()
@@ -72,7 +72,7 @@ def main() -> None:
     before, _ = evaluate_policy(model, env, n_eval_episodes=300)
     model.learn(arguments.timesteps)
     after, _ = evaluate_policy(model, env, n_eval_episodes=300)
-    print(f"right guesses: {before:.0%} before training, {after:.0%} after it; chance is 33%")
+    print(f"right guesses: {before:.0%} before training, {after:.0%} after it; chance level: 33%")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What ``make demo`` runs: NRL learns to balance a pole, in about a minute.
+"""NRL learns to balance a pole (CartPole) in about a minute. ``make demo`` runs this example.
 
 python examples/demo.py
 """
@@ -16,7 +16,7 @@ from sb3_nrl import NRL
 
 
 def main() -> None:
-    """Evaluate, train, evaluate again, and draw the learning curve."""
+    """Evaluate, train, evaluate again, and plot the learning curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=120_000, help="environment steps to train for")
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""A task of NeuroGym: turn towards the target that is shown. NRL learns it, and one trial is drawn.
+"""A task of NeuroGym: turn towards the target. NRL learns the task, and one trial is plotted.
 
-Needs NeuroGym; the README says how to install it. The picture of the README:
+This example needs NeuroGym: see the README. This command makes the picture of the README:
 
     python examples/neurogym_task.py --picture docs/trial.png
 """
@@ -19,7 +19,7 @@ from sb3_nrl.envs import plot_trial
 
 TASK: dict[str, Any] = {"dt": 20, "timing": {"fixation": 300, "reach": 2000}}
 SETTINGS: dict[str, Any] = {
-    **PAPER["BPTT"],  # rewards that are compared with their running average, and plain SGD
+    **PAPER["BPTT"],  # a running average of the rewards, and plain SGD
     "learning_rate": 0.02,
     "reward_timing": "step",
     "scale_rpe": False,
@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Train, evaluate, and draw a trial with the probabilities of the actions."""
+    """Train, evaluate, and plot a trial with the probabilities of the actions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=150_000, help="environment steps to train for")
     parser.add_argument("--picture", type=pathlib.Path, default=pathlib.Path("runs/trial.png"))
@@ -43,7 +43,7 @@ def main() -> None:
     figure = plot_trial(gymnasium.make("neurogym/Reaching1D-v0", **TASK), model, seed=18)
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.picture, dpi=150)
-    print(f"a trial: {arguments.picture}")
+    print(f"plot of a trial: {arguments.picture}")
 
 
 if __name__ == "__main__":

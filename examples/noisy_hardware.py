@@ -1,6 +1,6 @@
-"""Learning where no noise-free pass exists, as on analog hardware: every pass is noisy, in training and afterwards.
+"""Learning without clean passes, as on analog hardware: every pass is noisy, in training and in evaluation.
 
-The clean pass is replaced by the mean of a few noisy ones. The noise here is shot noise.
+The mean of a few noisy passes replaces the clean pass. The noise is shot noise.
 
     python examples/noisy_hardware.py
 """
@@ -14,7 +14,7 @@ from sb3_nrl import NRL
 
 
 def main() -> None:
-    """Train with 2 and with 10 noisy passes in the place of each clean one."""
+    """Train with 2 and with 10 noisy passes instead of each clean pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="CartPole-v1", help="environment")
     parser.add_argument("--timesteps", type=int, default=100_000, help="environment steps to train for")

@@ -1,9 +1,9 @@
-"""Watch a training in TensorBoard, stop it, and go on tomorrow.
+"""Log a training for TensorBoard, save checkpoints, and resume from the last one.
 
     python examples/tensorboard_and_resume.py
     tensorboard --logdir runs/resume
 
-Run it again, and it goes on from the last checkpoint.
+The first command resumes from the last checkpoint if there is one.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from sb3_nrl import NRL
 
 
 def n_steps(checkpoint: pathlib.Path) -> int:
-    """The steps that a checkpoint has done, by its name."""
+    """The number of training steps of a checkpoint, from its file name."""
     return int(checkpoint.stem.split("_")[-2])
 
 
 def main() -> None:
-    """Train from the last checkpoint, if there is one, and leave new ones."""
+    """Train from the last checkpoint if there is one, and save new checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=50_000, help="environment steps to add")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/resume"), help="checkpoints and logs")
@@ -31,8 +31,8 @@ def main() -> None:
     checkpoints = sorted(arguments.out.glob("*_steps.zip"), key=n_steps)
     if checkpoints:
         last = checkpoints[-1]
-        model = NRL.load(last, env=env, seed=n_steps(last))  # else its random numbers would be those of the beginning
-        print(f"going on from {last}, after {model.num_timesteps} steps")
+        model = NRL.load(last, env=env, seed=n_steps(last))  # a new seed: seed 0 would repeat the random numbers
+        print(f"resuming from {last}, after {model.num_timesteps} steps")
     else:
         model = NRL("MlpPolicy", env, seed=0, tensorboard_log=str(arguments.out))
 

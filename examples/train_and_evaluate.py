@@ -1,4 +1,4 @@
-"""Train on CartPole, look at the policy before and after, keep the model, and use it again.
+"""Train on CartPole, evaluate before and after, save the model, and load it.
 
 python examples/train_and_evaluate.py
 """
@@ -12,7 +12,7 @@ from sb3_nrl import NRL
 
 
 def main() -> None:
-    """Train, evaluate, save, load."""
+    """Evaluate, train, evaluate again, save and load."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=150_000, help="environment steps to train for")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs"), help="where the model goes")

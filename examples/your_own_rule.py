@@ -1,9 +1,9 @@
-"""A learning rule of your own: Miconi's (2017), which knows neither the noise nor a second pass. It learns CartPole.
+"""A learning rule of your own: that of Miconi (2017). It uses neither the noise nor a second pass, and learns CartPole.
 
-Each neuron measures how far its pre-activation h is from its running average h̄. Each synapse remembers the cube of
-that fluctuation times its input, e = Σ (x̃ · (h − h̄))³. A reward that is better than expected repeats the fluctuations.
-The rule cannot tell exploration from what the observations cause. So exploration is rare and large, as in the paper,
-and the cube picks it out.
+Each neuron computes the fluctuation of its pre-activation h around its running average h̄. Each synapse sums the cube
+of its input times this fluctuation, e = Σ (x̃ · (h − h̄))³. If the reward is better than expected, the weights change
+so that the fluctuations become more likely. The rule cannot distinguish fluctuations by noise from fluctuations by
+observations. As in the paper, the noise is therefore rare and large, so that its cubes dominate the sum.
 
     python examples/your_own_rule.py
 
@@ -33,8 +33,8 @@ from sb3_nrl import (
 from sb3_nrl.arrays import map_received
 
 
-class Kicks(Noise):
-    """Noise that a node gets in one step of ten."""
+class RareNoise(Noise):
+    """Noise that is 0 for nine of ten draws."""
 
     def sample(self, n_samples: int, n_rows: int, sizes: Sequence[int], device: th.device | str = "cpu") -> th.Tensor:
         noise = super().sample(n_samples, n_rows, sizes, device)
@@ -43,9 +43,9 @@ class Kicks(Noise):
 
 class CubedFluctuations(LearningRule):
     """
-    Eligibility (x̃ · (h − h̄))³ at each synapse, with h̄ ← s h̄ + (1 − s) h after each step, from one episode to the next.
+    Eligibility (x̃ · (h − h̄))³ at each synapse, with h̄ ← s h̄ + (1 − s) h after each step. h̄ is kept between episodes.
 
-    :param noise: Noise that explores: actions come from the noisy pass
+    :param noise: Noise for exploration: actions come from the noisy pass
     :param smoothing: s in [0, 1)
     """
 
@@ -69,11 +69,11 @@ class CubedFluctuations(LearningRule):
 
 
 def make_model(seed: int) -> ThreeFactorAlgorithm:
-    """Two neurons, one for each action, which a kick of 100 decides on, whatever they observe."""
+    """A network of two neurons, one for each action. Noise of ±100 decides the action, whatever the observation is."""
     return ThreeFactorAlgorithm(
         "MlpPolicy",
         VecNormalize(make_vec_env("CartPole-v1", n_envs=16, seed=seed), norm_reward=False),
-        rule=CubedFluctuations(Kicks(100.0, "rademacher"), smoothing=0.99),
+        rule=CubedFluctuations(RareNoise(100.0, "rademacher"), smoothing=0.99),
         learning_rate=0.01,
         n_steps=128,
         reward_prediction="average",

@@ -1,5 +1,5 @@
 """
-What each part of NRL is worth: the shipped settings with one change at a time, on some tasks of ``learning.py``.
+What each part of NRL contributes: the shipped settings with one change at a time, on some tasks of ``learning.py``.
 
 A training ends when it passes the bar. ``docs/ablation.md`` explains the table.
 """
@@ -24,15 +24,15 @@ BOUNDED = (CARTPOLE, ACROBOT, PERCEPTUAL, PENDULUM)  # where max_grad_norm bound
 
 @dataclass(frozen=True)
 class Change:
-    """A row of the table."""
+    """A row of the table: what differs from the shipped settings."""
 
-    hyperparams: dict[str, object] = field(default_factory=dict)  # braces are replaced by the config's value
-    policy_kwargs: str = ""  # added to the config's
+    hyperparams: dict[str, object] = field(default_factory=dict)  # "{name}" stands for the config's value of a name
+    policy_kwargs: str = ""  # arguments that are added to those of the config
     algorithm: str = "nrl"
-    tasks: Sequence[str] = TASKS  # where this is a change
+    tasks: Sequence[str] = TASKS  # tasks whose settings this changes
 
     def run(self, task: str, name: str, seed: int) -> Run:
-        """The training with this change, until the bar."""
+        """The training with this change from one seed, which ends at the bar."""
         config = {"gamma": 0.99, **training(task, self.algorithm, seed).settings["config"]}
         changes = [f"{key}:{str(value).format(**config)}" for key, value in self.hyperparams.items()]
         if self.policy_kwargs:
@@ -44,36 +44,34 @@ class Change:
 
 AVERAGE = {"reward_prediction": "'average'", "gamma": 1.0, "trace_decay": 1.0, "ent_coef": 0.0, "vf_coef": 1.0}
 CHANGES: dict[str, Change] = {
-    "as shipped": Change(),
+    "shipped settings": Change(),
     "the exact gradient (BPTT) instead of noisy passes": Change(algorithm="bptt"),
     "one pair of noisy passes": Change({"n_noise_samples": 1}),
     "sixteen pairs": Change({"n_noise_samples": 16}, tasks=TASKS[:-1]),
     "66 orthogonal pairs (66 or 67 nodes)": Change({"noise_distribution": "'orthogonal'", "n_noise_samples": 66}),
-    "one noisy pass against the clean one": Change({"n_noise_samples": 1, "antithetic": False}),
+    "one noisy pass compared with the clean pass": Change({"n_noise_samples": 1, "antithetic": False}),
     "a running average instead of the critic": Change(AVERAGE),
-    "the same, errors not divided by the reward": Change({**AVERAGE, "scale_rpe": False}, tasks=(MOUNTAIN_CAR,)),
+    "a running average, scale_rpe=False": Change({**AVERAGE, "scale_rpe": False}, tasks=(MOUNTAIN_CAR,)),
     "traces of a single step": Change({"trace_decay": 0.0}),
     "traces that decay by γ alone": Change({"trace_decay": "{gamma}"}),
-    "no bound on the change": Change({"max_grad_norm": None}, tasks=BOUNDED),
-    "a bound on the change": Change({"max_grad_norm": 0.5}, tasks=(MOUNTAIN_CAR,)),
-    "gradient ascent instead of Adam": Change(
-        {"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD", tasks=BOUNDED
-    ),
+    "no max_grad_norm": Change({"max_grad_norm": None}, tasks=BOUNDED),
+    "max_grad_norm of 0.5": Change({"max_grad_norm": 0.5}, tasks=(MOUNTAIN_CAR,)),
+    "SGD instead of Adam": Change({"learning_rate": "'lin_0.5'"}, "optimizer_class=th.optim.SGD", tasks=BOUNDED),
     "LeakyReLU": Change({}, "activation_fn=nn.LeakyReLU", tasks=TASKS[:-1]),
     "tanh": Change({}, "activation_fn=nn.Tanh", tasks=(PENDULUM,)),
     "two hidden layers of 32 nodes": Change({}, "net_arch=[32, 32]", tasks=TASKS[:-1]),
     "one hidden layer of 64 nodes": Change({}, "net_arch=[64]", tasks=(PENDULUM,)),
     "no biases": Change({}, "use_bias=False"),
-    "a head as large as the other layers": Change({}, "head_gain=1.0"),
+    "head_gain of 1": Change({}, "head_gain=1.0"),
     "a critic with the actor's learning rate": Change({"vf_coef": 1.0}, tasks=(CARTPOLE, MOUNTAIN_CAR, PENDULUM)),
-    "actions that keep no direction": Change({}, "action_correlation=0.0", tasks=(MOUNTAIN_CAR, PENDULUM)),
-    "no entropy term": Change({"ent_coef": 0.0}, tasks=(ACROBOT,)),
-    "observations as they come": Change({"normalize": False}, tasks=(MOUNTAIN_CAR, PERCEPTUAL)),
+    "no action_correlation": Change({}, "action_correlation=0.0", tasks=(MOUNTAIN_CAR, PENDULUM)),
+    "no entropy bonus": Change({"ent_coef": 0.0}, tasks=(ACROBOT,)),
+    "observations not normalised": Change({"normalize": False}, tasks=(MOUNTAIN_CAR, PERCEPTUAL)),
 }
 
 
 def tabulate(results: Results) -> str:
-    """A row for each change, in Markdown."""
+    """Make a table with one row for each change, in Markdown."""
     shown = [task for task in TASKS if any(run.of[0] == task for run in results)]
     n_seeds = len({run.seed for run in results})
     pace = {(*run.of, run.seed): result.columns["seconds_per_step"].item() for run, result in results.items()}
@@ -89,9 +87,9 @@ def tabulate(results: Results) -> str:
             told = "" if n_passed == n_seeds else f" ({n_passed} of {len(values)})"
             cells.append(f"{middle(values)}{told}" if values else "")
         ratios = [
-            seconds / pace[task, "as shipped", seed]
+            seconds / pace[task, "shipped settings", seed]
             for (task, name, seed), seconds in pace.items()
-            if name == change and (task, "as shipped", seed) in pace
+            if name == change and (task, "shipped settings", seed) in pace
         ]
         if any(cells):
             rows.append([change, *cells, f"{median(ratios):.2f}" if ratios else "–"])

@@ -1,7 +1,8 @@
 """
-Doing the runs that are missing in a folder, one after the other or many at once, and the options that commands share.
+Execute the runs that are missing in a folder, one after the other or in parallel, and define the options of commands.
 
-A command that was interrupted at any time, by ``kill -9`` too, goes on where it was: only runs in progress start anew.
+A command can be interrupted at any time, also by ``kill -9``, and then resumes: it repeats only the runs that were in
+progress.
 """
 
 import argparse
@@ -26,32 +27,32 @@ import torch as th
 from experiments.runs import ROOT, Result, Results, Run, Store, Unusable, libraries, source
 
 Attempts = Iterator[tuple[Run, Result | str]]
-"""Each run once it is finished, with its result or the traceback of its failure."""
+"""Each finished run, with its result or the traceback of its failure."""
 
 
 def execute(
     runs: Sequence[Run], store: Store, workers: int = 1, ray_address: str | None = None
 ) -> tuple[Results, list[Run]]:
     """
-    Do all runs that are missing in a folder, and keep each result at once: return the results and the failed runs.
+    Execute all runs that are missing in a folder. Write each result at once. Return the results and the failed runs.
 
-    Runs of the first seed come first. Those of one seed come in a random order, so that two commands on one folder, on
-    this machine or others, share most of the work.
+    Runs of the first seed come first. Runs of the same seed are in a random order. If two commands use the same folder,
+    on one machine or on several, they therefore share most of the work.
     """
     results, finished, failed = store.read_all(runs), {}, []
     todo = sorted((run for run in runs if run not in results), key=lambda run: (run.seed, random.random()))
     if todo:
         store.folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=store.folder).close()  # fails here rather than after the first run
-        source()  # of the code that is loaded, whatever becomes of the clone meanwhile
+        tempfile.TemporaryFile(dir=store.folder).close()  # if the folder is not writable, fail before the first run
+        source()  # stores the commit of the loaded code, since the clone may change during the runs
         with_ray = workers > 1 or ray_address is not None
         if with_ray and importlib.util.find_spec("ray") is None:
-            print("Ray is not installed, so one run is done after the other. Install '.[experiments]' for more.")
+            print("Ray is not installed: runs are executed one after the other. '.[experiments]' installs Ray.")
             with_ray, workers = False, 1
         one_by_one = ((run, _attempt(run, store, source())) for run in todo)
         attempts = _with_ray(todo, store, workers, ray_address) if with_ray else one_by_one
         left = list(todo)
-        print(f"{len(results)} of {len(runs)} runs are there", flush=True)
+        print(f"{len(results)} of {len(runs)} runs are finished", flush=True)
         try:
             for run, outcome in attempts:
                 left.remove(run)
@@ -66,13 +67,13 @@ def execute(
                 rest = duration(seconds_left(left, finished or results, workers))
                 print(f"{run.name}: {told}", f"{len(left)} runs left, about {rest}", sep="\n", flush=True)
         except KeyboardInterrupt:
-            print(f"Stopped: {len(results)} of {len(runs)} runs are there. The same command does the others.")
+            print(f"Stopped: {len(results)} of {len(runs)} runs are finished. The same command does the others.")
             sys.exit(130)
     return {run: results[run] for run in runs if run in results}, failed
 
 
 def seconds_left(todo: Sequence[Run], done: Results, workers: int) -> float:
-    """Estimate how long some runs will take together: their expected times, scaled by what finished runs took."""
+    """Estimate the time for some runs: their expected times, scaled by the actual times of finished runs."""
     timed = {run: result.seconds for run, result in done.items() if isfinite(result.seconds)}
     pace = sum(timed.values()) / sum(run.expected_seconds for run in timed) if timed else 1.0
     times = [pace * run.expected_seconds for run in todo]
@@ -80,12 +81,12 @@ def seconds_left(todo: Sequence[Run], done: Results, workers: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as h:mm:ss."""
+    """Format a duration as h:mm:ss."""
     return str(timedelta(seconds=round(seconds)))
 
 
 def _attempt(run: Run, store: Store, from_source: str) -> Result | str:
-    """Do a run, unless another command has finished it meanwhile."""
+    """Execute a run, unless another command has finished it in the meantime."""
     try:
         with suppress(Unusable):
             if found := store.read(run):
@@ -103,14 +104,14 @@ def _with_ray(runs: Sequence[Run], store: Store, workers: int, address: str | No
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         if "RAY_AUTH_MODE" not in os.environ:
-            # A secret for this session alone. Ray would keep one in the home directory.
+            # A secret for this session only. Ray itself would write one into the home directory.
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         options |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
         options |= {"object_store_memory": 10**8}  # results are small, and by default Ray takes a third of the memory
     else:
         ignored = [".*", "results", "runs", "logs"]  # the cluster gets the code of this clone
         options |= {"address": address, "runtime_env": {"working_dir": str(ROOT), "excludes": ignored}}
-    import ray  # here, since it is optional and slow to import
+    import ray  # imported here, since it is optional and slow to import
 
     ray.init(**options)
     try:
@@ -136,24 +137,33 @@ def _with_ray(runs: Sequence[Run], store: Store, workers: int, address: str | No
 
 
 def command_line(text: str, name: str, seeds: Sequence[int], workers: int | None = None) -> argparse.ArgumentParser:
-    """The options of all commands, with a folder in ``runs/``, seeds and workers (None: all cores) by default."""
+    """
+    Make a parser with the options of all commands. Defaults are a folder in ``runs/``, ``seeds``, and ``workers``
+    (None: all cores).
+    """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     folder, listed = pathlib.Path("runs") / name, " ".join(map(str, seeds))
     add("--out", type=pathlib.Path, default=folder, help=f"folder of results (default: {folder}; committed: results/)")
     add("--seeds", nargs="+", type=int, default=list(seeds), metavar="N", help=f"default: {listed}")
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    add("--only", nargs="+", default=[""], metavar="TEXT", help="do only runs whose file name has one of these in it")
+    add(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="TEXT",
+        help="execute only runs whose file name contains one of these",
+    )
     add("--workers", type=int, default=workers, metavar="N", help="runs at once (default: %(default)s)")
-    add("--ray-address", metavar="ADDRESS", help="do the runs on this Ray cluster, --workers at once")
-    add("--report", action="store_true", help="do no run, make tables and figures of those that are there")
+    add("--ray-address", metavar="ADDRESS", help="execute the runs on this Ray cluster, --workers at once")
+    add("--report", action="store_true", help="execute no run, make tables and figures from the finished runs")
     return parser
 
 
 def results_of(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, plan: Callable[[Sequence[int]], list[Run]]
 ) -> tuple[Results, int]:
-    """Do the planned runs of the chosen seeds, and return all results, those of other seeds too, and the status."""
+    """Execute the planned runs of the chosen seeds. Return all results, also of other seeds, and the exit status."""
     store, failed = Store(arguments.out), list[Run]()
     chosen = dict.fromkeys(plan(arguments.seeds))
     if not arguments.report:

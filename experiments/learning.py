@@ -1,10 +1,11 @@
 """
-How many steps and seconds NRL needs with the shipped configs, beside RMHL, A2C and PPO.
+Measure how many steps and seconds NRL needs with the shipped configs, and compare it with RMHL, A2C and PPO.
 
-Trains what is missing through ``sb3-nrl train``, A2C and PPO with the RL Zoo's configs, and makes a table and a figure:
-steps and seconds until the mean return of 100 episodes passes the bar, the lowest such mean after that, and the mean
-return of 100 evaluation episodes at the end. NRL and RMHL go on after the bar, to show whether they hold. A2C, PPO, and
-NRL with the constructor's defaults and one environment (``defaults``) stop at the bar.
+All missing trainings are made with ``sb3-nrl train``. A2C and PPO have the RL Zoo's configs. The table and the figure
+show the steps and seconds until the mean return of 100 episodes passes a threshold, the bar. They also show the lowest
+such mean after that, and the mean return of 100 evaluation episodes at the end. NRL and RMHL train beyond the bar, to
+show whether their returns hold. A2C, PPO, and NRL with the constructor's defaults and one environment (``defaults``)
+stop at the bar.
 """
 
 import functools
@@ -37,8 +38,8 @@ from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.runs import ROOT, Columns, Results, Run
 
-N_EPISODES = 100  # episodes of a mean
-N_ROWS = 200  # of a learning curve that is kept
+N_EPISODES = 100  # number of episodes in a mean
+N_ROWS = 200  # number of points of a stored learning curve
 STYLES = {
     "nrl": ("NRL", tables.BLUE, "-"),
     "defaults": ("NRL, defaults", tables.LIGHT_BLUE, "-"),
@@ -47,23 +48,23 @@ STYLES = {
     "ppo": ("PPO", tables.BLACK, "--"),
 }
 """Name, colour and line of each algorithm."""
-DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks of NRL with its defaults
-GO_ON = ("nrl", "rmhl")  # those that do not stop at the bar
+DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks on which NRL is also trained with its defaults
+BEYOND_BAR = ("nrl", "rmhl")  # algorithms that do not stop at the bar
 
 
 class Goal(NamedTuple):
-    """What is to be reached on a task."""
+    """The goal on a task."""
 
-    bar: float  # mean return of 100 episodes
-    floor: float  # a lower mean later on does not count as holding: 80 % of the bar, or 125 % of costs
-    steps: str  # within which half of the seeds (all seeds) are to pass the bar
+    bar: float  # threshold of the mean return of 100 episodes
+    floor: float  # a seed with a lower mean after the bar does not hold: 80 % of the bar, or 125 % if returns are costs
+    steps: str  # number of steps within which half of the seeds (all seeds) should pass the bar
 
 
 PERCEPTUAL = "neurogym/PerceptualDecisionMaking-v0"
 _EVIDENCE = np.array([0, 6.4, 12.8, 25.6, 51.2]) / 100 / math.hypot(0.1, 0.1) * math.sqrt(20)
-"""Of each coherence: both stimuli's difference in 20 frames, in standard deviations of its noise."""
+"""For each coherence: the difference of the two stimuli over 20 frames, in standard deviations of its noise."""
 BEST = float(np.mean([NormalDist().cdf(evidence) for evidence in _EVIDENCE]))
-"""Mean reward of choosing the side that the whole stimulus speaks for."""
+"""Mean reward of the best policy, which chooses the side with the larger sum of the stimulus."""
 GOALS = {
     "CartPole-v1": Goal(475, 380, "70,000 (150,000)"),
     "Acrobot-v1": Goal(-100, -125, "50,000 (150,000)"),
@@ -88,30 +89,30 @@ class StopAtBar(BaseCallback):
 
 @functools.cache
 def config(task: str, algorithm: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """The hyper-parameters of an algorithm, and where they are."""
+    """The file with the hyper-parameters of an algorithm, and the hyper-parameters."""
     file = ROOT / "zoo_configs" / f"{algorithm}.yml"
     if algorithm in ("a2c", "ppo"):
         file = pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
-    if algorithm == "defaults" or (algorithm in ("a2c", "ppo") and task == PERCEPTUAL):  # which the zoo has none for
+    if algorithm == "defaults" or (algorithm in ("a2c", "ppo") and task == PERCEPTUAL):  # the RL Zoo has no config
         file = ROOT / "experiments" / "defaults.yml"
     configs = yaml.safe_load(file.read_text())
     return file, configs.get(task, configs.get("default"))
 
 
 def slug(name: str) -> str:
-    """A part of a file name."""
+    """Convert a name to a part of a file name."""
     return re.sub(r"[^a-zA-Z0-9.]+", "-", name.replace("γ", "gamma")).strip("-")
 
 
 def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), **settings: Any) -> Run:
-    """A training from one seed, with changes to the config, as ``--hyperparams`` takes them, and other settings."""
+    """The run of a training from one seed, with changes to the config (as for ``--hyperparams``) and other settings."""
     settings = {
         "env": task,
         "algorithm": algorithm,
         "config": config(task, algorithm)[1],
         "changes": list(changes),
         "bar": GOALS[task].bar,
-        "stop": algorithm not in GO_ON,
+        "stop": algorithm not in BEYOND_BAR,
         "n_eval_episodes": N_EPISODES,
         "seed": seed,
         **settings,
@@ -121,7 +122,7 @@ def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), 
 
 
 def train(settings: dict[str, Any]) -> Columns:
-    """Train as a user would, and evaluate: the learning curve, and what :func:`judge` tells of it."""
+    """Train with the command, evaluate, and return the learning curve and the numbers of :func:`judge`."""
     task, algorithm, seed = settings["env"], settings["algorithm"], settings["seed"]
     algo = "nrl" if algorithm == "defaults" else algorithm
     stop = [f"callback:{{'experiments.learning.StopAtBar': {{'bar': {settings['bar']}}}}}"] * settings["stop"]
@@ -142,8 +143,9 @@ def train(settings: dict[str, Any]) -> Columns:
 
 def learning_curve(folder: pathlib.Path) -> Columns:
     """
-    From the logs of a training's environments, at each end of an episode: ``steps`` of all environments and ``seconds``
-    until then, and ``return``, the mean of the last 100 episodes, or of all if there were fewer.
+    Compute the learning curve from the logs of a training's environments, with one point at the end of each episode.
+    ``steps`` is the number of steps of all environments and ``seconds`` the time until then. ``return`` is the mean
+    return of the last 100 episodes, or of all if there are fewer.
     """
     logs = sorted(folder.glob("*.monitor.csv"))
     starts, rows = [], []
@@ -162,7 +164,10 @@ def learning_curve(folder: pathlib.Path) -> Columns:
 
 
 def judge(curve: Columns, bar: float) -> dict[str, float]:
-    """When the mean of 100 episodes passed the bar, the lowest mean after that, both NaN if never, and the end."""
+    """
+    Find when the mean of 100 episodes passed the bar, and the lowest mean after that; both are NaN if it never did. The
+    other numbers are the last mean, the number of steps, and the time of a step.
+    """
     steps, seconds, means = curve["steps"], curve["seconds"], curve["return"]
     passed = N_EPISODES - 1 + np.flatnonzero(means[N_EPISODES - 1 :] >= bar)
     at_bar = (steps[passed[0]], seconds[passed[0]], means[passed[0] :].min()) if len(passed) else [math.nan] * 3
@@ -171,7 +176,7 @@ def judge(curve: Columns, bar: float) -> dict[str, float]:
 
 
 def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episodes: int) -> float:
-    """The mean return of the trained policy's likeliest actions."""
+    """The mean return of the trained policy with its most likely actions."""
     sb3_nrl.zoo.register()
     if task.startswith("neurogym/"):
         importlib.import_module("sb3_nrl.envs")
@@ -183,7 +188,11 @@ def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episo
 
 
 def tabulate(results: Results) -> str:
-    """One row for each task and algorithm, in Markdown; of dashes where NRL was not trained with its defaults."""
+    """
+    Make a table with one row for each task and algorithm, in Markdown.
+
+    The row has dashes where NRL was not trained with its defaults.
+    """
     rows, tasks = [], {run.of[0] for run in results}
     for task, algorithm in product(GOALS, STYLES):
         runs = [result.columns for run, result in results.items() if run.of == (task, algorithm)]
@@ -202,7 +211,7 @@ def tabulate(results: Results) -> str:
                     f"{middle(steps)} ({middle(steps, max)})",
                     GOALS[task].steps if is_first else "",
                     middle(seconds),
-                    held if algorithm in GO_ON else "",
+                    held if algorithm in BEYOND_BAR else "",
                     f"{np.mean(evaluations):.3g} ({min(evaluations):.3g})",
                 ]
             )
@@ -215,15 +224,15 @@ def tabulate(results: Results) -> str:
 
 
 def middle(values: Sequence[float], take: Callable[[list[float]], float] = median) -> str:
-    """The median, or another statistic, where NaN is larger than everything and shown as a dash."""
+    """Format the median or another statistic. NaN counts as infinite, and an infinite value is shown as a dash."""
     value = take([math.inf if math.isnan(value) else value for value in values])
     return f"{value:,.0f}" if math.isfinite(value) else "–"
 
 
 def draw(results: Results) -> Figure:
     """
-    The median over seeds and their range, against steps and seconds, until the first seed ends. Circles are the ends of
-    trainings that stopped at the bar. RMHL is shown no longer than the others.
+    Draw the median over seeds and their range, against steps and seconds, until the first seed ends. Circles are the
+    ends of trainings that stopped at the bar. RMHL is shown no longer than the others.
     """
     tasks = [task for task in GOALS if any(run.of[0] == task for run in results)]
     figure = Figure(figsize=(9, 2.3 * len(tasks)), layout="constrained")
@@ -242,7 +251,7 @@ def draw(results: Results) -> Figure:
                 low, center, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
                 axes.plot(grid[begun], center, line, color=color)
                 axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
-                if algorithm not in GO_ON:
+                if algorithm not in BEYOND_BAR:
                     ends = np.array([(curve[x][-1], curve["return"][-1]) for curve in own])
                     axes.plot(*ends.T, "o", color=color, markersize=4, markerfacecolor="white")
         axes.set(xlabel=x, title=task.split("/")[-1], xlim=(0, 1.03 * longest))

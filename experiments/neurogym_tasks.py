@@ -1,9 +1,10 @@
 """
 NeuroGym tasks that a network without memory can do: NRL, BPTT and RMHL from five seeds.
 
-The settings are the paper's for Reaching1D (Table 2), on all tasks: one hidden layer of 128 nodes, every step a reward
-time, one noisy pass per step, noise normalised by layer. Beside them are NRL with unbiased updates of eight antithetic
-pairs, whose steps are as long as BPTT's, and NRL with a critic, in one setting for all tasks.
+All tasks have the paper's settings for Reaching1D (Table 2): one hidden layer of 128 nodes, rewards that count at every
+step, one noisy pass per step, and noise normalised by layer. Two variants of NRL are compared with these. One has
+unbiased updates from eight antithetic pairs, which are as large as BPTT's. The other has a critic and the same settings
+on all tasks.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from experiments.paper.protocol import SEEDS, Cell, make_model
 from experiments.paper.protocol import TASKS as PAPERS_TASKS
 from experiments.runs import Columns, Results, Run
 
-N_TRIALS = 50  # trials to a row of results, whose means are kept
+N_TRIALS = 50  # trials that are averaged for a row of results
 REACHING = PAPERS_TASKS["Reaching"].env_kwargs
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "Reaching1D": (REACHING, 1_000),
@@ -40,7 +41,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def train(settings: dict[str, Any]) -> Columns:
-    """Train: the mean ``return`` and ``performance`` of every 50 trials."""
+    """Train, and return the mean ``return`` and ``performance`` of every 50 trials."""
     model, _ = make_model(settings)
     trials: list[tuple[float, float]] = []
 
@@ -54,7 +55,7 @@ def train(settings: dict[str, Any]) -> Columns:
 
 
 def training(task: str, setting: str, seed: int) -> Run:
-    """A training from one seed."""
+    """The run of a training from one seed."""
     env_kwargs, n_trials = TASKS[task]
     algorithm, arguments = SETTINGS[setting]
     settings = {
@@ -68,7 +69,7 @@ def training(task: str, setting: str, seed: int) -> Run:
 
 
 def tabulate(results: Results) -> str:
-    """The mean return of the last 50 trials (worst seed), in Markdown."""
+    """Make a table of the mean return of the last 50 trials (worst seed), in Markdown."""
     rows = []
     for task, (_, n_trials) in TASKS.items():
         row, digits = [f"`{task}`, {n_trials:,}"], 0 if task.startswith("Reaching") else 2

@@ -1,8 +1,8 @@
 """
-What a run is, and the file that it leaves.
+Runs and their files of results.
 
 A run is one unit of work, such as one training from one seed. Every finished run has a CSV file of its own, with its
-settings, versions and commit. ``execution.py`` does the runs that are missing.
+settings, versions and commit. ``execution.py`` executes the runs that are missing.
 """
 
 import csv
@@ -31,42 +31,42 @@ from sb3_nrl.saving import write_atomically
 ROOT = pathlib.Path(__file__).parents[1]
 
 RENAMED = {"clean_passes": "n_baseline_passes"}
-"""Arguments that had another name when some files were written: the old name and the new one."""
+"""Arguments that had another name when some files were written: the new name by the old one."""
 
 Columns = dict[str, np.ndarray]
-"""What a run measured, by name: columns of equal length, and single numbers (arrays without a dimension)."""
+"""The results of a run by name: columns of equal length, and single numbers (arrays without a dimension)."""
 
 
 class Result(NamedTuple):
-    """What a run leaves."""
+    """The result of a run."""
 
     columns: Columns
-    seconds: float  # that it took
+    seconds: float  # duration of the run
     made_with: str  # versions, commit and machine
 
 
 @dataclass(frozen=True)
 class Run:
-    """One unit of work. Its name tells it from all others, its settings decide its result."""
+    """One unit of work. Its name is unique, and its settings determine its result."""
 
-    name: str  # of its file, without the ending
-    measure: Callable[[dict[str, Any]], Columns] = field(compare=False)  # does the work that the settings describe
-    settings: dict[str, Any] = field(compare=False)  # in the file, values that JSON lacks are given by their repr
+    name: str  # name of its file, without the suffix
+    measure: Callable[[dict[str, Any]], Columns] = field(compare=False)  # function of the settings that does the work
+    settings: dict[str, Any] = field(compare=False)  # the file has the repr of values that JSON does not support
     seed: int = field(default=0, compare=False)  # runs of the first seed come first
     expected_seconds: float = field(default=60.0, compare=False)  # roughly, relative to the other runs of a command
-    of: Any = field(default=None, compare=False)  # what it is a run of, for whoever reports it
+    of: Any = field(default=None, compare=False)  # the row, cell or curve that the run belongs to, for reports
 
 
 Results = dict[Run, Result]
 
 
 class Unusable(Exception):
-    """There is a file, but it does not hold the result of the run that it is named after."""
+    """A file exists, but it does not have the result of the run with its name."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of results, one CSV file per run: a digest, a line of JSON about the run, and a table."""
+    """A folder of results with one CSV file per run. A file has a digest, a line of JSON about the run, and a table."""
 
     folder: pathlib.Path
 
@@ -75,7 +75,7 @@ class Store:
         return self.folder / f"{run.name}.csv"
 
     def write(self, run: Run, result: Result) -> None:
-        """Write the file of a run, whole or not at all."""
+        """Write the file of a run atomically."""
 
         def none_if_nan(value: Any) -> float | None:
             return float(value) if np.isfinite(value) else None
@@ -92,7 +92,7 @@ class Store:
         write_whole(self.path(run), f"# sha256 {_digest(text)}\n{text}")
 
     def read(self, run: Run) -> Result | None:
-        """The result of a run, None if there is no file; raises Unusable if it is corrupt or of other settings."""
+        """The result of a run; None if there is no file. Raises Unusable if it is corrupt or has other settings."""
         try:
             content = self.path(run).read_text(errors="replace")
         except FileNotFoundError:
@@ -117,7 +117,7 @@ class Store:
         return Result(columns, np.nan if seconds is None else seconds, made_with)
 
     def read_all(self, runs: Sequence[Run]) -> Results:
-        """Read what is there of some runs. A file that cannot be used is named, and counts as missing."""
+        """Read the results of those runs that are finished. Unusable files are reported, and count as missing."""
         results = {}
         for run in runs:
             try:
@@ -131,14 +131,14 @@ class Store:
 
 
 def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """A table as CSV."""
+    """Write a table as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Write a file atomically: readers find the old content or the new one, whatever happens to the writer."""
+    """Write a file atomically: if the writer is interrupted, the old content remains."""
     write_atomically(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
 
 
@@ -147,7 +147,7 @@ def _digest(text: str) -> str:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings without nesting, with the present names of arguments."""
+    """Settings without nesting, with the current names of arguments."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         full = prefix + RENAMED.get(name, name)
@@ -157,7 +157,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def source() -> str:
-    """The version of this package and the commit that it is from."""
+    """The version and the commit of this package."""
     version = f"sb3_nrl {sb3_nrl.__version__}"
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit and _git("ls-files", "sb3_nrl/__init__.py"):  # else the clone lies in another repository

@@ -1,8 +1,8 @@
 """
 Environment steps per second of one case, in a process that imports the ``sb3_nrl`` of any source tree.
 
-Reads cases as JSON from standard input, a line each, and prints a number for each. Imports nothing of this package,
-whose other modules need the ``sb3_nrl`` beside them.
+Reads cases as JSON from standard input, one per line, and prints a number for each. It imports no other module of
+``experiments``, because these need the ``sb3_nrl`` of the same source tree.
 """
 
 import json
@@ -33,7 +33,7 @@ ACTION_SPACES = {"MultiDiscrete": spaces.MultiDiscrete([2]), "MultiBinary": spac
 
 
 class Stopwatch(BaseCallback):
-    """Measures rollouts and their updates for some seconds, after a quarter of that time to warm up."""
+    """Measures rollouts and their updates for some seconds, after a warm-up of a quarter of that time."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Stopwatch(BaseCallback):
 
 
 def measure(case: str, seconds: float) -> float:
-    """Steps per second of a case."""
+    """Measure the environment steps per second of a case."""
     name, n_envs, space = case.split(" / ")
 
     def wrap(env: Any) -> Any:
@@ -68,7 +68,7 @@ def measure(case: str, seconds: float) -> float:
             n_steps += 1
         return n_steps * env.num_envs / (perf_counter() - start)
     algorithm, arguments = ALGORITHMS[name]
-    more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}  # whatever the number of environments
+    more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}  # 2048 steps in all
     watch = Stopwatch(seconds)
     algorithm("MlpPolicy", env, seed=0, device="cpu", **arguments, **more).learn(10**9, watch)
     return (watch.end[0] - watch.start[0]) / (watch.end[1] - watch.start[1])

@@ -1,4 +1,4 @@
-"""Tables and figures, and where they are published."""
+"""Make tables and figures, and write them into folders and documents."""
 
 import io
 import pathlib
@@ -11,18 +11,21 @@ from experiments.runs import ROOT, write_whole
 README = ROOT / "README.md"
 
 BLUE, LIGHT_BLUE, ORANGE, GREEN, BLACK, GREY = "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#000000", "#808080"
-"""Colours that can be told apart by everyone."""
+"""Colours that people with colour blindness can distinguish."""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Write a table in Markdown."""
     lines = (" | ".join(row) for row in (header, *rows))
     first, *others = (f"| {line} |" for line in lines)
     return "\n".join([first, "|" + "---|" * len(header), *others])
 
 
 def section(document: pathlib.Path, name: str) -> tuple[str, str, str]:
-    """What is before a section that commands make, the section, and what is after it. Comments mark both its ends."""
+    """
+    Split a document at a section that a command makes, between two comments: the text before the section, the section,
+    and the text after it.
+    """
     start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     before, _, rest = document.read_text().partition(start)
     text, found, after = rest.partition(end)
@@ -32,7 +35,7 @@ def section(document: pathlib.Path, name: str) -> tuple[str, str, str]:
 
 
 def publish(text: str, folder: pathlib.Path, name: str, document: pathlib.Path = README) -> None:
-    """Print a table and, if it is of the committed results, put it into its section of a document."""
+    """Print a table. If its results are the committed ones, also write it into its section of a document."""
     print(text)
     if folder.resolve() == ROOT / "results" / name:
         before, _, after = section(document, name)
@@ -40,7 +43,7 @@ def publish(text: str, folder: pathlib.Path, name: str, document: pathlib.Path =
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Write a figure atomically, and say where."""
+    """Write a figure atomically, and print its path."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_whole(path, picture.getvalue())

@@ -1,9 +1,9 @@
 """
-Environment steps per second on CartPole: NRL, RMHL, BPTT, A2C and PPO, beside the environment alone.
+Measure environment steps per second on CartPole, with NRL, RMHL, BPTT, A2C and PPO, and without any algorithm.
 
 A round measures every case once, in random order, on one thread. Results are medians over rounds, and ratios within a
 round with their range. With ``--against PATH``, each case is also measured with the ``sb3_nrl`` of another source tree,
-directly before or after, and the ratio of this one to that one is reported.
+directly before or after. The ratio of this source tree to the other one is reported.
 """
 
 import csv
@@ -44,11 +44,11 @@ LABELS = {
     "PPO": ("PPO", tables.ORANGE),
     "plain loop": ("the paper's equations in PyTorch", tables.GREY),
 }
-"""What is shown, and its colour: for comparison, this package, or Stable-Baselines3."""
+"""The cases that are shown, with label and colour: grey for comparison, blue for this package, orange for others."""
 
 
 def measure_round(settings: dict[str, Any]) -> Columns:
-    """Measure each case: a number for each, with ``old: `` before the name for the other source tree."""
+    """Measure the steps per second of each case. Names of cases of the other source tree begin with ``old: ``."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     trees = {"": str(ROOT)} | ({"old: ": settings["against"]} if settings["against"] else {})
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -73,7 +73,7 @@ def measure_round(settings: dict[str, Any]) -> Columns:
 
 
 def ratios(results: Results) -> str:
-    """Ratios within a round, their median over rounds and their range, in Markdown."""
+    """Make a table of ratios within a round, with their median over rounds and their range, in Markdown."""
     plain = "{} / {} / Discrete".format
     pairs = [(plain("NRL, critic", n), plain(name, n)) for n in N_ENVS for name in (ALONE, "A2C", "PPO")]
     pairs += [(f"{name} / 8 / {space}", plain(name, 8)) for space in ACTION_SPACES for name in ("NRL, critic", "NRL")]
@@ -88,7 +88,7 @@ def ratios(results: Results) -> str:
 
 
 def read(path: pathlib.Path) -> dict[str, list[float]]:
-    """The median steps per second of each name on CartPole, by number of environments."""
+    """Read the median steps per second of each name on CartPole, for each number of environments."""
     with path.open() as file:
         rows = [
             row for row in csv.DictReader(file) if row["task"] == "CartPole-v1" and row["detail"] in ("", "Discrete")
@@ -100,7 +100,7 @@ def read(path: pathlib.Path) -> dict[str, list[float]]:
 
 
 def draw(rates: dict[str, list[float]]) -> Figure:
-    """A row for each name, with a mark for each number of environments."""
+    """Draw a row for each name, with a marker for each number of environments."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for place, (name, found) in enumerate(reversed(rates.items())):

@@ -1,8 +1,8 @@
-"""NumPy and PyTorch behind one name: what is written against ``xp`` runs in both.
+"""Helpers for code that runs in NumPy and in PyTorch.
 
-A layer, an activation function or an action distribution takes ``xp``, which is the module ``numpy`` or ``torch``, and
-uses only what the two share. NumPy is several times quicker on the few hundred numbers between two steps of an
-environment; PyTorch has other devices, autograd and everybody's modules.
+A layer, an activation function or an action distribution takes the argument ``xp``, which is the module ``numpy`` or
+``torch``, and uses only functions that both modules have. NumPy is several times quicker for small networks and few
+environments. PyTorch supports other devices, autograd and the modules of users.
 """
 
 import math
@@ -24,17 +24,17 @@ Observations: TypeAlias = Any
 
 
 def map_observations(function: Callable[[Array], Array], obs: Observations) -> Observations:
-    """Apply a function to the array of observations, or to each array of a ``Dict`` space."""
+    """Apply a function to an array of observations, or to each array of a ``Dict`` space."""
     return {key: function(part) for key, part in obs.items()} if isinstance(obs, dict) else function(obs)
 
 
 def map_received(function: Callable[..., Array], *received: Any) -> Any:
     """
-    Apply a function to each array of what layers received, as ``NoisyPass.received`` has it.
+    Apply a function to the inputs of all layers.
 
-    :param function: Takes one array of each
-    :param received: The same list from one or several passes
-    :return: A list of the same form
+    :param function: Function of one array from each of ``received``
+    :param received: ``NoisyPass.received`` of one pass or of several
+    :return: The results, in lists of the same structure
     """
     first = received[0]
     if isinstance(first, list | tuple):
@@ -48,22 +48,22 @@ def n_rows(obs: Observations) -> int:
 
 
 def as_float(xp: ArrayNamespace, x: Array) -> Array:
-    """Single precision, without a copy where it is that already."""
+    """An array in single precision, copied only if it is not already."""
     return x.float() if xp is th else x.astype(np.float32, copy=False)
 
 
 def highest(xp: ArrayNamespace, x: Array, axis: int) -> Array:
-    """The maximum along a dimension, which is kept."""
+    """The maximum along an axis. The axis stays, with length 1."""
     return th.amax(x, axis, keepdim=True) if xp is th else np.maximum.reduce(x, axis, keepdims=True)
 
 
 def transpose(xp: ArrayNamespace, x: Array) -> Array:
-    """The transpose of a matrix, copied to rows that are contiguous: reductions over short columns are slow."""
+    """The transpose of a matrix, copied so that its rows are contiguous. Reductions over short columns are slow."""
     return x.T.contiguous() if xp is th else x.T.copy()
 
 
 def norm(x: Array) -> float:
-    """Euclidean norm of a vector, also of one whose squares are too large for single precision."""
+    """Euclidean norm of a vector. The squares of its entries may be too large for single precision."""
     size = math.sqrt(float((x * x).sum()))
     if math.isfinite(size):
         return size
@@ -72,16 +72,16 @@ def norm(x: Array) -> float:
 
 
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
-    """The whole batch ``n`` times over, one copy after the other."""
+    """The whole batch ``n`` times, one copy after the other."""
     return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)
 
 
 def in_single_precision(values: Array) -> Array:
-    """NumPy's doubles in single precision; everything else as it is."""
+    """Convert NumPy arrays of double precision to single precision. Everything else is returned unchanged."""
     return values.astype(np.float32) if isinstance(values, np.ndarray) and values.dtype == np.float64 else values
 
 
 def like(values: np.ndarray, reference: Array) -> Array:
-    """NumPy's values, in single precision if they are floats, as an array of the kind and on the device of another."""
+    """Convert a NumPy array to the type and device of ``reference``, floats to single precision."""
     values = in_single_precision(values)
     return th.as_tensor(values, device=reference.device) if isinstance(reference, th.Tensor) else values

@@ -18,14 +18,14 @@ from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
 
 class ExactGradient(LearningRule):
     """
-    Eligibility ∂ log π(a|s) / ∂h ⊗ x (Eq. 20), with h the pre-activations of a clean pass and x what the layers
-    received in it; for the critic ∂V(s) / ∂h ⊗ x. Needs a backward pass.
+    Eligibility ∂ log π(a|s) / ∂h ⊗ x (Eq. 20), with the pre-activations h and the layers' inputs x of a clean pass. For
+    the critic it is ∂V(s) / ∂h ⊗ x. Needs a backward pass.
     """
 
     perturbs = "any"
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
-        # A derivative by noise that is added to a pre-activation is a derivative by the pre-activation.
+        # The derivative with respect to noise that is added to h is the derivative with respect to h.
         noise_BN = th.zeros(len(window.actions), policy.n_nodes, device=policy.device, requires_grad=True)
         with th.enable_grad():
             clean = policy.noisy_pass(
@@ -77,8 +77,8 @@ class GradientThroughTime:
 
 class BPTT(ThreeFactorAlgorithm):
     """
-    The exact policy gradient in the place of :class:`~sb3_nrl.NRL`'s estimate: what backpropagation reaches with the
-    same rewards, traces and updates, and the only algorithm here with a backward pass.
+    The exact policy gradient, by backpropagation, instead of :class:`~sb3_nrl.NRL`'s estimate. Rewards, traces and
+    updates are the same. This is the only algorithm here with a backward pass.
 
     :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all parameters.
     """

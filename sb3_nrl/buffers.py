@@ -17,14 +17,14 @@ class RolloutWindow(NamedTuple):
     """
     Successive steps of all environments.
 
-    :param observations: What the policy observed, shape (T · E, ...)
-    :param actions: What it did, shape (T · E, ...)
+    :param observations: Observations of the policy, shape (T · E, ...)
+    :param actions: Actions of the policy, shape (T · E, ...)
     :param log_probs: log π(a|s) of the pass that chose the action, shape (T · E,)
     :param noise: ξ of the pass that chose the action, shape (T · E, N), None for a clean pass
     :param rewards_TE: Rewards
     :param dones_TE: Whether the step ended an episode
-    :param terminal_values_TE: Value of what a time limit cut off, 0 where none did
-    :param last_observations: What the policy observes after the last step, shape (E, ...)
+    :param terminal_values_TE: V(s') of the last observation of an episode that a time limit ended, else 0
+    :param last_observations: Observations after the last step, shape (E, ...)
     :param states: Hidden states of the policy before the first step, shape (E, S); None without recurrent layers
     :param starts_TE: Whether an episode begins with the step, so that hidden states are 0 before it; None without
         recurrent layers
@@ -55,8 +55,8 @@ class RolloutWindow(NamedTuple):
         """
         Cut the window into shorter ones. Those after the first have no hidden states.
 
-        :param n_steps: Most steps of each
-        :return: Which steps, and the window of these
+        :param n_steps: Largest number of steps of each
+        :return: The slice of steps, and the window of these steps
         """
         if self.n_steps <= n_steps:
             yield slice(0, self.n_steps), self
@@ -82,15 +82,16 @@ class RolloutWindow(NamedTuple):
 
 class RolloutBuffer:
     """
-    Keeps the steps of a window. Unlike that of Stable-Baselines3, it may be used before it is full.
+    Stores the steps of a window. Unlike Stable-Baselines3's, it can be used before it is full.
 
-    :param buffer_size: Most steps T of a window
+    :param buffer_size: Largest number of steps T of a window
     :param observation_space: Observation space
     """
 
     def __init__(self, buffer_size: int, observation_space: spaces.Space) -> None:
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
-        # What the policy turns into single precision is kept so: environments may mix whole and other numbers.
+        # Observations that the policy converts to single precision are stored in single precision, since environments
+        # may mix integers and floats.
         self._in_single_precision = {
             key for key, part in parts.items() if isinstance(part, spaces.Box) and part.dtype.itemsize > 1
         }
@@ -98,14 +99,14 @@ class RolloutBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether the window is as long as it can be."""
+        """Whether the window has ``buffer_size`` steps."""
         return self.pos == self.buffer_size
 
     def clear(self, buffer_size: int) -> None:
         """
-        Drop all steps, and what is known of their shapes.
+        Drop all steps and the arrays that store them.
 
-        :param buffer_size: Most steps T of a window from now on
+        :param buffer_size: Largest number of steps T of a window from now on
         """
         self.buffer_size = buffer_size
         self._values: dict[str, np.ndarray] = {}
@@ -121,7 +122,7 @@ class RolloutBuffer:
         """
         Add one step of every environment.
 
-        :param observations: What the policy observed, E rows
+        :param observations: Observations of the policy, E rows
         :param states: Hidden states of the policy before the step, None without recurrent layers
         :param starts_E: Whether an episode begins with the step
         :param values: The fields ``actions``, ``log_probs``, ``rewards_TE``, ``dones_TE`` and, if any, ``noise`` of
@@ -145,7 +146,7 @@ class RolloutBuffer:
 
     def set_terminal_values(self, envs: list[int], values: np.ndarray) -> None:
         """
-        Set values of what a time limit cut off after the last step that was added.
+        Set V(s') of environments whose episode a time limit ended at the last step that was added.
 
         :param envs: The environments
         :param values: The values
@@ -159,8 +160,8 @@ class RolloutBuffer:
         """
         The steps that were added since the last reset, at least one.
 
-        :param last_observations: What the policy observes after the last step, E rows
-        :return: Views of these steps, which later ones may overwrite
+        :param last_observations: Observations after the last step, E rows
+        :return: Views of these steps. Later steps may overwrite them
         """
         pos, values = self.pos, self._values
         observations = {key: _as_rows(array_TE[:pos]) for key, array_TE in self._observations.items()}

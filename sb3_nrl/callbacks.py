@@ -1,5 +1,4 @@
-"""Diagnostics: the angle between updates and the exact gradient, the performance in NeuroGym's trials, and a run's
-hyper-parameters.
+"""Callbacks that log the cosine between updates and the exact gradient, NeuroGym's performance, and hyper-parameters.
 
 Shapes: T steps, E environments, W weights and biases that learn.
 """
@@ -21,17 +20,18 @@ from sb3_nrl.updates import Update
 _EVERYWHERE_BUT_TENSORBOARD = ("stdout", "log", "json", "csv")
 
 _NO_HYPERPARAMETERS = {"env", "learning_rate", "policy_kwargs", "tensorboard_log", "verbose", "_init_setup_model"}
-"""Arguments of constructors that say nothing of how a run learns, or that are logged in a form of their own."""
+"""Arguments of constructors that do not affect learning, or that are logged separately."""
 
 
 class GradientAlignmentCallback(BaseCallback):
     """
-    Logs ``train/alignment``: the cosine between the update Σ δ · trace and the exact gradient, on the same steps and
-    with the same δ, averaged over the updates since the last log. The exact gradient is BPTT's, that of
-    Σ δ log π(a|s), with a critic of Σ δ (log π(a|s) + V(s)), by traces with the same decay.
+    Logs ``train/alignment``: the cosine between the update Σ δ · trace and the exact gradient, averaged over the
+    updates since the last log. Both are computed from the same steps, with the same δ and the same decay of the traces.
+    The exact gradient is BPTT's: that of Σ δ log π(a|s), or with a critic that of Σ δ (log π(a|s) + V(s)).
 
-    Needs a backward pass for each update and a second set of traces. It changes neither weights nor random numbers.
-    Updates of length 0, and those that credit steps from before this callback was there, are left out.
+    Each update needs an additional backward pass and a second set of traces. The callback changes neither weights nor
+    random numbers. It leaves out updates of length 0, and updates whose traces include steps before the callback
+    started.
     """
 
     def _on_training_start(self) -> None:
@@ -68,17 +68,17 @@ class GradientAlignmentCallback(BaseCallback):
 
 class PerformanceCallback(BaseCallback):
     """
-    Logs ``rollout/performance``, the mean ``performance`` of the last trials that the environments' ``info`` tells of.
+    Logs ``rollout/performance``, the mean of ``info["performance"]`` over the last trials.
 
-    The number of trials is the algorithm's ``stats_window_size``, as it is for ``rollout/ep_rew_mean``. Nothing is
-    logged before a trial has ended, or if the environments tell of none.
+    The number of trials is the algorithm's ``stats_window_size``, as for ``rollout/ep_rew_mean``. Nothing is logged
+    before the first trial ends, or if the environments give no ``performance``.
     """
 
     def _on_training_start(self) -> None:
         self.performances: deque[float] = deque(maxlen=self.model._stats_window_size)
 
     def _on_step(self) -> bool:
-        infos = self.locals.get("infos", ())  # ARS tells of none
+        infos = self.locals.get("infos", ())  # ARS has no infos
         self.performances.extend(info["performance"] for info in infos if "performance" in info)
         return True
 
@@ -89,10 +89,10 @@ class PerformanceCallback(BaseCallback):
 
 class HyperparametersCallback(BaseCallback):
     """
-    Shows the hyper-parameters of a run in TensorBoard's HPARAMS tab, beside its mean return, whatever the algorithm.
+    Logs the hyper-parameters of a run for TensorBoard's HPARAMS tab, beside its mean return, for any algorithm.
 
-    They are the arguments of the algorithm's constructor and its ``policy_kwargs``; of a schedule for the learning
-    rate, the value at the start.
+    Hyper-parameters are the arguments of the algorithm's constructor and its ``policy_kwargs``. If the learning rate is
+    a schedule, its initial value is logged.
     """
 
     def _on_training_start(self) -> None:

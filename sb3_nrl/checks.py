@@ -1,4 +1,4 @@
-"""Checks that name what is wrong, and what would be right."""
+"""Checks of arguments, observations and rewards. Each error names the value, and says which values are valid."""
 
 import math
 import sys
@@ -13,10 +13,10 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped
 
 _MAX_FLOAT = np.float64(np.finfo(np.float32).max)
-"""Largest number in single precision. A number of Python would become infinite beside half precision."""
+"""Largest number in single precision. A Python float would become infinite in comparisons with half precision."""
 
 _LARGE = 1e9
-"""Size of rewards and observations from which on they are likely to be what learning fails from."""
+"""Size above which a reward or an observation is likely to be the cause of a failed update."""
 
 _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -29,7 +29,7 @@ _OF_OTHER_ALGORITHMS = {
     "use_rms_prop": ": set optimizer_class in policy_kwargs",
     "use_sde": ": set action_correlation in policy_kwargs",
 }
-"""Arguments of A2C and PPO, and what there is instead."""
+"""Arguments of A2C and PPO, and what replaces them."""
 
 
 def is_count(value: Any, least: int = 1) -> bool:
@@ -49,9 +49,9 @@ def is_number(value: Any, above: float, at_most: float = math.inf) -> bool:
 
 def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
     """
-    Refuse a bad argument.
+    Raise an error if an argument is not valid.
 
-    :raises ValueError: If the value is not valid
+    :raises ValueError: If ``valid`` is False
     """
     if not valid:
         raise ValueError(f"{argument}={value!r}: must be {wanted}")
@@ -59,9 +59,9 @@ def check(argument: str, value: Any, valid: bool, wanted: str) -> None:
 
 def refuse_unknown(algorithm: str, arguments: Iterable[str]) -> None:
     """
-    Refuse arguments that an algorithm does not have.
+    Raise an error if an algorithm does not have an argument.
 
-    :raises TypeError: If there are any
+    :raises TypeError: If there is such an argument
     """
     for name in arguments:
         raise TypeError(f"{algorithm} has no argument {name!r}{_OF_OTHER_ALGORITHMS.get(name, '')}")
@@ -69,9 +69,9 @@ def refuse_unknown(algorithm: str, arguments: Iterable[str]) -> None:
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    Refuse spaces that no policy can be made for.
+    Check that a policy can be made for an observation space and an action space.
 
-    :raises ValueError: If there are such
+    :raises ValueError: If one of them is not supported
     """
     of_keys = observation_space.spaces.items() if isinstance(observation_space, spaces.Dict) else ()
     parts = {f"observation_space[{key!r}]": part for key, part in of_keys} or {"observation_space": observation_space}
@@ -85,11 +85,11 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
 
 def warn_of_endless_trials(env: Any) -> None:
     """
-    Warn of NeuroGym's own environments, in which one trial follows the other and no episode ends.
+    Warn of original NeuroGym environments, in which one trial follows another and no episode ends.
 
     :param env: The training environments
     """
-    is_raw = "neurogym" in sys.modules and env.has_attr("num_tr_exp")  # its number of trials, ten millions
+    is_raw = "neurogym" in sys.modules and env.has_attr("num_tr_exp")  # NeuroGym's number of trials, ten million
     if is_raw and not all(env.env_is_wrapped(TimeLimit)):
         warnings.warn(
             "Episodes of this NeuroGym environment never end: the log has no returns, and a running average with "
@@ -101,27 +101,28 @@ def warn_of_endless_trials(env: Any) -> None:
 
 def warn_of_missing_memory(env: Any) -> None:
     """
-    Warn of environments that need memory, for a policy that has none. They say so by an attribute ``needs_memory``.
+    Warn that the environments need memory. Called for policies without memory. ``needs_memory`` is an attribute of the
+    environments.
 
     :param env: The training environments
     """
     sees_the_past = is_vecenv_wrapped(env, VecFrameStack)
     if not sees_the_past and env.has_attr("needs_memory") and any(env.get_attr("needs_memory")):
         warnings.warn(
-            "This task needs memory: the best policy that sees only the current observation does worse than one that "
-            'remembers the trial. Use a recurrent policy: "MlpRnnPolicy", "MlpCtrnnPolicy" or "MlpGruPolicy".',
+            "This task needs memory: a policy that remembers the trial performs better than the best policy that sees "
+            'only the current observation. Use a recurrent policy: "MlpRnnPolicy", "MlpCtrnnPolicy" or "MlpGruPolicy".',
             stacklevel=5,
         )
 
 
 def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] | None = None) -> None:
     """
-    Refuse observations and rewards that would spoil the weights.
+    Check that observations and rewards are finite in single precision.
 
-    :param obs: Observations, a row for each environment
-    :param rewards: Rewards, as many
+    :param obs: Observations, one row for each environment
+    :param rewards: Rewards, one for each environment
     :param step: Number of steps so far
-    :param envs: The environments, by default all
+    :param envs: Numbers of the environments, by default all
     :raises ValueError: If an observation or a reward is not finite, with the environment and the step
     """
     if _is_finite(rewards) and all(map(_is_finite, obs.values() if isinstance(obs, dict) else (obs,))):
@@ -136,7 +137,7 @@ def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] |
 
 def _is_finite(values: np.ndarray) -> bool:
     """Whether all values are finite in single precision."""
-    # The sum of squares is the quickest to tell; it is infinite also where finite numbers are huge.
+    # The sum of squares is the quickest check. Large finite numbers can make it infinite, so they need the second one.
     return (
         values.dtype.kind != "f"
         or bool(np.vdot(values, values) < _MAX_FLOAT)
@@ -150,11 +151,11 @@ def _name_parts(obs: Any) -> dict[str, np.ndarray]:
 
 def name_the_largest(obs: Any, rewards: np.ndarray | None = None) -> str:
     """
-    Say which observation or reward is too large to compute with.
+    Name the largest observation or reward if it is likely to be the cause of a failed update.
 
     :param obs: Observations
     :param rewards: Rewards, if any
-    :return: A sentence; empty if none is
+    :return: A sentence; empty if none is so large
     """
     parts = {**({} if rewards is None else {"reward": rewards}), **_name_parts(obs)}
     sizes = {name: float(np.abs(values).max()) for name, values in parts.items() if values.dtype.kind == "f"}

@@ -1,4 +1,4 @@
-"""The ``sb3-nrl`` command, whose mistakes are one line."""
+"""The ``sb3-nrl`` command. It reports a user's mistake in one line."""
 
 import argparse
 import os
@@ -13,19 +13,19 @@ from typing import Any, TextIO
 from sb3_nrl import __version__
 
 COMMANDS = {
-    "train": "train an agent, go on with a run (-i), or tune hyper-parameters (-optimize)",
+    "train": "train an agent, resume a run (-i), or tune hyper-parameters (-optimize)",
     "enjoy": "watch a trained agent",
-    "record-video": "film it",
+    "record-video": "record a video of a trained agent",
     "plot-train": "plot the returns of training",
-    "all-plots": "plot and tabulate evaluations, of several algorithms and environments",
-    "plot-from-file": "plot what all-plots saved",
+    "all-plots": "plot and tabulate evaluations of several algorithms and environments",
+    "plot-from-file": "plot the file that all-plots saved",
 }
 
 EXAMPLES = """
 examples:
-  sb3-nrl train --algo nrl --env CartPole-v1 -P            with the shipped hyper-parameters, into logs/nrl/
-  sb3-nrl train -i logs/nrl/CartPole-v1_1                  go on with that run
-  sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the latest run
+  sb3-nrl train --algo nrl --env CartPole-v1 -P            train with the shipped hyper-parameters, into logs/nrl/
+  sb3-nrl train -i logs/nrl/CartPole-v1_1                  resume that run
+  sb3-nrl enjoy --algo nrl --env CartPole-v1               watch the agent of the latest run
 
 Algorithms: nrl (the default), rmhl, bptt, and those of the RL Zoo. Each command has a --help of its own.
 """
@@ -37,11 +37,11 @@ _LIBRARIES = tuple(
         *(sysconfig.get_path("stdlib"), os.path.dirname(__file__)),
     )
 )
-"""Folders of code that is not the user's."""
+"""Folders of this package and of other libraries, whose code is not the user's."""
 
 
 class _WithoutUsage:
-    """Standard error without argparse's page of usage, in which its message would drown."""
+    """Standard error without argparse's usage text, which is too long to find the message below it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ class _WithoutUsage:
 
 
 def _frames(error: BaseException | None) -> list[traceback.FrameSummary]:
-    """The lines of code that an error, and those that led to it, passed through."""
+    """The stack frames of an error and of the errors that caused it."""
     if error is None:
         return []
     return [*_frames(error.__cause__ or error.__context__), *traceback.extract_tb(error.__traceback__)]
@@ -62,13 +62,13 @@ def _frames(error: BaseException | None) -> list[traceback.FrameSummary]:
 
 def _describe(error: Exception) -> str:
     """
-    Say in one line what went wrong. An error that no code raised on purpose, or one without text, comes with its type
-    and with the line of code.
+    Describe an error in one line. If no ``raise`` or ``assert`` raised it, or if it has no text, the line includes its
+    type and the line of code.
     """
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     if any(frame.name == "__call__" and "eval(" in (frame.line or "") for frame in frames):
-        return f"{text}: name:value has text in quotes, as \"noise_distribution:'uniform'\""
+        return f"{text}: in name:value, write text in quotes, as \"noise_distribution:'uniform'\""
     last = frames[-1]
     if text and (last.line or "").startswith(("raise ", "assert ")):
         return text
@@ -77,10 +77,10 @@ def _describe(error: Exception) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Run a command, and report a mistake in its arguments in one line. What fails in a file of the user's own, such as an
-    environment or a callback, keeps its traceback. With ``--verbose 2`` everything does.
+    Run a command, and report a mistake in its arguments in one line. An error in the user's own code, such as an
+    environment or a callback, keeps its traceback. With ``--verbose 2``, every error does.
 
-    :param arguments: What follows ``sb3-nrl`` on the command line, by default that of the process
+    :param arguments: The arguments after ``sb3-nrl``, by default those of the process
     """
     table = "\n".join(f"  {name:16}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(

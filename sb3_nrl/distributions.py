@@ -15,18 +15,19 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_nrl.arrays import Array, ArrayNamespace, as_float, highest, transpose
 
-_LOWEST = -1e30
-"""Logit of an action that does not exist. Finite, so that 0 · log 0 is 0 in an entropy."""
+_MISSING_ACTION_LOGIT = -1e30
+"""Logit of an action that does not exist. It is finite, so that p · log p is 0 in an entropy."""
 
 _MAX_LOGITS_IN_PYTHON = 16
-"""Logits of a batch up to which Python's own numbers are quicker than NumPy's arrays."""
+"""Largest number of logits in a batch for which Python's floats are quicker than NumPy's arrays."""
 
 
 class ActionDistribution(ABC):
     """
-    How actions follow from the outputs of the action head.
+    A distribution of actions, computed from the outputs of the action head.
 
-    The head's outputs become the distribution's parameters once per pass; everything else takes those.
+    ``parameters`` computes the distribution's parameters from these outputs, once per pass. All other methods take the
+    parameters.
 
     :param space: Action space
     """
@@ -46,19 +47,19 @@ class ActionDistribution(ABC):
         return generator.random((n_rows, self.n_actions))
 
     def draw_like(self, parameters: th.Tensor) -> th.Tensor:
-        """The same from PyTorch's default generator, for the batch of these parameters."""
+        """Random numbers as those of ``draw``, from PyTorch's default generator, for the batch of these parameters."""
         return th.rand(parameters.shape[self.batch_axis], self.n_actions, device=parameters.device)
 
     @abstractmethod
     def parameters(self, xp: ArrayNamespace, outputs_BP: Array) -> Array:
-        """The distribution's parameters."""
+        """Compute the distribution's parameters from the outputs of the head."""
 
     @abstractmethod
     def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
-        """Actions as the environment takes them, by random numbers as ``draw`` gives them."""
+        """Sample actions, as the environment takes them, with random numbers from ``draw``."""
 
     def act(self, xp: ArrayNamespace, outputs_BP: Array, draws_BA: Array) -> tuple[Array, Array]:
-        """``choose`` from the head's outputs."""
+        """Sample actions in training, as ``choose`` does, from the outputs of the head."""
         return self.choose(xp, self.parameters(xp, outputs_BP), draws_BA)
 
     def choose(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> tuple[Array, Array]:
@@ -66,7 +67,7 @@ class ActionDistribution(ABC):
         Sample actions in training.
 
         :return: Actions, and their log π(a|s)
-        :raises FloatingPointError: If the parameters are no distribution
+        :raises FloatingPointError: If the parameters are not finite
         """
         actions = self.sample(xp, parameters, draws_BA)
         log_probs = self.log_prob(xp, parameters, actions)
@@ -75,7 +76,7 @@ class ActionDistribution(ABC):
 
     @abstractmethod
     def mode(self, xp: ArrayNamespace, parameters: Array) -> Array:
-        """The likeliest actions."""
+        """The most likely actions."""
 
     @abstractmethod
     def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
@@ -86,16 +87,16 @@ class ActionDistribution(ABC):
         """Entropy of π(·|s), shape (B,)."""
 
     batch_axis: ClassVar[int] = 0
-    """The dimension of the parameters that the batch is along."""
+    """The axis of the parameters along which the rows of the batch are."""
 
     def mean(self, xp: ArrayNamespace, parameters: Array, n_passes: int) -> Array:
-        """Parameters of the mean of the batch's K parts of equal length, of which each is a pass (section 3.3)."""
+        """Average the distributions of K passes, which are K equal parts of the batch (section 3.3)."""
         shape = list(parameters.shape)
         shape[self.batch_axis : self.batch_axis + 1] = [n_passes, -1]
         return self._mean(xp, parameters.reshape(shape), self.batch_axis)
 
     def _mean(self, xp: ArrayNamespace, parameters: Array, axis: int) -> Array:
-        """The same along a dimension of its own: by default the logarithm of the mean of exponentials."""
+        """Average along an axis of the parameters: by default the logarithm of the mean of their exponentials."""
         return _log_mean_exp(xp, parameters, axis)
 
     def to_sb3(self, parameters: th.Tensor) -> Distribution:
@@ -118,11 +119,12 @@ class Categorical(ActionDistribution):
         sizes = np.array([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
         self.n_outputs = int(sizes.sum())
         self._is_single = isinstance(space, spaces.Discrete)
-        self._may_use_python = self._is_single and type(self) is Categorical  # a subclass's methods are to be called
+        self._may_use_python = self._is_single and type(self) is Categorical  # a subclass may override the methods
         self._components = np.arange(len(sizes))[:, None]
         self._last = (sizes - 1)[:, None]
         self._padding: np.ndarray | None = None
-        if sizes.min() != sizes.max():  # rows of the transposed outputs, the one after the last for no choice
+        if sizes.min() != sizes.max():
+            # For each choice its row of the transposed outputs; for a missing choice the row after the last.
             choices = np.arange(sizes.max())
             starts = np.cumsum(sizes) - sizes
             self._padding = np.where(choices < sizes[:, None], starts[:, None] + choices, self.n_outputs)
@@ -138,14 +140,14 @@ class Categorical(ActionDistribution):
         if self._padding is None:
             logits = logits.reshape(self.n_actions, -1, logits.shape[1])
         else:
-            logits = xp.concatenate((logits, 0 * logits[:1] + _LOWEST))[self._padding]
+            logits = xp.concatenate((logits, 0 * logits[:1] + _MISSING_ACTION_LOGIT))[self._padding]
         logits = logits - highest(xp, logits, 1)
         return logits - xp.log(xp.exp(logits).sum(1, keepdims=True))
 
     def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
         cumulative = xp.exp(parameters).cumsum(1)
         actions = (cumulative[:, :-1] <= draws_BA.T[:, None] * cumulative[:, -1:]).sum(1)
-        if self._padding is not None:  # a draw of almost 1 is rounded to 1
+        if self._padding is not None:  # a random number close to 1 may be rounded to 1
             actions = xp.minimum(actions, self._last if xp is np else th.as_tensor(self._last, device=actions.device))
         return actions[0] if self._is_single else actions.T
 
@@ -172,13 +174,13 @@ class Categorical(ActionDistribution):
 def _require_finite(value: float) -> None:
     if not math.isfinite(value):
         raise FloatingPointError(
-            "The network's outputs are infinite or NaN: so is what it observed, or its weights have become too large. "
-            "If it is the weights, lower learning_rate or set a max_grad_norm."
+            "The network's outputs are infinite or NaN. Either an observation is infinite, NaN or too large, or the "
+            "weights have become too large. If it is the weights, lower learning_rate or set a max_grad_norm."
         )
 
 
 def _choose(logits: list[float], draw: float) -> tuple[int, float]:
-    """What :class:`Categorical` does, for one row in Python's numbers."""
+    """Sample as :class:`Categorical` does, for one row, with Python's floats."""
     highest_logit = max(logits)
     odds = [math.exp(logit - highest_logit) for logit in logits]
     total = sum(odds)
@@ -193,7 +195,7 @@ def _choose(logits: list[float], draw: float) -> tuple[int, float]:
 
 class Bernoulli(ActionDistribution):
     """
-    Several yes-or-no choices at once (``MultiBinary``). Parameters are logits, of shape (B, A).
+    Several binary choices at once (``MultiBinary``). Parameters are logits, of shape (B, A).
 
     :param space: Action space
     """

@@ -1,4 +1,4 @@
-"""What happens before the first step: arguments become a rule, a reward predictor, a policy and traces.
+"""The set-up of a model: makes the learning rule, reward predictor, policy and traces from the constructor's arguments.
 
 Shapes: E environments.
 """
@@ -36,7 +36,7 @@ from sb3_nrl.updates import Update, check_optimizer
 
 
 def _wrappers(env: VecEnv | None, kind: type[VecEnvWrapper]) -> Iterator[Any]:
-    """The wrappers of a kind around an environment, the innermost first."""
+    """All wrappers of one class around an environment, the innermost first."""
     if isinstance(env, VecEnvWrapper):
         yield from _wrappers(env.venv, kind)
         if isinstance(env, kind):
@@ -44,7 +44,10 @@ def _wrappers(env: VecEnv | None, kind: type[VecEnvWrapper]) -> Iterator[Any]:
 
 
 class ModelSetup(OnPolicyAlgorithm):
-    """The set-up of a :class:`~sb3_nrl.ThreeFactorAlgorithm`, which has the constructor and the training loop."""
+    """
+    Set-up, saving and loading for :class:`~sb3_nrl.ThreeFactorAlgorithm`, which adds the constructor and the training
+    loop.
+    """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": NoisyPolicy,
@@ -61,17 +64,17 @@ class ModelSetup(OnPolicyAlgorithm):
     trace_decay: float | None
     gae_lambda: float | None  # type: ignore[assignment]
     n_baseline_passes: int | None = None
-    """None, or the number of noisy passes whose mean takes the place of a clean pass."""
+    """Number of noisy passes whose mean is used instead of a clean pass; None for a clean pass."""
 
     def make_rule(self) -> LearningRule:
-        """The learning rule that the arguments describe."""
+        """Make the learning rule from the model's arguments."""
         check(
             "rule", self.rule, isinstance(self.rule, LearningRule), "a LearningRule; load(path, rule=...) takes one too"
         )
         return self.rule
 
     def _make_predictor(self) -> RewardPredictor:
-        """The reward predictor that the arguments describe; a running average goes on from the one before."""
+        """Make the reward predictor from the model's arguments. A running average keeps the averages learned so far."""
         names = ("gamma", "ent_coef", "vf_coef", "reward_timing", "reward_smoothing", "scale_rpe")
         predictor, used = make_predictor(
             self.reward_prediction, {name: getattr(self, name) for name in names}, self.n_envs
@@ -93,7 +96,7 @@ class ModelSetup(OnPolicyAlgorithm):
         return self.predictor.default_decay if self.trace_decay is None else self.trace_decay
 
     def _read_arguments(self) -> None:
-        """Check all arguments, and make what they describe."""
+        """Check all arguments, and make the reward predictor and the learning rule."""
         check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
@@ -159,13 +162,13 @@ class ModelSetup(OnPolicyAlgorithm):
             self.policy.generator = generator
         self.traces = EligibilityTraces()
         self.watchers: list[Callable[[Update], None]] = []
-        """Functions that are called at each update, just before the weights change; emptied when ``learn`` returns."""
+        """Functions that are called at each update, just before the weights change. ``learn`` clears this list."""
         self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
         self._forget_steps()
         self._maybe_recommend_cpu(NoisyPolicy.__name__)
 
     def _forget_steps(self) -> None:
-        """Start anew with traces, and drop the steps that wait for an update."""
+        """Reset the traces, and drop the steps that no update has used yet."""
         self.traces.reset()
         self.rollout_buffer.clear(self.n_steps)
         self._carry: Any = None
@@ -174,9 +177,9 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def refresh(self) -> None:
         """
-        Let changes to the model's arguments and to the policy's layers take effect. ``learn`` does this at its start;
-        call it after changing any of them in a callback. If other parameters learn than before, or ``n_steps`` is
-        another, traces start anew.
+        Make changes to the model's arguments and to the policy's layers take effect. ``learn`` does this at its start.
+        Call it after such a change in a callback. If ``n_steps`` has changed, or the set of parameters that learn, the
+        traces are reset.
 
         :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
         """
@@ -184,7 +187,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.policy.noise, self.policy.perturbs = self.rule.noise, self.rule.perturbs
         self.policy.n_baseline_passes = self.n_baseline_passes
         if self.policy.refresh():
-            self.policy.optimizer.zero_grad()  # what is frozen now must not move by an old gradient
+            self.policy.optimizer.zero_grad()  # frozen parameters must not change by an old gradient
             self._forget_steps()
         check_optimizer(self.policy, self.vf_coef)
         if self.rollout_buffer.buffer_size != self.n_steps:
@@ -204,7 +207,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self.predictor.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
-        self._last_obs = map_observations(np.array, self._last_obs)  # some environments use their arrays again
+        self._last_obs = map_observations(np.array, self._last_obs)  # a copy: some environments reuse their arrays
         check_finite(self._last_obs, np.zeros(self.n_envs), self.num_timesteps)
         warn_of_endless_trials(self.env)
         if self.policy.n_states == 0:
@@ -223,22 +226,22 @@ class ModelSetup(OnPolicyAlgorithm):
         device: th.device | str = "auto",
     ) -> None:
         """
-        Take over the parameters of another model, as in Stable-Baselines3, and drop the traces of the old ones.
+        Load the parameters of another model, as in Stable-Baselines3, and reset the traces.
 
-        :param load_path_or_dict: File of a model, or what ``get_parameters`` gives
-        :param exact_match: Whether to refuse parameters that are not of the policy and its optimizer, or only of some
-        :param device: Where to load a file's parameters
+        :param load_path_or_dict: File of a model, or the result of ``get_parameters``
+        :param exact_match: Whether the names must be exactly those of the policy and its optimizer
+        :param device: Device on which to load the parameters of a file
         """
         try:
             super().set_parameters(load_path_or_dict, exact_match, device)
-        finally:  # it complains of missing names after it has replaced the others
+        finally:  # missing names raise an error only after the other parameters are replaced
             self._forget_steps()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), "watchers": []}  # which belong to the training that the model is copied from
+        state = {**vars(self), "watchers": []}  # watchers belong to the training of the original model
         state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
         state["_custom_logger"] = False
-        # VecNormalize leaves out what it wraps, since its own files are for other environments.
+        # VecNormalize does not pickle the environment that it wraps, nor its returns.
         wrappers = _wrappers(self.env, VecNormalize)
         state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]
         return state
@@ -259,14 +262,14 @@ class ModelSetup(OnPolicyAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """
-        Save to a zip file, as in Stable-Baselines3, but whole or not at all: an interrupted save leaves the old file.
-        Traces are not saved, since loading resets the environments. The random numbers of actions go on after loading.
-        Those of PyTorch, which the noise comes from, and of the environments are not saved: as in Stable-Baselines3,
-        loading a model that has a seed starts them anew.
+        Save to a zip file, as in Stable-Baselines3, but atomically: an interrupted save leaves the old file. Traces are
+        not saved, since loading resets the environments. The state of the actions' random generator is saved, and
+        loading restores it. The states of PyTorch's random generator, which draws the noise, and of the environments'
+        are not saved. Loading a model that has a seed seeds these again, as in Stable-Baselines3.
 
         :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
         :param exclude: Names of attributes to leave out
-        :param include: Names of attributes to save although they would be left out
+        :param include: Names of attributes to save that are left out by default
         """
         self._saved_as = self._names()
         self._saved_generator = self.seed, self.policy.generator

@@ -1,4 +1,4 @@
-"""A chain of layers from an observation to the outputs of a head, with the noise of its nodes in one vector.
+"""A sequence of layers from the observations to the outputs of a head.
 
 Shapes: B rows of a batch, N nodes of the network, M inputs of its weight matrices, S variables of its hidden state, E
 environments, T steps, K copies, W weights and biases that learn, O outputs.
@@ -37,7 +37,7 @@ NetworkNoise = Array | WeightNoise | None
 
 class NetworkPass(NamedTuple):
     """
-    What a pass through a network gives.
+    The results of a pass through a network.
 
     :param outputs: Outputs of the head, shape (B, O)
     :param received: Pre-synaptic activity x̃ of each layer if nodes got noise, else empty
@@ -69,7 +69,7 @@ class Network(nn.Module):
 
     def refresh(self) -> None:
         """
-        Look anew at the layers, and at what is trainable.
+        Update the list of layers, and of the parameters that learn.
 
         :raises ValueError: If a trainable parameter would never learn, or a layer's credit would be wrong
         """
@@ -77,7 +77,7 @@ class Network(nn.Module):
         for layer in self._layers:
             layer.refresh()
         self.layer_nodes, self.n_nodes = _spans(layer.n_nodes for layer in self._layers)
-        """Where the nodes of each layer lie in the vector of all nodes."""
+        """Slice of the nodes of each layer in the vector of all nodes."""
         self.layer_inputs, self.n_pre = _spans(layer.n_pre for layer in self._layers)
         """Where the inputs of each layer's weight matrices lie in the vector of all."""
         self.layer_states, self.n_states = _spans(layer.n_states for layer in self._layers)
@@ -90,7 +90,7 @@ class Network(nn.Module):
 
     @property
     def runs_in_numpy(self) -> bool:
-        """Whether all layers do."""
+        """Whether all layers can run in NumPy."""
         return all(layer.runs_in_numpy for layer in self._layers)
 
     def constrain(self) -> None:

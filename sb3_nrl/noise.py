@@ -1,4 +1,4 @@
-"""The noise ξ that perturbs the nodes: zero mean and variance σ² each.
+"""The noise ξ of the nodes. The noise of each node has mean 0 and variance σ².
 
 Shapes: K samples of each row, B rows (steps of environments), n nodes of a network.
 """
@@ -43,7 +43,7 @@ NOISE_DISTRIBUTIONS: dict[str, Callable[[th.Tensor, float], th.Tensor]] = {
 """Functions that fill a tensor with noise of a given σ: thermal, uniform, random telegraph and shot noise."""
 
 ORTHOGONAL: Literal["orthogonal"] = "orthogonal"
-"""Directions that the K samples of a row share out among them, instead of a distribution of each node's noise."""
+"""Name of noise whose K samples of a row are orthogonal. It is not a distribution of single nodes."""
 
 
 class Noise(NamedTuple):
@@ -52,7 +52,8 @@ class Noise(NamedTuple):
 
     :param std: Standard deviation σ, in the units of the pre-activations
     :param distribution: A key of ``NOISE_DISTRIBUTIONS``, or ``ORTHOGONAL``
-    :param probability: Probability that a node gets noise at a step, in (0, 1]; σ is that of the nodes that do
+    :param probability: Probability that a node gets noise at a step, in (0, 1]. σ is the standard deviation of the
+        noise of these nodes
     """
 
     std: float
@@ -78,8 +79,8 @@ class Noise(NamedTuple):
         :param n_rows: Number of rows B
         :param sizes: Number of nodes of each network
         :param device: Where to draw it
-        :return: ξ of shape (K · B, sum of the sizes), all rows of a sample side by side; independent of one another
-            unless orthogonal
+        :return: ξ of shape (K · B, sum of the sizes). The rows of one sample are adjacent. Rows are independent unless
+            the noise is orthogonal
         """
         if self.distribution == ORTHOGONAL:
             return th.cat([_orthogonal(n_samples, n_rows, size, self.std, device) for size in sizes if size], dim=1)
@@ -90,10 +91,10 @@ class Noise(NamedTuple):
 
 def _orthogonal(n_samples: int, n_rows: int, n_nodes: int, std: float, device: th.device | str) -> th.Tensor:
     """
-    Samples of length σ √n, orthogonal to one another as long as there are no more than nodes; further ones repeat them.
+    Samples of length σ √n. Up to n samples are orthogonal to one another; further samples repeat them.
 
-    They are the first rows of the Hartley transform, with the nodes permuted, and in each row of the batch shifted and
-    flipped in sign, at random: the mean of ξ ξᵀ is the identity times σ².
+    They are the first rows of the Hartley transform. The nodes are randomly permuted, and in each row of the batch
+    randomly shifted and multiplied by random signs. The mean of ξ ξᵀ is therefore the identity times σ².
     """
     nodes = th.arange(n_nodes, device=device)
     angles = 2 * math.pi / n_nodes * nodes

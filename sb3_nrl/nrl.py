@@ -28,13 +28,14 @@ _TINY = np.finfo(np.float32).tiny
 _LEARNING_RATE = 5e-3
 
 _NODES_PER_SAMPLE = 100
-"""Nodes for each noise sample from which on the default learning rate is lowered."""
+"""Largest number of nodes per noise sample for which the default learning rate is not lowered."""
 
 
 class NodePerturbation(LearningRule):
     """
-    Eligibility ρ ξ / ‖ξ‖² ⊗ x̃ (Eq. 17): noise ξ on every node, and ρ = log π̃(a|s) − log π(a|s), which tells whether
-    the noise made the action likelier. For the critic, ρ = Ṽ(s) − V(s). Forward passes alone.
+    Eligibility ρ ξ / ‖ξ‖² ⊗ x̃ (Eq. 17), with noise ξ on every node. For the actor, ρ = log π̃(a|s) − log π(a|s)
+    measures whether the noise makes the action more likely. For the critic, ρ = Ṽ(s) − V(s). The rule uses forward
+    passes only.
 
     For the parameters see :class:`NRL`.
     """
@@ -73,7 +74,7 @@ class NodePerturbation(LearningRule):
         if self.antithetic:
             opposite = policy.noisy_pass(obs, actions, -noise_BN, **time)
             rhos = [(plus - minus) / 2 for plus, minus in zip(noisy.objectives, opposite.objectives, strict=True)]
-            # ρ and ξ change their signs together: both passes of a pair have the same post-synaptic factor.
+            # With −ξ, ρ has the opposite sign too, so both passes of a pair have the same post-synaptic factor ρ ξ.
             pre = map_received(lambda plus, minus: (plus + minus) / 2, noisy.received, opposite.received)
         else:
             clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
@@ -90,7 +91,7 @@ class NodePerturbation(LearningRule):
         return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics), None
 
     def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
-        """ρ ξ / ‖ξ‖² with the ρ of actor and critic, normalized as ``noise_normalization`` says."""
+        """The post-synaptic factor ρ ξ / ‖ξ‖² of all nodes, normalized according to ``noise_normalization``."""
         post_BN = noise_BN / self.n_noise_samples
         for part, rho_B in zip(policy.parts, rhos, strict=True):
             spans = part.layer_nodes if self.noise_normalization == "layer" else [part.nodes]
@@ -98,7 +99,7 @@ class NodePerturbation(LearningRule):
                 rho_B = rho_B * part.n_nodes
             for span in spans:
                 noise = noise_BN[:, span]
-                # All the noise of a layer of one node can be 0.
+                # The noise of a layer with one node can be exactly 0; _TINY avoids a division by 0.
                 post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
         return post_BN
 
@@ -147,10 +148,10 @@ class NoiseThroughTime(OuterProducts):
 
 def default_learning_rate(policy: PerturbablePolicy, n_noise_samples: int) -> float:
     """
-    The learning rate that NRL has by default, lower for large networks: relative to the gradient, the noise of an
-    update grows with √(n / K).
+    NRL's default learning rate. It is lower for large networks, since the noise of an update, relative to the gradient,
+    grows with √(n / K).
 
-    :param policy: The policy, of which the larger network counts, with its n nodes
+    :param policy: The policy. n is the number of nodes of its larger network
     :param n_noise_samples: Number of noise samples K
     :return: 5e-3 · min(1, √(100 K / n))
     """
@@ -162,49 +163,49 @@ class NRL(ThreeFactorAlgorithm):
     r"""
     Noise-based reward-modulated learning (García Fernández, Ahmad and van Gerven): no backward pass.
 
-    Actions come from a clean pass. Noisy passes over the same observation add noise ξ to every node, and tell by
-    ρ = log π̃(a|s) − log π(a|s) whether the noise made the action likelier. Each synapse's trace sums ρ ξ / ‖ξ‖² ⊗ x̃,
-    with x̃ its input in the noisy pass (Eq. 17), and the reward prediction error δ turns the trace into a weight change
-    (Eq. 16).
+    Actions come from a clean pass. Noisy passes with the same observation add noise ξ to every node. The difference ρ =
+    log π̃(a|s) − log π(a|s) measures whether the noise makes the action more likely. The trace of each synapse sums ρ ξ
+    / ‖ξ‖² ⊗ x̃, where x̃ is the input of the synapse in the noisy pass (Eq. 17). The reward prediction error δ turns
+    the trace into a weight change (Eq. 16).
 
     With a recurrent policy, such as ``"MlpGruPolicy"``, noise is added to the weights instead and held for many steps.
     Each noisy copy of the network has a hidden state of its own, so that ρ compares the actions after all the noise so
     far: credit reaches back in time without backpropagation through time, and memory does not grow with the length of
     an episode.
 
-    By default a critic predicts rewards, pairs of noisy passes estimate the gradient, and the optimizer is Adam. The
-    paper's own rule, one noisy pass, plain SGD and a running average (Eq. 13 to 17), is
-    ``NRL(policy, env, **PAPER["NRL"])``.
+    By default a critic predicts rewards, pairs of noisy passes estimate the gradient, and the optimizer is Adam.
+    ``NRL(policy, env, **PAPER["NRL"])`` is the paper's rule (Eq. 13 to 17), with one noisy pass, plain SGD and a
+    running average.
 
     The parameters below are NRL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
 
     :param learning_rate: Learning rate η, or a function of the remaining progress. By default 5e-3, or
         5e-3 √(100 K / n) for node perturbation with K noise samples and n > 100 K nodes
-    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights; small,
-        since ρ is to be a directional derivative
+    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights. It
+        should be small, so that ρ approximates a directional derivative
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
         another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes
-    :param noise_normalization: What ρ ξ is divided by. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the
-        critic; ``"layer"``: ‖ξ‖² over the layer's nodes, without a finite variance in layers of one or two;
+    :param noise_normalization: The divisor of ρ ξ. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the critic;
+        ``"layer"``: ‖ξ‖² over the nodes of the layer; its variance is infinite in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the expected eligibility is the gradient of log π
     :param n_noise_samples: Number K of noise samples per step, averaged (Eq. 12); by default 4, and 32 with noise on
         weights. The estimate's variance grows with the number of nodes, or of weights, and falls with K
     :param antithetic: Whether each sample is a pair of passes with ξ and −ξ, and ρ half their difference: a central
         difference, for twice the passes
     :param n_baseline_passes: None: actions and values come from a clean pass. N ≥ 2: they come from the mean of N noisy
-        passes, in ``predict`` too (section 3.3). Not with recurrent policies
-    :param perturbation: What noise is added to. ``"node"``: to pre-activations, the default of feed-forward policies.
-        ``"weight"``: to weights (Eq. 7 to 12), the default of recurrent policies, whose variance does not grow with
-        time. It teaches any module with parameters, and needs ``noise_normalization="unbiased"``
-    :param noise_rank: Noise on weights only. ``"one"``, the default: noise of rank one on each weight matrix of this
-        package's layers, another one for each environment. ``"full"``: each weight has noise of its own, shared by
-        all environments
-    :param noise_hold: Noise on weights only: number of steps that noise is held for, by default 32 with a recurrent
-        policy, else 1. With a recurrent policy, credit reaches as many steps back, also across windows
-    :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process: it has
-        too few digits for small noise
-    :raises ValueError: If an argument is out of range, with its name and what would be right
+        passes, in ``predict`` too (section 3.3). Not available with recurrent policies
+    :param perturbation: What receives the noise. ``"node"``: the pre-activations, the default of feed-forward policies.
+        ``"weight"``: the weights (Eq. 7 to 12), the default of recurrent policies. Its variance does not grow with
+        time, and it trains every module that has parameters. It needs ``noise_normalization="unbiased"``
+    :param noise_rank: For noise on weights. ``"one"``, the default: noise of rank one on each weight matrix of this
+        package's layers, independent in each environment. ``"full"``: independent noise on each weight, shared by all
+        environments
+    :param noise_hold: For noise on weights: the number of steps for which noise is held, by default 32 with a recurrent
+        policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
+    :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
+        its precision is too low for small noise
+    :raises ValueError: If an argument is out of range. The message has its name and the valid values
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The rules and the network as published (Table 2 and Appendix B of the paper), where that is not the default."""
+"""The settings of the paper (Table 2 and Appendix B), where they differ from the defaults."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ _NETWORK: dict[str, Any] = {
     "optimizer_class": th.optim.SGD,
 }
 
-_AVERAGE: dict[str, Any] = {
+_RUNNING_AVERAGE: dict[str, Any] = {
     "n_steps": 128,
     "reward_prediction": "average",
     "reward_timing": "episode",
@@ -25,7 +25,7 @@ _AVERAGE: dict[str, Any] = {
 
 PAPER: dict[str, dict[str, Any]] = {
     "NRL": {
-        **_AVERAGE,
+        **_RUNNING_AVERAGE,
         "learning_rate": 5e-2,
         "noise_std": 1e-3,
         "noise_normalization": "network",
@@ -33,7 +33,7 @@ PAPER: dict[str, dict[str, Any]] = {
         "antithetic": False,
         "policy_kwargs": {**_NETWORK},
     },
-    "BPTT": {**_AVERAGE, "learning_rate": 5e-3, "policy_kwargs": {**_NETWORK}},
+    "BPTT": {**_RUNNING_AVERAGE, "learning_rate": 5e-3, "policy_kwargs": {**_NETWORK}},
     "RMHL": {"learning_rate": 1e-2, "noise_std": 0.1, "policy_kwargs": {**_NETWORK}},
 }
 """

@@ -1,4 +1,4 @@
-"""What training does with a policy: passes with and without noise, and the outer products that they leave.
+"""The part of a policy that training uses: passes with and without noise, and outer products.
 
 Shapes: B rows of a batch, E environments, T steps, K noise samples, N nodes of actor and critic, M inputs of their
 weight matrices, S variables of their hidden state, A components of an action, W weights and biases that learn.
@@ -30,7 +30,7 @@ from sb3_nrl.noise import Noise
 
 class Part(NamedTuple):
     """
-    Where the actor, or the critic, lies in the vectors of all nodes and of all weights.
+    The position of the actor or of the critic in the vectors of all nodes and of all weights.
 
     :param nodes: Its nodes
     :param inputs: The inputs of its weight matrices
@@ -73,11 +73,13 @@ class PolicyWeightNoise(NamedTuple):
 
 class NoisyPass(NamedTuple):
     """
-    What a pass through actor and critic gives.
+    The results of a pass through actor and critic.
 
-    :param objectives: log π(a|s) and, with a critic, V(s): what actor and critic are to increase; shape (B,) each
-    :param received: Pre-synaptic activity x̃ of each layer, the actor's first: arrays of B rows, or lists of these where
-        a layer has parts, or None where nothing learns. :func:`~sb3_nrl.arrays.map_received` applies a function to all
+    :param objectives: log π(a|s) of the actor and, with a critic, V(s), of shape (B,) each. The eligibility is an
+        estimate of their gradients
+    :param received: Pre-synaptic activity x̃ of each layer, the actor's layers first. It is an array of B rows, a list
+        of arrays if the layer consists of several, or None if nothing in it learns.
+        :func:`~sb3_nrl.arrays.map_received` applies a function to all
     :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
         of the nodes
     :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
@@ -93,8 +95,9 @@ class PerturbablePolicy(BasePolicy):
     """
     The part of a policy that learning rules use: an actor and perhaps a critic, whose nodes noise can be added to.
 
-    Rules find here ``noisy_pass``, ``sample_noise``, ``values`` and ``array``; ``n_nodes``, the number N of nodes, the
-    actor's first; and ``parts``, which says for actor and critic where their nodes and weights lie.
+    Learning rules use the methods ``noisy_pass``, ``sample_noise``, ``values`` and ``array``. They also use
+    ``n_nodes``, the number N of nodes, and ``parts``, the positions of the nodes and weights of actor and critic. The
+    actor's nodes come first.
 
     On the CPU both run in NumPy if all their layers can, else in PyTorch. A subclass makes the networks, and gives them
     the interface of Stable-Baselines3's policies.
@@ -109,10 +112,10 @@ class PerturbablePolicy(BasePolicy):
 
     def refresh(self) -> bool:
         """
-        Look anew at the networks: which layers they have, what is trainable, and whether NumPy can run them.
+        Update the lists of layers and of parameters that learn, and find out whether the networks can run in NumPy.
         :meth:`ThreeFactorAlgorithm.refresh() <sb3_nrl.ThreeFactorAlgorithm.refresh>` does this.
 
-        :return: Whether other parameters learn than before
+        :return: Whether the set of parameters that learn has changed
         :raises ValueError: If a trainable parameter would never learn, or belongs to two layers
         """
         before = vars(self).get("learnable", [])
@@ -132,7 +135,7 @@ class PerturbablePolicy(BasePolicy):
             self.parts.append(Part(spans[0], spans[1], spans[2], spans[3], of_layers))
             node, column, state, weight = ends
         if weight == 0:
-            raise ValueError("Nothing is left to learn: no layer of the policy has requires_grad.")
+            raise ValueError("Nothing is left to learn: all parameters of the policy are frozen (requires_grad=False).")
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
         reached = set(self.learnable)
@@ -150,7 +153,7 @@ class PerturbablePolicy(BasePolicy):
 
     @property
     def xp(self) -> ArrayNamespace:
-        """What training computes with: ``numpy`` or ``torch``."""
+        """The module that training uses: ``numpy`` or ``torch``."""
         return np if self._in_numpy else th
 
     def array(self, values: np.ndarray | th.Tensor, xp: ArrayNamespace | None = None) -> Array:
@@ -161,7 +164,7 @@ class PerturbablePolicy(BasePolicy):
         return values.numpy() if isinstance(values, th.Tensor) else values
 
     def numpy(self, values: Array) -> np.ndarray:
-        """The way back."""
+        """Convert an array of ``xp`` to NumPy."""
         return values if self._in_numpy else values.cpu().numpy()
 
     def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
@@ -198,9 +201,9 @@ class PerturbablePolicy(BasePolicy):
         Choose actions in training.
 
         :param obs: Observations of E environments
-        :param draws_EA: Random numbers to choose by, as ``action_dist.draw`` gives them
-        :param noise_EN: ξ of a noisy pass to choose with; by default the pass is a clean one, or the mean of
-            ``n_baseline_passes`` noisy ones
+        :param draws_EA: Random numbers from ``action_dist.draw``
+        :param noise_EN: Noise ξ of the pass. Without it, actions come from a clean pass or from the mean of
+            ``n_baseline_passes`` noisy passes
         :param states: Hidden states before the step, shape (E, S); for recurrent policies
         :param starts_E: Whether an episode begins with the step; for recurrent policies
         :return: Actions, shape (E, ...); log π(a|s), shape (E,); and the hidden states after the step
@@ -260,7 +263,7 @@ class PerturbablePolicy(BasePolicy):
         self, obs: Observations, states: Array | None = None, starts_TE: np.ndarray | None = None
     ) -> tuple[np.ndarray, Array | None]:
         """
-        The critic's V(s) in training.
+        V(s) of the critic, as training uses it (NumPy or PyTorch without autograd).
 
         :param obs: Observations, B rows
         :param states: Hidden states before the first step, shape (E, S); for recurrent policies
@@ -300,8 +303,8 @@ class PerturbablePolicy(BasePolicy):
         """
         A pass with noise through actor and critic (Eq. 18 and 19).
 
-        :param obs: Observations; if there is noise for K times as many rows, they are repeated K times as a whole
-        :param actions: Actions, as many
+        :param obs: Observations. If the noise has K times as many rows, the whole batch is repeated K times
+        :param actions: Actions, one for each observation
         :param noise: ξ of all nodes, shape (B, N); or noise on the weights
         :param xp: ``torch`` for a pass that autograd can follow; by default ``self.xp``
         :param states: Hidden states before the first step, of shape (E, S), or (K · E, S) if copies differ; for
@@ -347,7 +350,7 @@ class PerturbablePolicy(BasePolicy):
         return self.xp.concatenate(sums, axis=1)
 
     def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:
-        """Parameters of the distribution that actions come from."""
+        """Parameters of the action distribution: of a clean pass, or the mean of ``n_baseline_passes`` noisy passes."""
         if self.n_baseline_passes is None:
             return self.action_dist.parameters(xp, self.actor.run(xp, obs).outputs)
         parameters = self.action_dist.parameters(xp, self._baseline_outputs(xp, self.actor, self.parts[0], obs))

@@ -1,4 +1,4 @@
-"""The policies: how actor and critic are made, and Stable-Baselines3's interface to them.
+"""The policies: construction of actor and critic, and the interface of Stable-Baselines3's policies.
 
 Shapes: B rows of a batch.
 """
@@ -33,45 +33,45 @@ from sb3_nrl.noise import Noise
 from sb3_nrl.perturbation import PerturbablePolicy
 
 _EXTENT = 3.0
-"""Largest size of an example observation: enough to differ, too little to saturate an activation function."""
+"""Largest absolute value in an example observation, small enough not to saturate activation functions."""
 
 
 class NoisyPolicy(PerturbablePolicy):
     """
-    An actor and, unless a running average predicts the rewards, a critic: two modules that share nothing, made of
-    layers that noise can be added to.
+    An actor and, unless a running average predicts the rewards, a critic. The two networks share no parameters that
+    learn, and noise can be added to their layers.
 
     Actor and critic each have features, hidden layers and a head (:class:`~sb3_nrl.network.Network`). On the CPU they
     run in NumPy if all layers do, else in PyTorch; calling the policy always uses PyTorch. Modules stay in evaluation
     mode: dropout does nothing, and batch normalization uses its stored statistics.
 
     A subclass that wants other layers overrides :meth:`make_layer`. Training calls :meth:`act`, :meth:`values`,
-    :meth:`sample_noise`, :meth:`noisy_pass` and :meth:`outer`; it uses none of :meth:`forward`,
-    :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which are for Stable-Baselines3 and
-    for users.
+    :meth:`sample_noise`, :meth:`noisy_pass` and :meth:`outer`. It does not use :meth:`forward`,
+    :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which Stable-Baselines3 and users
+    call.
 
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule
     :param net_arch: Widths of the hidden layers of actor and critic, ``[64]`` by default, ``[]`` for none; or
-        ``dict(pi=[...], vf=[...])``, in which a missing entry means none
+        ``dict(pi=[...], vf=[...])``, in which a missing entry means no hidden layers
     :param activation_fn: Activation function after each hidden layer, tanh by default
     :param use_bias: Whether hidden layers and heads have biases
-    :param head_gain: Factor on the initial weights of the heads. A large one starts in a policy that prefers some
-        actions; where these never reach a reward, nothing is learned
+    :param head_gain: Factor on the initial weights of the heads. With a large factor, the initial policy prefers some
+        actions. If these never reach a reward, nothing is learned
     :param log_std_init: Initial log standard deviation of continuous actions, in the units of the actions
     :param action_correlation: Correlation, in [0, 1), between the random parts of successive continuous actions during
-        training; larger values explore in one direction for longer. log π(a|s) stays that of a single action, which is
-        a bias
+        training; larger values keep the direction of exploration for longer. The updates use log π(a|s) without the
+        correlation, which biases them
     :param noise: Noise, None for none
     :param perturbs: What the learning rule perturbs, ``"node"`` or ``"weight"``; ``"any"`` if it has gradients instead
     :param n_baseline_passes: None: actions and values come from a clean pass. N: they come from the mean of N noisy
-        passes (section 3.3), for hardware that cannot do without noise
+        passes (section 3.3), for hardware that is always noisy
     :param critic: Whether there is a critic
     :param features_extractor_class: Features extractor; by default the observation is flattened
     :param features_extractor_kwargs: Keyword arguments of the features extractor
     :param normalize_images: Whether to divide images by 255
-    :param share_features_extractor: False, as actor and critic share nothing
+    :param share_features_extractor: Must be False: actor and critic have separate features extractors
     :param optimizer_class: Optimizer, Adam by default
     :param optimizer_kwargs: Keyword arguments of the optimizer, except the learning rate
     :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
@@ -131,11 +131,11 @@ class NoisyPolicy(PerturbablePolicy):
         self.critic = self._make_network(widths["vf"], 1, self.make_critic_layer) if critic else None
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
-        """Random numbers of the actions in training. An environment that seeds NumPy's would repeat its exploration."""
+        """Random generator of actions in training. It is not NumPy's global one, which an environment may seed."""
         self.refresh()
         groups = [{"params": list(self.actor.parameters()), "critic": False}]
         if self.critic is not None:
-            of_actor = set(self.actor.parameters())  # they may share what is frozen
+            of_actor = set(self.actor.parameters())  # actor and critic may share frozen parameters
             groups.append({"params": [p for p in self.critic.parameters() if p not in of_actor], "critic": True})
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -147,7 +147,7 @@ class NoisyPolicy(PerturbablePolicy):
             "net_arch",
             self.net_arch,
             are_widths and (shared or set(self.net_arch) <= ({"pi", "vf"} if critic else {"pi"})),
-            "a list of hidden layers' widths, or "
+            "a list of the widths of the hidden layers, or "
             + ("dict(pi=[...], vf=[...])" if critic else "dict(pi=[...]) (there is no critic)"),
         )
         check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
@@ -163,8 +163,8 @@ class NoisyPolicy(PerturbablePolicy):
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """
-        Make a features extractor. Initial weights of ``NatureCNN`` are orthogonal, as in A2C and PPO: with those of
-        PyTorch, features hardly depend on the image.
+        Make a features extractor. Initial weights of ``NatureCNN`` are orthogonal, as in A2C and PPO. With PyTorch's
+        initial weights, features hardly depend on the image.
         """
         extractor = super().make_features_extractor()
         for module in extractor.modules():
@@ -205,7 +205,7 @@ class NoisyPolicy(PerturbablePolicy):
 
     def make_layer(self, n_inputs: int, n_outputs: int, activation: nn.Module | None) -> Dense:
         """
-        Make a feed-forward hidden layer, or the linear layer of a head. Its initial weights are set afterwards.
+        Make a feed-forward hidden layer, or the linear layer of a head. The policy sets its initial weights.
 
         :param n_inputs: Number of inputs I
         :param n_outputs: Number of nodes O
@@ -250,7 +250,7 @@ class NoisyPolicy(PerturbablePolicy):
         Choose actions, as the actor-critic policies of Stable-Baselines3 do.
 
         :param obs: Observations, B rows
-        :param deterministic: Whether to take the likeliest actions rather than to draw them
+        :param deterministic: Whether to take the most likely actions instead of sampling
         :return: Actions, shape (B, ...); V(s), shape (B, 1), which is 0 without a critic; log π(a|s), shape (B,)
         """
         parameters = self._action_parameters(th, obs)
@@ -317,7 +317,7 @@ class NoisyMultiInputPolicy(NoisyPolicy):
 
 
 def _without_outer_list(net_arch: Any) -> Any:
-    """The dictionary of Stable-Baselines3's former form of ``net_arch``, ``[dict(pi=..., vf=...)]``."""
+    """The dictionary in the former form ``[dict(pi=..., vf=...)]`` of Stable-Baselines3's ``net_arch``."""
     if not (isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], dict)):
         return net_arch
     warnings.warn(
@@ -330,8 +330,8 @@ def _without_outer_list(net_arch: Any) -> Any:
 
 def _examples(space: spaces.Space, n: int) -> PyTorchObs:
     """
-    A batch of random observations, always the same. Neighbours differ, and none is so large that a network could not
-    tell it from others.
+    A fixed batch of random observations, to test features extractors. Successive rows differ, and values are small
+    enough not to saturate a network.
     """
     if isinstance(space, spaces.Dict):
         return {key: cast("th.Tensor", _examples(part, n)) for key, part in space.spaces.items()}

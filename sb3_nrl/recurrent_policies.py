@@ -134,7 +134,7 @@ class RnnPolicy(NoisyPolicy):
         :param obs: Observations, B rows
         :param states: Hidden states before the step, shape (B, S)
         :param episode_starts: Whether an episode begins with the step, shape (B,)
-        :param deterministic: Whether to take the likeliest actions rather than to draw them
+        :param deterministic: Whether to take the most likely actions instead of sampling
         :return: Actions, shape (B, ...); V(s), shape (B, 1), which is 0 without a critic; log π(a|s), shape (B,); and
             the hidden states after the step
         """
@@ -174,7 +174,7 @@ class RnnPolicy(NoisyPolicy):
         :param observation: One observation, or one of each environment
         :param state: What this method returned as state for the step before; None at first
         :param episode_start: Whether an episode begins with the step, for each environment; by default none does
-        :param deterministic: Whether to take the likeliest actions rather than to draw them
+        :param deterministic: Whether to take the most likely actions instead of sampling
         :return: The actions, and the state after the step
         """
         self.set_training_mode(False)

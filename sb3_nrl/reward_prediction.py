@@ -1,4 +1,4 @@
-"""Reward predictors: when a reward counts, what was predicted, and by how much the prediction was wrong.
+"""Reward predictors, which compute reward prediction errors.
 
 Shapes: T steps, E environments.
 """
@@ -28,9 +28,9 @@ class RewardErrors(NamedTuple):
     Reward prediction errors of a window.
 
     :param errors_TE: δ, 0 where no reward counts
-    :param restarts_TE: Whether traces start anew after the step
+    :param restarts_TE: Whether traces are reset to 0 after the step
     :param n_rewards: Number of rewards that count
-    :param diagnostics: What to log, by name
+    :param diagnostics: Numbers to log, by name
     """
 
     errors_TE: np.ndarray
@@ -40,7 +40,7 @@ class RewardErrors(NamedTuple):
 
 
 class RewardPredictor(ABC):
-    """What predicts rewards, and so tells how much better things went than expected."""
+    """Predicts rewards, and computes by how much rewards are better than predicted: the reward prediction error δ."""
 
     name: ClassVar[str]
     """Value of the argument ``reward_prediction``."""
@@ -55,11 +55,11 @@ class RewardPredictor(ABC):
     """Factor per step on the traces unless ``trace_decay`` is given."""
 
     due: bool = False
-    """Whether a reward counts that no update has used yet."""
+    """Whether there is a reward that counts and that no update has used yet."""
 
     @abstractmethod
     def restart(self) -> None:
-        """Drop rewards that have not counted yet, as when the environments are reset."""
+        """Drop rewards that no update has used yet. Called when the environments are reset."""
 
     @abstractmethod
     def check_decay(self, decay: float) -> None:
@@ -72,11 +72,11 @@ class RewardPredictor(ABC):
     @abstractmethod
     def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
         """
-        Take in the rewards of one step.
+        Process the rewards of one step.
 
         :param rewards_E: Rewards
         :param dones_E: Whether the step ended an episode
-        :param infos: What each environment tells besides
+        :param infos: The ``info`` dictionary of each environment
         :return: Whether a reward counts now, so that the window ends
         """
 
@@ -84,7 +84,7 @@ class RewardPredictor(ABC):
         self, policy: PerturbablePolicy, observations: Observations, states: Array | None
     ) -> np.ndarray:
         """
-        Value of what a time limit cuts off.
+        V(s') of the last observation of episodes that a time limit ended.
 
         :param policy: The policy
         :param observations: Last observations of B episodes that a time limit ended
@@ -95,11 +95,11 @@ class RewardPredictor(ABC):
 
     @abstractmethod
     def skip(self) -> None:
-        """Let rewards count whose steps were dropped: they change the prediction, and no weight."""
+        """Use the rewards of dropped steps for the prediction only. No weight changes."""
 
     @abstractmethod
     def is_ready(self, window_is_full: bool) -> bool:
-        """Whether the steps so far can be used, or have to wait for a reward."""
+        """Whether an update can use the steps now. If not, it waits for a reward."""
 
     @abstractmethod
     def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
@@ -178,16 +178,15 @@ class TDCritic(RewardPredictor):
 
 class RunningAverage(RewardPredictor):
     """
-    A running average r̄ of the rewards of each environment predicts the next one, δ = r − r̄ (Eq. 14 and 15). A reward r
-    is the sum of the rewards since the last one that counted; traces end when a reward counts.
+    A running average r̄ of the rewards of each environment predicts the next reward, δ = r − r̄ (Eq. 14 and 15). r is
+    the sum of the rewards since the last reward that counted. Traces are reset when a reward counts.
 
-    An environment that names the kind of trial, as ``info["trial_type"]`` of the step whose reward counts, has an
-    average for each kind (Miconi 2017).
+    An environment can give the type of a trial as ``info["trial_type"]`` of the step whose reward counts. It then has
+    one average for each type (Miconi 2017).
 
     :param n_envs: Number of environments E
     :param reward_timing: When rewards count. ``"episode"``: at the episode's end, by termination or truncation alike;
-        ``"nonzero"``: also at every reward other than 0; ``"step"``: at every step, and r̄ starts anew with each
-        episode
+        ``"nonzero"``: also at every reward other than 0; ``"step"``: at every step, and r̄ starts again in each episode
     :param reward_smoothing: λ of the running average, in (0, 1]
     :param scale_rpe: Whether to divide δ by the size of r; a δ whose r is 0 stays as it is
     :raises ValueError: If an argument is out of range
@@ -219,8 +218,8 @@ class RunningAverage(RewardPredictor):
 
     def take_over(self, previous: "RunningAverage") -> None:
         """
-        Go on from the averages of another predictor. If it had another number of environments, each environment starts
-        with the mean of what they had learned.
+        Continue with the averages of another predictor. If the number of environments is different, each environment
+        starts with the mean of these averages.
 
         :param previous: The other predictor
         """
@@ -276,9 +275,10 @@ class RunningAverage(RewardPredictor):
 
     def claim(self) -> tuple[np.ndarray, np.ndarray]:
         """
-        δ = r − r̄ where a reward counts, and only then r̄ ← r̄ + λ (r − r̄).
+        Compute δ = r − r̄ for the rewards that count, and update r̄ ← r̄ + λ (r − r̄).
 
-        The first reward becomes r̄, so that the first δ is 0. With a reward at every step that is so in each episode.
+        The first reward becomes r̄, so the first δ is 0. With ``reward_timing="step"``, this holds for the first reward
+        of each episode.
 
         :return: δ, 0 where no reward counts, and where one does; shape (E,)
         """
@@ -308,15 +308,15 @@ _WITHOUT_MEANING = {
     "reward_smoothing": None,
     "scale_rpe": None,
 }
-"""Value of each argument that belongs to one predictor alone, where another one predicts."""
+"""The value of each argument with a predictor that does not use it."""
 
 
 def make_predictor(kind: str, arguments: dict[str, Any], n_envs: int) -> tuple[RewardPredictor, dict[str, Any]]:
     """
-    Make a reward predictor of an algorithm's arguments.
+    Make a reward predictor from an algorithm's arguments.
 
     :param kind: A key of ``PREDICTORS``
-    :param arguments: Those of all predictors, None for a default
+    :param arguments: Arguments of all predictors; None selects a default
     :param n_envs: Number of environments E
     :return: The predictor, and all arguments with defaults filled in
     :raises ValueError: If an argument is out of range, or belongs to another predictor

@@ -18,7 +18,7 @@ class HebbianExploration(LearningRule):
     """
     Eligibility ξ ⊗ x̃ (Eq. 21), with ξ the noise of the pass that chose the action.
 
-    :param noise: The noise
+    :param noise: Noise of the pass that chooses the action
     """
 
     acts_with_noise = True
@@ -43,20 +43,20 @@ class HebbianExploration(LearningRule):
 
 class RMHL(ThreeFactorAlgorithm):
     """
-    Reward-modulated Hebbian learning, with the noise explicit: the older and weaker relative of :class:`~sb3_nrl.NRL`.
+    Reward-modulated Hebbian learning with explicit noise: an older rule, which learns less than :class:`~sb3_nrl.NRL`.
 
-    Actions in training come from a noisy pass. Each synapse's trace sums the noise times the synapse's input, ξ ⊗ x̃
-    (Eq. 21): nothing tells which noise made the action likelier, so that the reward alone has to. A running average
-    predicts the rewards. ``predict`` takes a clean pass.
+    Actions in training come from a noisy pass. The trace of each synapse sums the noise times the input of the synapse,
+    ξ ⊗ x̃ (Eq. 21). The rule does not measure which noise made the action more likely; only the reward depends on it. A
+    running average predicts the rewards. ``predict`` uses a clean pass.
 
     The parameters below are RMHL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
 
-    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations. The noise explores and
-        carries the credit: it has to be large enough to change actions
+    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations. The noise is both the
+        exploration and the post-synaptic factor. It must be large enough to change actions
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` or ``"poisson"``
     :param noise_probability: Probability that a node gets noise at a step. Rare noise with a large σ lets recurrent
         networks settle between perturbations (Miconi 2017)
-    :raises ValueError: If an argument is out of range, with its name and what would be right
+    :raises ValueError: If an argument is out of range. The message has its name and the valid values
     """
 
     shared_defaults = SharedArguments(n_steps=128, reward_prediction="average", max_grad_norm=None)

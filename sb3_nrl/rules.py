@@ -1,4 +1,4 @@
-"""What a learning rule is: it turns a window of steps into an eligibility.
+"""Learning rules, which compute the eligibility of a window of steps.
 
 Shapes: T steps, E environments, K noise samples, B rows of a batch (B = K · T · E), N nodes of the network, W weights
 and biases that learn.
@@ -19,9 +19,9 @@ from sb3_nrl.perturbation import PerturbablePolicy
 
 class Eligibility(Protocol):
     """
-    The eligibilities g(t, e) of a window: how each weight took part in what happened at step t of environment e.
+    The eligibilities g(t, e) of a window: the contribution of each weight to step t of environment e.
 
-    Traces and updates are weighted sums of these, so that nobody needs them one by one.
+    Traces and updates need only weighted sums of these, never a single one.
     """
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
@@ -29,27 +29,28 @@ class Eligibility(Protocol):
         Sum the eligibilities of all steps, Σ_t w(t, e) g(t, e).
 
         :param weights_TE: The factor w of each step and environment
-        :param per_env: False to sum over environments, too; True for a sum of each environment
+        :param per_env: Whether to return one sum for each environment instead of the sum over all environments
         :return: Shape (W,), or (E, W), in the order of ``policy.learnable``, the list of parameters that learn
         """
 
 
 class LearningRule(ABC):
     """
-    A learning rule: what makes a synapse eligible for change. The algorithm does the rest: traces, reward prediction
-    errors, updates.
+    A learning rule, which computes the eligibility of each synapse. The algorithm computes traces, reward prediction
+    errors and updates.
 
-    A subclass defines :meth:`eligibility`, and five attributes where the values here do not suit it:
+    A subclass defines :meth:`eligibility`. It can override five attributes:
 
     - ``acts_with_noise``: True if actions in training come from a noisy pass, whose noise is then in ``window.noise``.
     - ``noise``: a :class:`~sb3_nrl.Noise`, which ``policy.sample_noise`` draws from; None for none.
     - ``perturbs``: ``"weight"`` if noise is added to weights rather than to nodes, ``"any"`` for a rule that takes
       gradients. Node perturbation refuses modules whose parameters it does not reach.
-    - ``n_passes``: passes for each step of a window. The algorithm cuts long windows into pieces of bounded memory.
+    - ``n_passes``: number of passes for each step. The algorithm uses it to cut long windows into pieces that fit into
+      memory.
     - ``max_steps``: most steps of a piece of the window with a recurrent policy; None for whole windows, which keep the
       credit of earlier steps.
 
-    A rule keeps nothing from window to window but what it returns as ``carry``.
+    State that a rule keeps from window to window must be returned as ``carry``.
     """
 
     acts_with_noise: ClassVar[bool] = False
@@ -75,12 +76,13 @@ class LearningRule(ABC):
     @abstractmethod
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         """
-        Form the eligibility of a window, or of a piece of a long one.
+        Compute the eligibility of a window, or of a piece of a long window.
 
         :param policy: The policy, with the weights that acted in the window
         :param window: Successive steps
-        :param carry: What the rule returned for the steps before; None if there were none, or if training starts anew
-        :return: The eligibility, and what the rule gets as ``carry`` with the next steps, which may be None
+        :param carry: The second return value of the call for the previous steps; None at the start of training or after
+            a reset
+        :return: The eligibility, and ``carry`` for the next steps (may be None)
         """
 
 
@@ -93,7 +95,7 @@ class OuterProducts:
     :param post_BN: Post-synaptic factor of each node, the actor's nodes first; step t of environment e with sample k is
         in row (k · T + t) · E + e
     :param pre: Pre-synaptic activity of each layer, as ``policy.noisy_pass`` gives it
-    :param diagnostics: What to log, by name, as ``train/<name>``
+    :param diagnostics: Numbers to log as ``train/<name>``
     :raises ValueError: If ``post_BN`` has another number of columns than the policy has nodes
     """
 

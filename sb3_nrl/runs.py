@@ -1,4 +1,4 @@
-"""Folders of the RL Zoo's runs: their settings, read as data, and their models that are whole."""
+"""Folders of the RL Zoo's runs: read their settings as data, and find their undamaged models."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ _PYTHON = "tag:yaml.org,2002:python/"
 
 @dataclass(frozen=True)
 class Unread:
-    """An object in a YAML file that only code could make. It is written as it was read."""
+    """An object in a YAML file that would need code to be made. It is written to a file as it was read."""
 
     node: yaml.Node
 
@@ -34,14 +34,14 @@ yaml.add_representer(Unread, lambda dumper, unread: unread.node)
 
 
 def is_data(value: Any) -> bool:
-    """Whether no unread object is in a value."""
+    """Whether a value contains no :class:`Unread` object."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return not isinstance(value, Unread) and all(map(is_data, parts))
 
 
 def read(file: Path) -> dict[str, Any]:
     """
-    Read what the RL Zoo saved as YAML, without running any of it.
+    Read a YAML file of the RL Zoo without running code from it.
 
     :raises ValueError: If the file is damaged
     """
@@ -52,18 +52,18 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def is_config_of_run(config: str | None) -> bool:
-    """Whether a config is that of a run, which then goes on."""
+    """Whether a config is the ``config.yml`` of a run, so that this run is resumed."""
     return config is not None and Path(config).name == "config.yml" and Path(config).with_name("args.yml").exists()
 
 
 def steps_of(model: Path) -> int:
-    """:return: The steps in the name of a checkpoint, or -1 for any other model"""
+    """:return: The number of steps in the name of a checkpoint, or -1 for any other model"""
     match = re.fullmatch(r"rl_model_(\d+)_steps\.zip", model.name)
     return int(match[1]) if match else -1
 
 
 def statistics_of(model: Path, env_name: str) -> Path:
-    """:return: Where the statistics of ``VecNormalize`` are that were saved with a model"""
+    """:return: The file with the statistics of ``VecNormalize`` that were saved with a model"""
     if (steps := steps_of(model)) >= 0:
         return model.with_name(f"rl_model_vecnormalize_{steps}_steps.pkl")
     return model.parent / env_name / "vecnormalize.pkl"
@@ -71,8 +71,8 @@ def statistics_of(model: Path, env_name: str) -> Path:
 
 def check(model: Path, statistics: Path | None = None) -> int:
     """
-    Check that a saved model is whole, without loading its pickles, and the statistics of ``VecNormalize``, by loading
-    their pickle.
+    Check that the files of a model are not damaged. The pickles in the model are not loaded. The pickle with the
+    statistics of ``VecNormalize`` is.
 
     :return: The steps that the model has done
     :raises ValueError: If one of the files is damaged or missing
@@ -111,7 +111,7 @@ class Run:
         self.normalizes = bool(read(self.settings / "config.yml").get("normalize"))
 
     def models(self) -> list[Path]:
-        """:return: The last model, the checkpoints from the last to the first, and what the run itself went on from"""
+        """:return: The last model, the checkpoints in reverse order, and the model from which the run was resumed"""
         models = [self.folder / f"{self.settings.name}.zip"]
         models += sorted(self.folder.glob("rl_model_*_steps.zip"), key=steps_of, reverse=True)
         if is_config_of_run(self.arguments["conf_file"]):
@@ -120,9 +120,9 @@ class Run:
 
     def first_whole(self, models: Iterable[Path]) -> tuple[Path, int]:
         """
-        Pass over models that are damaged, or whose statistics are, if the run normalizes.
+        Find the first model whose file is not damaged and, if the run normalizes, whose statistics are not damaged.
 
-        :return: The first model that is whole, and the steps that it has done
+        :return: The model, and the steps that it has done
         :raises ValueError: If there is none
         """
         faults = []

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically, and check which algorithm a file is from."""
 
 import glob
 import os
@@ -16,37 +16,37 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 
 _TOKEN_LENGTH = 16
 
-_ATTRIBUTES = {
+_IDENTIFYING_ATTRIBUTES = {
     "PPO": "clip_range",
     "DQN": "exploration_fraction",
     "SAC": "target_entropy",
     "TD3": "policy_delay",
     "A2C": "normalize_advantage",
 }
-"""An attribute by which files of Stable-Baselines3's algorithms, and of those made from them, can be told."""
+"""An attribute that identifies the files of each algorithm of Stable-Baselines3, and of algorithms that extend it."""
 
 
 def check_origin(own_names: list[str], attributes: dict[str, Any]) -> None:
     """
-    Refuse to go on from a file of another algorithm.
+    Check that a model was loaded from a file of the same algorithm.
 
     :param own_names: Name of the algorithm, and of the algorithms that it extends
-    :param attributes: Attributes of the model, with those of the file
+    :param attributes: Attributes of the model, including those from the file
     :raises ValueError: If the file is of an algorithm that neither extends this one nor is extended by it
     """
     saved_names = attributes.get("_saved_as") or [
-        name for name, attribute in _ATTRIBUTES.items() if attribute in attributes
+        name for name, attribute in _IDENTIFYING_ATTRIBUTES.items() if attribute in attributes
     ]
-    # The last name is that of the base of all algorithms, which may have had any rule.
+    # The last name is the base class of all algorithms, whose file may have any rule.
     if saved_names and own_names[0] not in saved_names and saved_names[0] not in own_names[:-1]:
         raise ValueError(f"The file is of {saved_names[0]}, not of {own_names[0]}: load it with {saved_names[0]}.load.")
 
 
 def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *arguments: Any) -> None:
     """
-    Save a model whole or not at all.
+    Save a model atomically: an interrupted save leaves the old file.
 
-    :param save: Saves to a stream
+    :param save: Function that saves to a stream
     :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
     :param arguments: Further arguments of ``save``
     """
@@ -56,16 +56,16 @@ def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *
     path = pathlib.Path(path)
     if path.suffix == "":
         path = path.with_name(f"{path.name}.zip")
-    write_atomically(path.resolve(), lambda file: save(file, *arguments))  # a link stays one
+    write_atomically(path.resolve(), lambda file: save(file, *arguments))  # replaces the target of a link, not the link
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
     """
-    Write to a temporary file beside the target, which then takes its place. Temporary files for the same target that
-    killed processes left are removed.
+    Write to a temporary file beside the target, and then rename it to the target. Temporary files of killed processes
+    for the same target are removed.
 
     :param path: File to write
-    :param write: Writes to a stream
+    :param write: Function that writes to a stream
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(path)
@@ -90,7 +90,7 @@ def _open_new(path: pathlib.Path) -> IO[bytes]:
     """Create a temporary file for a target, locked until it is closed."""
     while True:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_LENGTH // 2)}.tmp")
-        file = unfinished.open("x+b")  # fails if there is such a file or link; its permissions are those of a new file
+        file = unfinished.open("x+b")  # fails if such a file or link exists; has the permissions of a new file
         with suppress(OSError):  # some network drives have no locks
             _lock(file.fileno(), wait=True)
         if unfinished.exists():  # another save may have removed it before it was locked
@@ -99,9 +99,9 @@ def _open_new(path: pathlib.Path) -> IO[bytes]:
 
 
 def _remove_unfinished(path: pathlib.Path) -> None:
-    """Remove the temporary files for a target that nobody is writing to."""
+    """Remove the temporary files for a target that no process is writing to."""
     for other in path.parent.glob(glob.escape(f".{path.name}.") + "[0-9a-f]" * _TOKEN_LENGTH + ".tmp"):
-        with suppress(OSError):  # in use, or gone
+        with suppress(OSError):  # in use, or already removed
             descriptor = os.open(other, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             try:
                 _lock(descriptor, wait=False)
@@ -117,7 +117,7 @@ def _lock(descriptor: int, wait: bool) -> None:
     """
     Lock a file for this process and thread.
 
-    :raises OSError: If it is locked already, and there is no waiting
+    :raises OSError: If another process has locked it, and ``wait`` is False
     """
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,4 +1,4 @@
-"""The scripts of the RL Zoo as commands: which run and which model they are about becomes explicit arguments."""
+"""Run the scripts of the RL Zoo, with explicit arguments for the run and the model that they use."""
 
 import argparse
 import importlib
@@ -20,7 +20,7 @@ _CARRIED_ON = (
     *("uuid", "gym_packages", "env_kwargs", "eval_env_kwargs"),
     *("track", "wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"),
 )
-"""Arguments of a run that are the defaults of the run that goes on with it."""
+"""Arguments of a run that are the defaults when it is resumed."""
 
 
 def _find(arguments: Sequence[str], *options: Sequence[str], **defaults: Any) -> argparse.Namespace:
@@ -53,8 +53,8 @@ def train_options(arguments: Sequence[str]) -> list[str]:
     Translate ``-i FOLDER`` into the arguments of that run, its last model that is whole, and its config.
 
     :param arguments: What the user typed after ``train``
-    :return: What the RL Zoo parses
-    :raises ValueError: If the run cannot go on, or not with these arguments
+    :return: The arguments for the RL Zoo
+    :raises ValueError: If the run cannot be resumed, or not with these arguments
     """
     flags = (["-i", "--trained-agent"], ["--algo"], ["--env"], ["-conf", "--conf-file"], ["--trial-id"])
     switch = ["-optimize", "--optimize-hyperparameters"]
@@ -62,7 +62,7 @@ def train_options(arguments: Sequence[str]) -> list[str]:
     if not given.trained_agent:
         return ["--algo=nrl", *arguments]
     agent = Path(given.trained_agent)
-    check("-i", given.trained_agent, agent.exists(), "the folder of a run to go on with, or a model.zip to start from")
+    check("-i", given.trained_agent, agent.exists(), "the folder of a run to resume, or a model.zip to start from")
     check("-i", given.trained_agent, not given.optimize_hyperparameters, "left out with -optimize: trials start anew")
     if agent.is_file():
         runs.check(agent)
@@ -71,10 +71,13 @@ def train_options(arguments: Sequence[str]) -> list[str]:
     for name in ("algo", "env", "conf_file", "trial_id"):
         value, own = getattr(given, name), run.arguments[name] if name in ("algo", "env") else None
         check(
-            name, value, value in (None, own), f"left out: {agent} goes on with its own settings (-params changes some)"
+            name,
+            value,
+            value in (None, own),
+            f"left out: {agent} is resumed with its own settings (-params changes some)",
         )
     model, n_steps = run.first_whole(run.models())
-    seed = (run.arguments["seed"] + n_steps) % 2**32  # the random numbers of before are used up
+    seed = (run.arguments["seed"] + n_steps) % 2**32  # the same seed would repeat the random numbers of the run
     before = {name: run.arguments[name] for name in _CARRIED_ON if name in run.arguments} | {"seed": seed}
     fixed = {"trained_agent": str(model.absolute()), "conf_file": str(run.settings / "config.yml")}
     return [*_as_options(before), *arguments, *_as_options(fixed)]
@@ -82,12 +85,12 @@ def train_options(arguments: Sequence[str]) -> list[str]:
 
 def watch_options(arguments: Sequence[str], scratch: Path) -> list[str]:
     """
-    Choose what ``enjoy`` and ``record-video`` show: the latest run that has a model of the kind asked for.
+    Choose the model that ``enjoy`` and ``record-video`` show: that of the latest run with a model of the chosen kind.
 
     :param arguments: What the user typed after the command
-    :param scratch: Empty folder. A checkpoint is copied there with its statistics: the RL Zoo takes those of the last
-        model
-    :return: What the RL Zoo parses
+    :param scratch: Empty folder. A checkpoint is copied there with its statistics, since the RL Zoo would use those of
+        the last model
+    :return: The arguments for the RL Zoo
     :raises ValueError: If the model is damaged, or lacks its statistics
     """
     flags = (["--algo"], ["--env"], ["-f", "--folder"], ["--exp-id"], ["--load-checkpoint"])
@@ -107,7 +110,7 @@ def watch_options(arguments: Sequence[str], scratch: Path) -> list[str]:
     folders = [numbered[str(n)] for n in numbers if number in (0, n)]
     folder = next((folder for folder in folders if any(folder.glob(pattern)) and any(folder.glob("*/args.yml"))), None)
     if folder is None:
-        return options  # the RL Zoo says what is missing
+        return options  # the RL Zoo reports what is missing
     run = runs.Run(folder)
     model, _ = run.first_whole(sorted(folder.glob(pattern), key=runs.steps_of, reverse=True))
     options.append(f"--exp-id={folder.name.removeprefix(f'{name}_')}")
@@ -130,7 +133,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
     :param command: ``"train"``, ``"enjoy"``, ``"record-video"``, ``"plot-train"``, ``"plot-from-file"`` or
         ``"all-plots"``
-    :param arguments: What follows the command
+    :param arguments: The arguments after the command
     """
     zoo.register()
     before, script = sys.argv, command.replace("-", "_")
@@ -159,8 +162,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def _save_figures(command: str) -> None:
-    """Save the figures that no display has shown. A figure that was shown is closed."""
-    from matplotlib import pyplot as plt  # here, since the RL Zoo needs it for plots alone
+    """Save the figures if there is no display. Figures that a display has shown are closed and not saved."""
+    from matplotlib import pyplot as plt  # imported here, since the RL Zoo needs it only for plots
 
     for number in [] if "--no-display" in sys.argv else plt.get_fignums():
         plt.figure(number).savefig(f"{command}-{number}.png", dpi=150)

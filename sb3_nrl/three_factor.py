@@ -1,4 +1,6 @@
-"""The loop that all algorithms share: act, form eligibilities, let traces keep them, modulate the traces by the reward.
+"""The training loop that all algorithms share.
+
+It acts, computes eligibilities, sums them in traces, and multiplies the traces by the reward prediction error.
 
 Shapes: T steps of a window, E environments, N nodes of the network, W weights and biases that learn.
 """
@@ -55,20 +57,20 @@ SelfThreeFactor = TypeVar("SelfThreeFactor", bound="ThreeFactorAlgorithm")
 
 class ThreeFactorAlgorithm(ModelSetup):
     """
-    Three-factor learning, W ← W + η Σ δ · trace: a learning rule says what makes a synapse eligible, traces remember
-    it, and the reward prediction error δ turns them into a weight change (Eq. 16).
+    Three-factor learning, W ← W + η Σ δ · trace. A learning rule computes the eligibility of each synapse, traces sum
+    the eligibilities over time, and the reward prediction error δ turns the traces into weight changes (Eq. 16).
 
-    ``NRL``, ``RMHL`` and ``BPTT`` are this algorithm with a rule of theirs. With a rule of your own, a
-    :class:`~sb3_nrl.LearningRule`, use it directly.
+    ``NRL``, ``RMHL`` and ``BPTT`` are this algorithm with different learning rules. Use it directly with a
+    :class:`~sb3_nrl.LearningRule` of your own.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
         :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: Environment, or its registered name
     :param learning_rate: Learning rate η, or a function of the remaining progress (from 1 to 0)
-    :param rule: Learning rule, which has to be given
+    :param rule: Learning rule (required)
     :param n_steps: Steps of each environment per window. With a critic, weights change after each window, and traces
-        last across windows. With a running average, weights change when a reward counts; the window then bounds the
-        memory and changes results by rounding and the order of random numbers alone
+        last across windows. With a running average, weights change when a reward counts, and the window only limits the
+        memory. It then affects results only by rounding and by the order of random numbers
     :param reward_prediction: ``"critic"``: a critic network, with temporal-difference errors
         (:class:`~sb3_nrl.reward_prediction.TDCritic`). ``"average"``: a running average of the rewards
         (:class:`~sb3_nrl.reward_prediction.RunningAverage`)
@@ -79,13 +81,13 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param reward_timing: Running average only: when rewards count, ``"episode"`` (at its end, the default),
         ``"nonzero"`` (at every reward other than 0, and at the end) or ``"step"`` (at every step)
     :param reward_smoothing: Running average only: λ in (0, 1] of the average (Eq. 15), 0.66 by default
-    :param scale_rpe: Running average only: whether to divide δ by the size of the reward, True by default. It suits
-        returns of one sign that vary much, as in CartPole and Acrobot; switch it off where rewards come close to 0
+    :param scale_rpe: Running average only: whether to divide δ by the size of the reward, True by default. True suits
+        returns of one sign and of different sizes, as in CartPole and Acrobot. Use False if rewards can be close to 0
     :param trace_decay: Factor per step on the traces. With a critic it is γλ of TD(λ), in [0, γ], 0.95 γ by default;
         with a running average it is in (0, 1], 1 by default
-    :param gae_lambda: λ in [0, 1], as in A2C and PPO, in the place of ``trace_decay``, which is then γλ
-    :param max_grad_norm: Bound on the norm of the update, of actor and critic each, None for none. Most updates reach
-        the default, so that the scale of rewards hardly matters
+    :param gae_lambda: λ in [0, 1], as in A2C and PPO, to be given instead of ``trace_decay``, which is then γλ
+    :param max_grad_norm: Bound on the norm of the update, for actor and critic separately; None for no bound. With the
+        default most updates are clipped, so the scale of rewards hardly matters
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
@@ -93,14 +95,14 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param seed: Seed of all random numbers
     :param device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``
     :param _init_setup_model: Whether to build the networks at once
-    :raises ValueError: If an argument is out of range, with its name and what would be right
+    :raises ValueError: If an argument is out of range. The message has its name and the valid values
     """
 
     shared_defaults: ClassVar[SharedArguments] = {}
     """Defaults of a subclass that differ from those of this constructor."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let the signature of a subclass name the arguments that its constructor takes as ``**shared``."""
+        """Add the shared arguments, which a subclass's constructor takes as ``**shared``, to its signature."""
         super().__init_subclass__(**kwargs)
         _, *own = inspect.signature(cls.__init__).parameters.values()
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
@@ -183,14 +185,15 @@ class ThreeFactorAlgorithm(ModelSetup):
         """
         Train, as in Stable-Baselines3.
 
-        Changes to the model's arguments and to the policy's layers take effect when this starts. After an error or an
-        interruption, the next training starts with a reset of the environments.
+        Changes to the model's arguments and to the policy's layers take effect at the start of this call. After an
+        error or an interruption, the next training starts with a reset of the environments.
 
         :param total_timesteps: Number of environment steps
         :param callback: Callback(s), called at every step
         :param log_interval: Number of iterations between logs; an iteration is one window
         :param tb_log_name: Name of the TensorBoard run, the algorithm's name by default
-        :param reset_num_timesteps: Whether to count steps from 0 and to reset the environments, or to go on
+        :param reset_num_timesteps: Whether to count steps from 0 and to reset the environments. If False, training
+            continues
         :param progress_bar: Whether to show a progress bar
         :return: The trained model
         :raises ValueError: If an observation or a reward is not finite
@@ -219,9 +222,9 @@ class ThreeFactorAlgorithm(ModelSetup):
 
         :param env: The training environments
         :param callback: Called at each step, and at the beginning and end
-        :param rollout_buffer: Keeps the steps
-        :param n_rollout_steps: Stable-Baselines3's; the buffer knows how long the window is
-        :return: Whether to go on training
+        :param rollout_buffer: Stores the steps
+        :param n_rollout_steps: Not used: the buffer has the length of the window
+        :return: Whether training continues
         """
         callback.on_rollout_start()
         policy, space = self.policy, self.action_space
@@ -242,8 +245,8 @@ class ThreeFactorAlgorithm(ModelSetup):
                 clipped_actions = np.clip(actions.reshape(-1, *space.shape), space.low, space.high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            # Copies, since some environments use their arrays again; rewards in single precision, as Stable-Baselines3
-            # keeps them, whatever kind of VecEnv they come from.
+            # Copies, since some environments reuse their arrays. Rewards are in single precision, as in
+            # Stable-Baselines3, so that all types of VecEnv give the same results.
             new_obs, dones = map_observations(np.array, new_obs), dones.astype(bool)
             self.num_timesteps += env.num_envs
             check_finite(new_obs, rewards, self.num_timesteps)
@@ -275,18 +278,18 @@ class ThreeFactorAlgorithm(ModelSetup):
         return going_on
 
     def _sample_action_noise(self) -> np.ndarray:
-        """Random numbers to choose actions by, shape (E, A); those of continuous actions may be correlated in time."""
+        """Random numbers to sample actions, shape (E, A). For continuous actions they can be correlated in time."""
         policy = self.policy
         noise = policy.action_dist.draw(policy.generator, self.n_envs)
         if policy.action_correlation > 0:
-            correlation = float(policy.action_correlation)  # NumPy's would make single precision double
+            correlation = float(policy.action_correlation)  # a NumPy float would give double precision
             if self._action_noise is not None:
                 noise = correlation * self._action_noise + math.sqrt(1 - correlation**2) * noise
             self._action_noise = noise
         return noise
 
     def _bootstrap(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Add the values of the last observations of those episodes that a time limit ended."""
+        """Store V(s') of the last observation of each episode that a time limit ended."""
         cut = [int(env) for env in np.flatnonzero(dones) if infos[env].get("TimeLimit.truncated", False)]
         envs = [env for env in cut if "terminal_observation" in infos[env]]
         if envs:
@@ -298,7 +301,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs, states))
 
     @th.no_grad()
-    @np.errstate(all="ignore")  # what is not finite is refused by name
+    @np.errstate(all="ignore")  # values that are not finite raise an error with a message
     def train(self) -> None:
         """
         Update the weights by the steps of a window: reward prediction errors, eligibility, traces, weight change.
@@ -351,7 +354,7 @@ class ThreeFactorAlgorithm(ModelSetup):
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # The last step of several environments may go beyond the end, where no schedule is defined.
+        # With several environments, the last step may exceed the number of steps, for which no schedule is defined.
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:

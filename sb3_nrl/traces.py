@@ -1,4 +1,4 @@
-"""Eligibility traces: what synapses remember until a reward comes.
+"""Eligibility traces.
 
 Shapes: T steps, E environments, W weights and biases that learn.
 """
@@ -15,10 +15,11 @@ from sb3_nrl.rules import Eligibility
 
 class TraceUpdate(NamedTuple):
     """
-    What became of a window.
+    The weight change of a window.
 
     :param change_W: Weight change before the learning rate, Σ_t Σ_e δ(t, e) · trace(t, e) (Eq. 16)
-    :param trace_norm: Norm of the traces that met an error or ended at the last step, just before (root mean square)
+    :param trace_norm: Root mean square, over environments, of the norm of the trace at the last step. Only environments
+        count whose last step has an error or ends a trace
     """
 
     change_W: Array
@@ -29,13 +30,12 @@ class EligibilityTraces:
     """
     One eligibility trace for each environment and synapse, trace ← decay · trace + g(t) (Eq. 17).
 
-    A trace is a weighted sum of eligibilities, and so is the change that errors make of it. Both are computed for a
-    whole window at once; as long as no weight changes within the window, the result is that of a trace that is updated
-    at every step.
+    A trace is a weighted sum of eligibilities, and so is the weight change. Both are computed for a whole window at
+    once. Since no weight changes within a window, the result is the same as with updates at every step.
     """
 
     trace_EW: Array | None = None
-    """The traces, None while all are 0."""
+    """The traces; None if all are 0."""
 
     def reset(self) -> None:
         """Set all traces to 0."""
@@ -45,14 +45,14 @@ class EligibilityTraces:
         self, eligibility: Eligibility, errors_TE: np.ndarray, restarts_TE: np.ndarray, decay: float
     ) -> TraceUpdate:
         """
-        Let a window pass through the traces, and sum the weight changes on the way.
+        Add a window to the traces, and sum its weight changes.
 
         :param eligibility: Eligibility of the window
         :param errors_TE: Reward prediction error δ at each step, 0 where no reward counts
-        :param restarts_TE: Whether traces start anew after the step
+        :param restarts_TE: Whether the trace is reset to 0 after the step
         :param decay: Factor per step on the traces, in [0, 1]
-        :return: The weight change, and the traces' norm
-        :raises ValueError: If the eligibility has not a sum for each environment
+        :return: The weight change, and the norm of the traces
+        :raises ValueError: If the eligibility does not return one sum for each environment
         """
         change_W: Array = 0.0
         if errors_TE[:-1].any():
@@ -60,7 +60,7 @@ class EligibilityTraces:
             change_W = eligibility.weighted_sum(future_TE)
             if self.trace_EW is not None:
                 change_W = change_W + like(future_E, self.trace_EW) @ self.trace_EW
-        remaining_TE, remaining_E = _remaining(restarts_TE, decay)
+        remaining_TE, remaining_E = _remaining_factors(restarts_TE, decay)
         trace_EW = eligibility.weighted_sum(remaining_TE, per_env=True)
         shape, n_envs = np.shape(trace_EW), errors_TE.shape[1]
         valid = len(shape) == 2 and shape[0] == n_envs
@@ -77,8 +77,11 @@ class EligibilityTraces:
         return TraceUpdate(change_W, trace_norm)
 
 
-def _remaining(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which part of each step's eligibility is left in the trace at the last step, and which part of older traces."""
+def _remaining_factors(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The factors with which each step's eligibility, and the traces before the window, contribute to the traces at the
+    last step.
+    """
     remaining_TE = np.ones(restarts_TE.shape)
     if decay < 1 or restarts_TE[:-1].any():
         remaining_TE[:-1] = np.cumprod(decay * ~restarts_TE[-2::-1], axis=0)[::-1]
@@ -87,8 +90,8 @@ def _remaining(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.nd
 
 def _future_errors(errors_TE: np.ndarray, restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
     """
-    The decayed sum of errors that each step's eligibility meets before the last step (the backward recursion of
-    generalised advantage estimation), and that older traces meet.
+    The decayed sum of the errors from each step to the last but one, by the backward recursion of generalised advantage
+    estimation (GAE), and the same for the traces before the window.
     """
     future_TE = np.zeros(errors_TE.shape)
     for step in range(len(future_TE) - 2, -1, -1):

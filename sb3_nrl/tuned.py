@@ -32,7 +32,7 @@ def shipped_config(algo: str, folder: str = "") -> Path:
 @dataclass(frozen=True)
 class TunedSettings:
     """
-    What NRL needs to learn one environment.
+    The settings with which NRL learns one environment.
 
     :param env_id: Registered name of the environment
     :param policy: Name of the policy, the first argument of ``NRL``
@@ -60,7 +60,7 @@ class TunedSettings:
         :param seed: Seed of the environments
         :return: ``n_envs`` environments, normalized and with stacked frames where the settings ask for it
         """
-        # This name makes Gymnasium import the module that registers the tasks.
+        # With this prefix, Gymnasium imports the module that registers the tasks.
         env_id = f"sb3_nrl.envs:{self.env_id}" if self.env_id.startswith("neurogym/") else self.env_id
         env = make_vec_env(env_id, self.n_envs, seed=seed, env_kwargs=self.env_kwargs)
         if self.normalize is not None:
@@ -69,7 +69,7 @@ class TunedSettings:
 
 
 class _Tuned(Mapping[str, TunedSettings]):
-    """Reads the config when the first settings are asked for. Each access returns new objects."""
+    """Reads the config at the first access. Each access returns new objects."""
 
     @cached_property
     def _entries(self) -> dict[str, dict[str, Any]]:
@@ -100,7 +100,7 @@ class _Tuned(Mapping[str, TunedSettings]):
 
 
 def _as_object(name: str, value: Any) -> Any:
-    """Convert an entry of the shipped config as the RL Zoo does. Only text of this package is evaluated."""
+    """Convert an entry of the shipped config as the RL Zoo does. Evaluates only text from this package."""
     if name == "learning_rate" and isinstance(value, str):
         return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
     if name == "normalize" and value is True:

@@ -1,4 +1,4 @@
-"""What Optuna searches when the RL Zoo tunes NRL, RMHL or BPTT, and the study that all processes share."""
+"""The search space with which the RL Zoo tunes NRL, RMHL and BPTT, and the study that all processes share."""
 
 import re
 from collections.abc import Callable
@@ -47,11 +47,11 @@ _RANGES = {
 
 def sampler(algo: str, config: dict[str, Any]) -> Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]:
     """
-    Make a sampler for the RL Zoo. The kind of reward predictor, and when rewards count, stay those of the config.
+    Make a sampler for the RL Zoo. ``reward_prediction`` and ``reward_timing`` stay those of the config.
 
     :param algo: ``"nrl"``, ``"rmhl"`` or ``"bptt"``
-    :param config: The arguments of the algorithm that the trials start from
-    :return: Function of the trial (and of numbers that are not needed) that returns arguments for the algorithm
+    :param config: The arguments of the algorithm in the config
+    :return: Function of the trial, and of three arguments that it ignores, that returns arguments for the algorithm
     """
     is_recurrent = config.get("policy") in RECURRENT_POLICIES
     names = ["learning_rate", "lr_schedule", "max_grad_norm", *_POLICY_KWARGS]
@@ -86,7 +86,7 @@ def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
     """
     Convert the parameters of a trial to hyper-parameters, written as in a config of the RL Zoo.
 
-    :param parameters: Parameters of a trial. A study is a file that anybody may have written
+    :param parameters: Parameters of a trial. They are checked, since the file of a study may come from anyone
     :return: Hyper-parameters
     :raises ValueError: If a parameter is not in the search space
     """
@@ -109,11 +109,11 @@ def config_entry(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def combine(entry: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """
-    Lay the hyper-parameters of a trial over those of a config. ``policy_kwargs`` that are not searched stay.
+    Replace hyper-parameters of a config by those of a trial. ``policy_kwargs`` that are not searched stay.
 
     :param entry: Hyper-parameters of a config: ``policy_kwargs`` may be text or a dictionary
-    :param found: Those of the trial, by :func:`config_entry` or of an algorithm of the RL Zoo
-    :return: Both
+    :param found: Hyper-parameters of the trial, from :func:`config_entry` or from the RL Zoo
+    :return: The combined hyper-parameters
     """
     base, own = entry.get("policy_kwargs"), found.get("policy_kwargs")
     if base and isinstance(own, str):
@@ -122,7 +122,7 @@ def combine(entry: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluate(policy_kwargs: str) -> dict[str, Any]:
-    """Evaluate text that :func:`config_entry` made of choices in the search space."""
+    """Evaluate a text that :func:`config_entry` composed from the search space."""
     return dict(eval(policy_kwargs, {"th": th, "nn": nn}))
 
 
@@ -132,8 +132,8 @@ def open_study(storage: str, name: str, settings: dict[str, Any]) -> None:
 
     :param storage: Path of a ``.log`` file, or URL of a database
     :param name: Name of the study
-    :param settings: What the trials start from
-    :raises ValueError: If the trials of the study started from other settings
+    :param settings: Settings that all trials share
+    :raises ValueError: If the trials of the study have other settings
     """
     backend = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
     study = optuna.create_study(storage=backend, study_name=name, direction="maximize", load_if_exists=True)

@@ -1,4 +1,4 @@
-"""The optimizer's step along a weight change that no gradient stands behind.
+"""Apply weight changes with an optimizer of PyTorch.
 
 Shapes: W weights and biases that learn.
 """
@@ -18,21 +18,21 @@ from sb3_nrl.reward_prediction import RewardErrors
 _MAX_LEARNING_RATE = 1e30
 """Largest learning rate that optimizers can compute with in single precision."""
 
-_MAX_GRADIENT = 1e18
+_MAX_GRADIENT_NORM = 1e18
 """Largest norm of a gradient whose square optimizers can compute with in single precision."""
 
-_MAX_CHANGE = 1e37
+_MAX_CHANGE_NORM = 1e37
 """Largest norm of a weight change that can be clipped in single precision."""
 
 
 class Update(NamedTuple):
     """
-    An update of the weights, for those who watch (``ThreeFactorAlgorithm.watchers``).
+    An update of the weights, the argument of the functions in ``ThreeFactorAlgorithm.watchers``.
 
-    :param window: The steps that it learns from
+    :param window: The steps of the update
     :param errors: Their reward prediction errors
     :param change_W: The weight change before clipping and learning rate
-    :param had_traces: Whether there were traces of earlier steps
+    :param had_traces: Whether there were traces of steps before the window
     """
 
     window: RolloutWindow
@@ -43,11 +43,12 @@ class Update(NamedTuple):
 
 def check_optimizer(policy: PerturbablePolicy, vf_coef: float) -> None:
     """
-    Check that the policy's optimizer, which users may exchange, can do what is asked of it.
+    Check the policy's optimizer, which users may replace.
 
     :param policy: The policy
     :param vf_coef: The critic's learning rate as a multiple of the actor's
-    :raises ValueError: If it misses a parameter, or does not know which ones are the critic's
+    :raises ValueError: If the optimizer lacks a parameter, or if ``vf_coef`` needs a parameter group of the critic and
+        there is none
     """
     groups = policy.optimizer.param_groups
     marked = vf_coef == 1 or any(group.get("critic") for group in groups)
@@ -60,15 +61,15 @@ def check_optimizer(policy: PerturbablePolicy, vf_coef: float) -> None:
 
 def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | None, window: RolloutWindow) -> float:
     """
-    Give the optimizer −Σ δ · trace for a gradient, clipped for actor and critic separately, and let it make its step.
+    Make a step of the optimizer, with −Σ δ · trace as the gradient. Actor and critic are clipped separately.
 
     :param policy: The policy
     :param change_W: Weight change Σ δ · trace
     :param max_norm: Bound on the norm, None for none
-    :param window: The steps that the change comes from, for messages
-    :return: The norm, before clipping
-    :raises FloatingPointError: If a weight would not be finite; all weights are then as before, and the optimizer's
-        moments start anew
+    :param window: The steps of the update, for messages
+    :return: The norm before clipping
+    :raises FloatingPointError: If a weight would not be finite. All weights are then as before, and the optimizer's
+        state is reset
     """
     gradient_W, norms = policy.array(-change_W), []
     for part in policy.parts:
@@ -86,7 +87,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     before = deepcopy(weights)
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     clipped = size if max_norm is None else min(size, max_norm)
-    finite = size < _MAX_CHANGE and clipped < _MAX_GRADIENT and rate < _MAX_LEARNING_RATE
+    finite = size < _MAX_CHANGE_NORM and clipped < _MAX_GRADIENT_NORM and rate < _MAX_LEARNING_RATE
     if finite:
         with th.no_grad():
             policy.optimizer.step()
@@ -96,7 +97,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     if not finite:
         for array, old in zip(weights, before, strict=True):
             array[...] = old
-        policy.optimizer.state.clear()  # moments may hold the refused change
+        policy.optimizer.state.clear()  # its moments may include the refused change
         raise FloatingPointError(
             "An update was refused: it would make weights infinite or NaN. The model keeps its last finite weights. "
             + (

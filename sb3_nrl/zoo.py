@@ -1,4 +1,4 @@
-"""NRL, RMHL and BPTT in the RL Zoo: their registration and configs, and what experiments do beyond the RL Zoo's own."""
+"""NRL, RMHL and BPTT in the RL Zoo: their registration, their configs, and extensions of the RL Zoo's experiments."""
 
 import argparse
 import inspect
@@ -34,16 +34,16 @@ from sb3_nrl.tuned import shipped_config
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"nrl": NRL, "rmhl": RMHL, "bptt": BPTT}
 
 _N_EVALUATIONS = 10
-"""Evaluations of a trial, after each of which it can be pruned."""
+"""Number of evaluations of a trial. The trial can be pruned after each of them."""
 
 _OF_THE_MODEL = {"policy", "policy_kwargs", "normalize", "stats_window_size"}
-"""Hyper-parameters that cannot change when a run goes on: the saved model and its statistics have them."""
+"""Hyper-parameters that cannot change when a run is resumed: they come from the saved model and its statistics."""
 
 
 def register() -> None:
     """
-    Make NRL, RMHL and BPTT known to the RL Zoo. Its own functions, such as ``rl_zoo3.train.train()``, can then train
-    and tune them. A second call has no effect.
+    Register NRL, RMHL and BPTT with the RL Zoo. Its functions, such as ``rl_zoo3.train.train()``, can then train and
+    tune them. A second call has no effect.
     """
     rl_zoo3.ALGOS.update(ALGORITHMS)
     for algo in ALGORITHMS:
@@ -70,8 +70,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     The experiments of the RL Zoo, with these additions: the shipped configs, one study for all processes that tune, the
     statistics of ``VecNormalize`` for each checkpoint, and the hyper-parameters in TensorBoard.
 
-    The arguments are those of the RL Zoo. If ``config`` is the ``config.yml`` of a run, that run goes on from
-    ``trained_agent``: steps count on, and hyper-parameters stay.
+    The arguments are those of the RL Zoo. If ``config`` is the ``config.yml`` of a run, that run is resumed from
+    ``trained_agent``: its steps are counted, and its hyper-parameters are kept.
     """
 
     def __init__(self, args: argparse.Namespace, algo: str, *arguments: Any, **keywords: Any) -> None:
@@ -94,12 +94,13 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         }
         for flag, count in counts.items():
             check(flag, count, count is None or is_count(count), "at least 1")
-        trial_id, self.trial_id = self.trial_id, None  # the RL Zoo ignores trial 0, and replaces all policy_kwargs
+        # Trials are loaded below: the RL Zoo ignores trial 0, and replaces all policy_kwargs.
+        trial_id, self.trial_id = self.trial_id, None
         changed = self.custom_hyperparams or {}
         if self.goes_on:
             hyperparams = runs.read(Path(self.config))
             for name in changed.keys() & _OF_THE_MODEL:
-                check(name, changed[name], False, f"left out, since the run goes on with that of {self.config}")
+                check(name, changed[name], False, f"left out, since a resumed run keeps that of {self.config}")
         else:
             try:
                 hyperparams, _ = super().read_hyperparameters()
@@ -115,13 +116,14 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         hyperparams |= changed | ({"env_kwargs": self.env_kwargs} if self.env_kwargs else {})
         for name, value in hyperparams.items():
             if self.goes_on and name not in _OF_THE_MODEL and not runs.is_data(value):
-                raise ValueError(f"{self.config}: {name} is an object that only code can make: repeat it with -params")
+                text = f"{self.config}: {name} is a Python object, which is not read from a file"
+                raise ValueError(f"{text}: give it again with -params")
             if isinstance(value, str):
                 with suppress(ValueError):
                     hyperparams[name] = float(value)  # 1e-3 is text for YAML, since it has no dot
         check("n_envs", hyperparams.get("n_envs", 1), is_count(hyperparams.get("n_envs", 1)), "at least 1")
         self.saved_hyperparams = dict(hyperparams)
-        if self.goes_on:  # the RL Zoo would evaluate text of what the saved model has
+        if self.goes_on:  # else the RL Zoo would evaluate the text of policy_kwargs, which the saved model has
             hyperparams.pop("policy_kwargs", None)
             hyperparams |= {"policy": "", "normalize": bool(hyperparams.get("normalize"))}
         return hyperparams, self.saved_hyperparams
@@ -130,14 +132,14 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Any, list[BaseCallback], Any]:
         processed = super()._preprocess_hyperparams(hyperparams)
-        if self.goes_on:  # a model that is loaded accepts any name
+        if self.goes_on:  # the load function would accept any name
             algorithm = rl_zoo3.ALGOS[self.algo]
             known = set(inspect.signature(algorithm).parameters)
             if "action_noise" in known:
                 known |= {"noise_type", "noise_std"}  # the RL Zoo turns them into action_noise later
             for name in processed[0].keys() - known:
                 raise ValueError(f"{algorithm.__name__} has no hyper-parameter {name}")
-        # The environment of the config is also that of evaluation, and of record-video, which reads args.yml alone.
+        # Evaluation and record-video use the environment of the config too. record-video reads only args.yml.
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs
         self.args.env_kwargs = self.env_kwargs or None
@@ -148,7 +150,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             try:
                 os.makedirs(self.save_path)
                 return super().create_log_folder()
-            except FileExistsError:  # another run has begun in the meantime
+            except FileExistsError:  # another run started at the same time
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
                 self.params_path = f"{self.save_path}/{self.env_name}"
@@ -157,7 +159,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         super().create_callbacks()
         for place, callback in enumerate(self.callbacks):
             if isinstance(callback, CheckpointCallback) and callback.save_path == self.save_path:
-                # before the model, so that every checkpoint has its statistics
+                # saved before the model, so that every checkpoint has its statistics
                 statistics = SaveVecNormalizeCallback(self.save_freq, self.save_path, "rl_model_vecnormalize")
                 self.callbacks.insert(place, statistics)
                 break
@@ -167,7 +169,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         if not self.normalize:
-            return env  # statistics are a pickle: only a run that needs them loads them
+            return env  # statistics are a pickle, which is loaded only if the run needs it
         model = Path(self.trained_agent)
         statistics = runs.statistics_of(model, self.env_name)
         if not self.continue_training or not statistics.exists():
@@ -185,8 +187,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if self.goes_on:
             n_done, n_wanted = model.num_timesteps, self.n_timesteps
             if n_done >= n_wanted:
-                raise ValueError(f"{self.trained_agent} has all its {n_wanted} steps: ask for more with -n")
-            print(f"Going on from {self.trained_agent}: {n_done} of {n_wanted} steps are done")
+                raise ValueError(f"{self.trained_agent} has all its {n_wanted} steps: choose a larger -n")
+            print(f"Resuming from {self.trained_agent}: {n_done} of {n_wanted} steps are done")
             self.n_timesteps = n_wanted - n_done
             if (normalize := model.get_vec_normalize_env()) is not None:
                 normalize.gamma = hyperparams.get("gamma", normalize.gamma)
@@ -201,12 +203,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 super().learn(model)
         except Exception:
             if model.num_timesteps > before:
-                self.save_trained_model(model)  # what it has learned until now
+                self.save_trained_model(model)  # keeps what was learned before the error
             raise
 
     def _go_on(self, model: BaseAlgorithm) -> None:
-        """Train as the RL Zoo does, but count steps on."""
-        # a TensorBoard run of its own: Stable-Baselines3 would write into the latest, which may be that of another run
+        """Train as the RL Zoo does, but count steps from those of the resumed run."""
+        # A new TensorBoard run: Stable-Baselines3 would write into the latest one, which may be that of another run.
         model.set_logger(configure_logger(model.verbose, model.tensorboard_log, type(model).__name__))
         interval: dict[str, Any] = (
             {} if self.log_interval == -1 else {"log_interval": max(self.log_interval, 0) or None}
@@ -220,7 +222,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             model.env.close()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save the statistics before the model, so that whoever finds the model finds its statistics."""
+        """Save the model after its statistics, so that a model in the folder always has statistics."""
         print(f"Saving to {self.save_path}")
         if (normalize := model.get_vec_normalize_env()) is not None:
             normalize.save(f"{self.params_path}/vecnormalize.part")

@@ -1,4 +1,4 @@
-"""Environments whose every reward is known."""
+"""Environments with known rewards."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 
 class CountingEnv(gymnasium.Env):
-    """Knows the number of its episode, and of the step in it."""
+    """Counts its episodes, and the steps in each."""
 
     n_episodes = -1
 

@@ -1,4 +1,4 @@
-"""Policies without an algorithm around them, and batches for them."""
+"""Policies without an algorithm, and batches of observations and actions for them."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -52,7 +52,7 @@ class SmallCnn(BaseFeaturesExtractor):
 
 
 class CnnOfTwoHalves(BaseFeaturesExtractor):
-    """One convolution, applied to each of an image's two channels, and then to what came of them."""
+    """One convolution, applied to each of the two channels of an image, and then to the results."""
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, features_dim=2 * 25)
@@ -109,14 +109,14 @@ def in_torch(policy: NoisyPolicy) -> Any:
 
 
 def run_in_torch(policy: NoisyPolicy) -> None:
-    """Say of one layer that NumPy cannot run it, so that PyTorch runs the policy."""
+    """Mark one layer as not available in NumPy, so that the policy runs in PyTorch."""
     policy.actor.features.runs_in_numpy = False  # type: ignore[misc]
     policy.refresh()
     assert policy.xp is th
 
 
 def batch(space: spaces.Space, n_rows: int, seed: int = 1) -> Any:
-    """Random observations or actions, as a VecEnv gives them."""
+    """Random observations or actions, in the format of a VecEnv."""
     if isinstance(space, spaces.Dict):
         return {key: batch(part, n_rows, seed) for key, part in space.spaces.items()}
     space.seed(seed)
@@ -168,7 +168,7 @@ def errors_of(updates: list[Update]) -> np.ndarray:
 
 
 class AlteredEnvs(VecEnvWrapper):
-    """Environments whose steps are changed on the way."""
+    """A wrapper that changes the steps of environments."""
 
     def __init__(self, venv: VecEnv, change: Callable[..., Any]) -> None:
         super().__init__(venv)

@@ -12,7 +12,7 @@ from experiments.runs import Columns, Run
 
 
 def measure(settings: dict[str, Any]) -> Columns:
-    """Note the attempt, then do as the settings say."""
+    """Write the attempt to a file, and then succeed, fail or kill the process, according to the settings."""
     attempts = pathlib.Path(settings["attempts"])
     with attempts.open("a") as file:
         file.write(f"{settings['seed']} {os.getpid()}\n")
@@ -25,12 +25,12 @@ def measure(settings: dict[str, Any]) -> Columns:
 
 
 def small_run(attempts: pathlib.Path, seed: int, **settings: Any) -> Run:
-    """A run that notes its attempts in a file."""
+    """A run that writes its attempts to a file."""
     settings = {"attempts": str(attempts), "seed": seed, "kills": 0, "fails": False, "sleep": 0, **settings}
     return Run(f"small/{seed}", measure, {**settings, "nested": {"clean_passes": 2}}, seed, expected_seconds=10)
 
 
 def processes_of(attempts: pathlib.Path, seed: int) -> list[int]:
-    """The process of each attempt."""
+    """The process id of each attempt."""
     lines = attempts.read_text().splitlines() if attempts.exists() else []
     return [int(line.split()[1]) for line in lines if line.split()[0] == str(seed)]

@@ -1,4 +1,4 @@
-"""The callbacks: what they log is what they say, and training does not notice them."""
+"""The callbacks log the documented quantities, and do not change the training."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from tests.envs import ClockEnv, ScriptedEnv
 
 
 class Memory(KVWriter):
-    """Keeps what is logged under one name."""
+    """Stores the values that are logged under one name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -82,8 +82,8 @@ def test_many_noise_samples_come_close_to_it(settings: dict[str, Any]) -> None:
 def test_one_noise_sample_has_the_cosine_of_a_random_direction(n_nodes: int) -> None:
     """
     With one layer of n nodes and episodes of one step, update and gradient are (ρ ξ) ⊗ x and g ⊗ x, and ρ = g · ξ. So
-    the cosine is |ξ · g| / ‖ξ‖ ‖g‖, of mean Γ(n / 2) / √π Γ((n + 1) / 2) for Gaussian ξ. RMHL's small noise knows
-    nothing of g: its cosine has mean 0.
+    the cosine is |ξ · g| / ‖ξ‖ ‖g‖, of mean Γ(n / 2) / √π Γ((n + 1) / 2) for Gaussian ξ. RMHL's small noise is
+    independent of g, so its cosine has mean 0.
     """
     env = ScriptedEnv([1])
     env.action_space = gymnasium.spaces.Discrete(n_nodes)
@@ -106,7 +106,7 @@ def test_one_noise_sample_has_the_cosine_of_a_random_direction(n_nodes: int) -> 
 
 @each_algorithm
 def test_cosine_is_that_of_the_update_and_the_gradient_of_the_steps(algorithm: Any) -> None:
-    """Recomputed for the second of two episodes, step by step, from what a callback can see."""
+    """The cosine of the second of two episodes is recomputed step by step, from the information of a callback."""
     model = make(algorithm, seed=1, trace_decay=0.9, n_steps=3, scale_rpe=False, learning_rate=0.1)
     seen: list[dict[str, Any]] = []
 
@@ -205,7 +205,7 @@ def test_every_kind_of_network_and_action(policy: str, env: Callable[[], gymnasi
 
 @pytest.mark.parametrize("rule", ["critic", "average"])
 def test_updates_for_steps_that_it_did_not_see_are_left_out(rule: str) -> None:
-    """Both environments are in an episode when the callback comes, with steps of it in their traces."""
+    """Both environments are within an episode when the callback starts, and their traces include earlier steps."""
     model = make(BPTT, rule, n_envs=2, n_steps=2, learning_rate=0.05).learn(2 * 12)
     values = alignments(model, 2 * 100, reset_num_timesteps=False)
     assert len(values) > 5

@@ -1,4 +1,4 @@
-"""The critic: its errors by hand, its updates against autograd, and what the log says of it."""
+"""The critic: TD errors computed by hand, updates compared with autograd, and logged values."""
 
 import math
 import pathlib
@@ -42,7 +42,7 @@ def make(algorithm: Any, env: Any = None, n_envs: int = 1, space: spaces.Space |
 
 
 def make_still(algorithm: Any, env: Any = None, value: float | None = None, **settings: Any) -> Any:
-    """A model that does not learn, perhaps with a critic that always predicts the same value."""
+    """A model that does not learn. Its critic may predict a constant value."""
     model = make(algorithm, env, learning_rate=0.0, **settings)
     if value is not None:
         model.policy.critic.head.weight.data.zero_()
@@ -89,7 +89,7 @@ def test_time_limit_without_a_last_observation_counts_as_an_end() -> None:
 @each_algorithm
 @pytest.mark.parametrize("space", [ACTION_SPACES["Discrete"], spaces.Box(-9, 9, (1,))], ids=["Discrete", "Box"])
 def test_error_with_a_critic_that_has_not_learned(algorithm: Any, space: spaces.Space) -> None:
-    """By hand from what callbacks see: time limits after 4 steps, terminations, two environments, an entropy bonus."""
+    """The TD error is recomputed from the information of callbacks, with time limits and an entropy bonus."""
 
     def limited(lengths: list[int]) -> gymnasium.Env:
         env = ScriptedEnv(lengths)
@@ -237,7 +237,7 @@ def test_actor_and_critic_do_not_perturb_each_other() -> None:
     ("bound", "actors", "critics"), [(0.5, 0.1, 1.0), (0.03, 0.006, 0.1), (5.0, 1.0, 1.0), (None, 1.0, 1.0)]
 )
 def test_changes_of_actor_and_critic_are_clipped_apart(bound: float | None, actors: float, critics: float) -> None:
-    """The actor's change has a norm of 5, the critic's of 0.3."""
+    """The actor's weight change has norm 5, the critic's 0.3."""
     model = make(NRL, learning_rate=0.1, policy_kwargs=SGD)
     actor, critic = (part.weights for part in model.policy.parts)
     change = np.zeros(critic.stop, np.float32)
@@ -254,7 +254,7 @@ def test_changes_of_actor_and_critic_are_clipped_apart(bound: float | None, acto
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("rate", [0.02, lambda progress: 0.02 * progress], ids=["constant", "schedule"])
 def test_critic_has_a_learning_rate_of_its_own(algorithm: Any, rate: Any, saved: bool, tmp_path: pathlib.Path) -> None:
-    """One update, at three quarters of what remains to be learned."""
+    """One update, when three quarters of the training remain."""
 
     def change(vf_coef: float) -> tuple[np.ndarray, np.ndarray]:
         model = make(algorithm, learning_rate=rate, vf_coef=vf_coef, policy_kwargs=SGD)
@@ -301,7 +301,7 @@ def test_a_critic_that_learns_too_fast_is_refused_and_changes_nothing(vf_coef: f
 
 
 def test_refused_update_spoils_no_trace() -> None:
-    """A reward beyond what weights can follow, then ordinary ones."""
+    """The first reward is too large for a finite update, the others are not."""
     env = ClockEnv([[1] * 4, [1e38] * 4, [1] * 4, [1] * 4])
     model = make(BPTT, env, max_grad_norm=None, policy_kwargs=SGD)
     model.policy.critic.head.weight.data.fill_(1e3)
@@ -399,7 +399,7 @@ def test_initial_predictions_scale_with_the_gain_of_the_head() -> None:
 
 
 class NumberedEnv(gymnasium.Env):
-    """Observations that are whole numbers, alone or in a dictionary; another one at the end."""
+    """Observations that are integers, alone or in a dictionary. The last one of an episode is different."""
 
     action_space: spaces.Space = spaces.Discrete(2)
 
@@ -431,7 +431,7 @@ class NumberedEnv(gymnasium.Env):
     ids=["number", "numbers", "list", "dictionary"],
 )
 def test_last_observations_may_be_what_environments_give(policy: str, space: Any, first: Any, last: Any) -> None:
-    """The value of the last observation of a time limit is in the error."""
+    """The TD error includes the value of the last observation before a time limit."""
     model = make_still(NRL, NumberedEnv(space, first, last), policy=policy)
     updates = record_updates(model)
     model.learn(3)

@@ -1,4 +1,4 @@
-"""Actions are as frequent as they are probable, and as probable as Stable-Baselines3's distributions make them."""
+"""Action distributions: frequencies of samples agree with probabilities, and these with Stable-Baselines3's."""
 
 from itertools import product
 from typing import Any
@@ -24,7 +24,7 @@ def outputs_of(distribution: ActionDistribution, n_rows: int = 1, spread: float 
 
 
 def of_sb3(space: spaces.Space, outputs: np.ndarray) -> Distribution:
-    """What Stable-Baselines3 makes of the same outputs."""
+    """Stable-Baselines3's distribution for the same outputs."""
     parameters = th.as_tensor(outputs)
     made: Any = make_proba_distribution(space)
     if isinstance(space, spaces.Box):
@@ -88,7 +88,7 @@ def test_actions_are_as_frequent_as_they_are_probable(name: str, how: str) -> No
 def test_probabilities_and_entropies_are_those_of_stable_baselines3(
     action_space: spaces.Space, spread: float, xp: Any
 ) -> None:
-    """Far in the tails too."""
+    """Large logits, and actions of very small probability, are included."""
     distribution = make_distribution(action_space)
     outputs = outputs_of(distribution, 8, spread if not isinstance(action_space, spaces.Box) else min(spread, 3))
     expected: Any = of_sb3(action_space, outputs)
@@ -110,7 +110,7 @@ def test_probabilities_and_entropies_are_those_of_stable_baselines3(
 
 @pytest.mark.parametrize("n_rows", [1, 2, 5])
 def test_python_chooses_what_numpy_chooses(n_rows: int) -> None:
-    """Few logits are left to Python's numbers; the same draws give the same actions."""
+    """Small batches are sampled with Python's floats. The same random numbers must give the same actions."""
     distribution, generator = make_distribution(spaces.Discrete(3)), np.random.default_rng(0)
     chosen = set()
     for _ in range(300):
@@ -147,7 +147,7 @@ def test_actions_of_probability_0_are_not_drawn(n_rows: int, logits: list[float]
 
 @each_engine
 def test_actions_that_do_not_exist_are_not_drawn(xp: Any) -> None:
-    """Draws close to 1 may be rounded to 1."""
+    """Random numbers close to 1 may be rounded to 1."""
     space = spaces.MultiDiscrete([2, 7])
     distribution = make_distribution(space)
     outputs = outputs_of(distribution, 20)
@@ -171,7 +171,7 @@ def test_outputs_that_are_no_distribution_are_refused(action_space: spaces.Space
 @each_engine
 @each_action_space
 def test_mean_of_passes_averages_probabilities(action_space: spaces.Space, xp: Any) -> None:
-    """Those of each component's choices; of continuous actions the means and the logarithms of the deviations."""
+    """Each component's probabilities are averaged. For continuous actions, means and log standard deviations are."""
     distribution = make_distribution(action_space)
     outputs = outputs_of(distribution, 3 * 4, spread=2.0)
     parameters = distribution.parameters(xp, outputs if xp is np else th.as_tensor(outputs))
@@ -221,7 +221,7 @@ class HotterPolicy(NoisyPolicy):
 @pytest.mark.parametrize("n_rows", [1, 9])
 @pytest.mark.parametrize("n_baseline_passes", [None, 2])
 def test_a_distribution_of_your_own_is_used_everywhere(n_baseline_passes: int | None, n_rows: int) -> None:
-    """Also for few rows, and in both engines."""
+    """In NumPy and PyTorch, also for batches that are small enough for Python's floats."""
     policy = make_policy(policy_class=HotterPolicy, n_baseline_passes=n_baseline_passes)
     obs = np.random.default_rng(0).normal(size=(n_rows, 5)).astype(np.float32)
     for engine in (policy, in_torch(policy)):

@@ -1,4 +1,4 @@
-"""One definition, two engines: NumPy gives what PyTorch gives, and both give what Stable-Baselines3 gives."""
+"""Policies in NumPy and in PyTorch give the same results as each other and as Stable-Baselines3."""
 
 from functools import partial
 from typing import Any
@@ -80,7 +80,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 @th.no_grad()
 def expected(policy: Any, obs: Any) -> tuple[Distribution, th.Tensor]:
-    """π and V by Stable-Baselines3's preprocessing, features extractors and distributions, and PyTorch's own layers."""
+    """π and V, from Stable-Baselines3's preprocessing, extractors and distributions, and PyTorch's layers."""
     space = policy.observation_space
     extractor = (CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor)(space)
     features = extractor(preprocess_obs(tensors(obs), space))
@@ -102,7 +102,7 @@ def expected(policy: Any, obs: Any) -> tuple[Distribution, th.Tensor]:
 
 @th.no_grad()
 def assert_engines_agree(policy: NoisyPolicy, in_numpy: bool = True) -> None:
-    """All that training and users ask of a policy, for 4 steps of 3 environments."""
+    """Compare all methods of a policy that training and users call, for 4 steps of 3 environments."""
     assert policy.xp is (np if in_numpy else th)
     engines = (policy, in_torch(policy))
     obs, n_rows = batch(policy.observation_space, 12), 12
@@ -132,7 +132,7 @@ def assert_engines_agree(policy: NoisyPolicy, in_numpy: bool = True) -> None:
     assert_same((mode.flatten(1) if mode.ndim > 1 else mode), distribution.mode())
     assert_same(log_prob_of_mode, distribution.log_prob(distribution.mode()))
 
-    # ξ changes what it is to change, and as it is to.
+    # ξ has the effect that it should have.
     assert not np.allclose(log_probs, noisy_log_probs)
     assert_same(policy.noisy_pass(obs, noisy_actions, policy.array(noise)).objectives[0], noisy_log_probs)
     assert sum(part.shape[1] for part in potentials) == policy.n_nodes

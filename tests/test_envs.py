@@ -1,4 +1,4 @@
-"""NeuroGym's tasks: every time step counts once, seeds decide everything, and Stable-Baselines3 finds what it needs."""
+"""NeuroGym's tasks: every time step counts once, seeds are reproducible, and Stable-Baselines3 can use the tasks."""
 
 import ast
 import csv
@@ -148,7 +148,7 @@ def test_info_is_about_the_trial_that_ended() -> None:
         assert [info["gt"] for info in infos] == list(range(length))
         assert [info["new_trial"] for info in infos] == [False] * (length - 1) + [True]
         assert all("performance" not in info and "trial" not in info for info in infos[:-1])
-        # NeuroGym, left alone, would forget what the task had set when the trial began.
+        # NeuroGym itself would lose the performance that the task sets at the beginning of the trial.
         assert infos[-1]["performance"] == pytest.approx(number + 0.1 * length)
         assert infos[-1]["trial"] == {"number": number}
 
@@ -255,7 +255,7 @@ def test_continuous_actions_are_rescaled_to_those_of_the_task() -> None:
 
 
 def _n_steps(env: gymnasium.Env) -> int:
-    """How long the next trial is, with actions 0."""
+    """Number of steps of the next trial if all actions are 0."""
     env.reset()
     action = np.zeros(env.action_space.shape or (), env.action_space.dtype)
     n_steps, over = 0, False
@@ -677,7 +677,7 @@ def test_eval_callback(tmp_path: pathlib.Path) -> None:
 
 
 class Performances(gymnasium.Env):
-    """Trials of one step, each with the next of given performances."""
+    """Trials of one step with given performances."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -741,13 +741,13 @@ def _replay(env: gymnasium.Env, act: Callable[[np.ndarray], Any], seed: int) -> 
 
 
 def _levels(ax: Axes, label: str) -> list[float]:
-    """The heights of the horizontal lines of that label."""
+    """The heights of the horizontal lines with a label."""
     (lines,) = (collection for collection in ax.collections if collection.get_label() == label)
     return [segment[0, 1] for segment in lines.get_segments()]  # type: ignore[attr-defined]
 
 
 def _probabilities(ax: Axes) -> np.ndarray:
-    """What is drawn as colours, one row per time step."""
+    """The values that are drawn as colours, one row per time step."""
     (mesh,) = (collection for collection in ax.collections if isinstance(collection, QuadMesh))
     return np.asarray(mesh.get_array()).T
 
@@ -813,7 +813,7 @@ def test_plot_of_a_recurrent_model() -> None:
 @pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("order", ["none", "normalized, then stacked", "stacked, then normalized"])
 def test_plot_of_a_model_that_sees_several_frames(order: str, vectorized: bool, tmp_path: pathlib.Path) -> None:
-    """What is drawn is what the model does in its own environment."""
+    """The plotted actions are those of the model in its own environment."""
     task = "neurogym/PerceptualDecisionMaking-v0"
     env: Any = make_vec_env(task, seed=0)
     if order.startswith("normalized"):

@@ -1,4 +1,4 @@
-"""The examples do what they say, for a short time, and leave what they say they leave."""
+"""Short runs of all examples print the expected text and write the expected files."""
 
 import pathlib
 import re
@@ -82,7 +82,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs an example in a folder of its own, and returns what it prints."""
+    """Runs an example in its own folder, and returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
 
@@ -115,7 +115,7 @@ def test_every_example_is_tested() -> None:
 def test_resumes_from_the_last_checkpoint(run: Run) -> None:
     run("tensorboard_and_resume.py", "--timesteps", "1000")
     output = run("tensorboard_and_resume.py", "--timesteps", "1000")
-    assert f"going on from {pathlib.Path('runs/resume/nrl_1000_steps.zip')}, after 1000 steps" in output
+    assert f"resuming from {pathlib.Path('runs/resume/nrl_1000_steps.zip')}, after 1000 steps" in output
     assert "2000 steps so far" in output
 
 

@@ -1,4 +1,4 @@
-"""Experiments: no run is lost, repeated or mistaken for another, and what is told of runs follows from them."""
+"""Experiments: runs are executed once and stored, and tables and findings agree with the stored results."""
 
 import argparse
 import csv
@@ -184,7 +184,7 @@ def test_learning_curve_joins_the_environments(tmp_path: pathlib.Path) -> None:
 
 
 def curve_of(means: Any) -> Columns:
-    """An episode of ten steps in half a second after the other."""
+    """A learning curve with episodes of ten steps and half a second."""
     episodes = np.arange(1, len(means) + 1)
     return {"steps": 10 * episodes, "seconds": 0.5 * episodes, "return": np.array(means)}
 

@@ -61,14 +61,14 @@ def explore(model: Any, n_steps: int, **learn: Any) -> tuple[np.ndarray, np.ndar
 
 
 def drawn(n_steps: int) -> np.ndarray:
-    """What the policy's generator gives after this seed, shape (T, E, A)."""
+    """The random numbers of the policy's generator with this seed, shape (T, E, A)."""
     return np.random.default_rng(5).standard_normal((n_steps, 2, 2), dtype=np.float32)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8, np.float64(0.8)], ids=str)
 @pytest.mark.parametrize("torch", [False, True], ids=["NumPy", "PyTorch"])
 def test_random_parts_follow_from_those_of_the_step_before(correlation: float, torch: bool) -> None:
-    """Through episodes and trainings; the density of an action is that of the action alone."""
+    """This holds across episodes and trainings. log π(a|s) does not include the correlation."""
     model = make_explorer(correlation=correlation)
     if torch:
         run_in_torch(model.policy)

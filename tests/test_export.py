@@ -1,4 +1,4 @@
-"""Calling a policy as those of Stable-Baselines3 are called, and exporting it as its documentation shows."""
+"""Calls of a policy like those of Stable-Baselines3, and export as in its documentation."""
 
 import warnings
 from collections.abc import Callable
@@ -38,7 +38,7 @@ ENVS: dict[str, Callable[[], gymnasium.Env]] = {
 
 
 def make(kind: str, algorithm: Any = NRL, **settings: Any) -> Any:
-    """A model whose heads matter, so that errors show in actions too."""
+    """A model with large weights in its heads, so that errors change actions too."""
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(kind, "MlpPolicy")
     env = SimpleMultiObsEnv() if kind == "dict" else ENVS[kind]()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # many nodes

@@ -1,4 +1,4 @@
-"""Bad arguments, broken environments and diverging weights: refused by name, and without harm to the model."""
+"""Invalid arguments, faulty environments and diverging weights raise clear errors, and do not damage the model."""
 
 import math
 import re
@@ -461,7 +461,7 @@ def test_fault_of_an_observation_says_where(algorithm: Any, at: int, dictionary:
     ids=["observation", "reward", "environment", "callback"],
 )
 def test_training_goes_on_after_an_exception(algorithm: Any, rule: str, stop: Callable[[], Any]) -> None:
-    """With a new episode, and with what it was told until then."""
+    """The next training starts with a new episode, and from the current weights."""
     envs, in_callback, error = stop()
 
     def callback(*_: Any) -> bool:
@@ -549,7 +549,7 @@ def test_the_size_of_rewards_does_not_matter_to_clipped_updates(algorithm: Any, 
 @each_rule
 @pytest.mark.parametrize("size", [1e18, 1e19])
 def test_large_observations_are_learned_from(algorithm: Any, rule: str, size: float) -> None:
-    """Of actions that pay off, without a hidden layer: the sign of the observation tells what is right."""
+    """The sign of the observation determines the rewarded action. There is no hidden layer."""
     settings: dict[str, Any] = {} if rule == "critic" else {"scale_rpe": False, "reward_timing": "step"}
     kwargs = {"net_arch": [], "head_gain": 1e-19}
     model = make_model(
@@ -618,7 +618,7 @@ def test_normalization_is_the_remedy(sizes: Any, clip: float | None) -> None:
 
 
 class Watch(BaseCallback):
-    """Keeps the weights that the model last acted with, or began a window with."""
+    """Stores the weights with which the model last acted, or began a window."""
 
     def _on_rollout_start(self) -> None:
         self.weights = weights(self.model)  # type: ignore[arg-type]
@@ -678,7 +678,7 @@ def test_a_schedule_that_turns_negative_or_infinite_is_refused_when_it_is_met() 
 
 
 class Explodes(th.optim.Adam):
-    """Makes weights infinite, once it is told to."""
+    """Makes weights infinite when it is switched on."""
 
     told = False
 

@@ -1,4 +1,4 @@
-"""Each eligibility against the exact gradient of PyTorch's autograd."""
+"""Each eligibility is compared with the exact gradient of PyTorch's autograd."""
 
 from typing import Any
 

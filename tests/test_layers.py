@@ -1,4 +1,4 @@
-"""Layers of one's own and of others: credit is right, or there is an error that says what to do."""
+"""Layers of users: their eligibilities are correct, or there is an error that says what to do."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def with_parameter_of_its_own(n_inputs: int, n_outputs: int) -> nn.Linear:
 
 NEVER = "' of Extractor would never learn: .*"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "overwrites an input": ({"compute": overwrite_input}, "second' received is overwritten in place"),
+    "overwrites an input": ({"compute": overwrite_input}, "second' is overwritten in place"),
     "keeps a state": ({"compute": keep_a_state}, "keeps a state between calls"),
     "draws random numbers": (
         {"compute": lambda first, second, x: second(nn.functional.dropout(first(x), 0.5))},
@@ -151,7 +151,7 @@ def test_a_module_may_be_undefined_at_zero() -> None:
 @pytest.mark.parametrize("reason", ["a subclass of Linear", "another kind of layer", "never calls a layer"])
 @each_rule
 def test_what_cannot_learn_may_be_frozen(algorithm: type[ThreeFactorAlgorithm], rule: str, reason: str) -> None:
-    """The first layer learns through the frozen one, the frozen one stays."""
+    """The first layer learns through the frozen layer, which does not change."""
     arguments = dict(REFUSED[reason][0])
     replaced = arguments.get("second", nn.Linear)
     arguments["second"] = lambda *sizes: replaced(*sizes).requires_grad_(False)
@@ -352,7 +352,7 @@ def test_a_step_of_your_own_is_taken_by_both_engines() -> None:
 
 
 class ClampedDense(Dense):
-    """Says that NumPy cannot run it."""
+    """A layer that is marked as not available in NumPy."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -379,7 +379,7 @@ def test_a_layer_that_numpy_cannot_run_is_run_by_pytorch(algorithm: type[ThreeFa
 
 
 class WithGain(Dense):
-    """Has a parameter that ``outer`` gives no sum for."""
+    """A layer with a parameter for which ``outer`` returns no sum."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -1,4 +1,4 @@
-"""The algorithms learn what a policy that does not learn cannot do."""
+"""The algorithms learn tasks that an untrained policy cannot solve."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def mean_return(model: Any, n_episodes: int) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [NRL, BPTT])
 def test_balances_the_pole(algorithm: Any) -> None:
-    """A random policy keeps the pole up for 22 steps on average, and none that ignores the state for 100."""
+    """A random policy keeps the pole up for 22 steps on average, and one that ignores the state less than 100."""
     model = make_model(algorithm, "CartPole-v1", n_envs=8).learn(24_000)
     assert mean_return(model, 16) > 100
 

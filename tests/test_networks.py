@@ -1,4 +1,4 @@
-"""Policies that change, and subclasses: training follows, or it says what to do."""
+"""Changes of policies, and subclasses: training uses them, or there is an error that says what to do."""
 
 import pickle
 from copy import deepcopy
@@ -45,7 +45,7 @@ def make(algorithm: Any, rule: str, torch: bool, **settings: Any) -> Any:
 
 
 def agrees(policy: Any) -> bool:
-    """Whether training acts as the policy does for users."""
+    """Whether training computes the same actions as a call of the policy."""
     obs = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     actions, log_probs, _ = policy.act(obs, np.full((20, 1), 0.5))
     with th.no_grad():
@@ -57,14 +57,14 @@ def agrees(policy: Any) -> bool:
 
 
 def replace_layer(policy: Any) -> None:
-    """By a wider one, with another activation function."""
+    """Replace a layer by a wider one with another activation function."""
     th.manual_seed(7)
     policy.actor.hidden[0] = Dense(4, 8, True, nn.ReLU())
     policy.actor.hidden[1] = Dense(8, 5, True, nn.Tanh())
 
 
 def replace_activation(policy: Any) -> None:
-    """By one that NumPy cannot run."""
+    """Replace an activation function by one that is not available in NumPy."""
     policy.actor.hidden[0] = Dense(4, 5, True, nn.GELU())
 
 
@@ -81,7 +81,7 @@ def unfreeze(policy: Any) -> None:
 
 
 def swap_frozen(policy: Any) -> None:
-    """As many parameters of the same shapes learn as before."""
+    """Freeze one layer and unfreeze another. The number and shapes of parameters that learn stay the same."""
     policy.actor.head.requires_grad_(True)
     freeze(policy)
     policy.actor.hidden[2].requires_grad_(False)
@@ -91,7 +91,7 @@ CHANGES = [replace_layer, replace_activation, replace_weight, freeze, unfreeze, 
 
 
 def apply(change: Any, model: Any) -> dict[str, th.Tensor]:
-    """What is left after a change, with an optimizer that knows new parameters."""
+    """Apply a change, give new parameters to the optimizer, and return all parameters."""
     change(model.policy)
     if change in (replace_layer, replace_activation, replace_weight):
         model.policy.optimizer = th.optim.SGD(model.policy.parameters(), lr=0.01)
@@ -99,7 +99,7 @@ def apply(change: Any, model: Any) -> dict[str, th.Tensor]:
 
 
 def assert_learned(model: Any, left: dict[str, th.Tensor]) -> None:
-    """All that is not frozen has changed, and nothing else."""
+    """Check that all parameters have changed that are not frozen, and no others."""
     learning = {name for name, parameter in model.policy.named_parameters() if parameter.requires_grad}
     assert changed(model.policy, left) == learning
     assert agrees(model.policy)
@@ -209,8 +209,8 @@ class ActsAlike(NoisyPolicy):
         return np.full_like(actions, 2), log_probs - 1, states
 
 
-class Deaf(NoisyPolicy):
-    """No weight of the critic gets credit."""
+class CriticWithZeroSums(NoisyPolicy):
+    """The critic's eligibilities are 0."""
 
     def outer(self, post_BN: Any, received: list[Any], n_envs: int) -> Any:
         sums = super().outer(post_BN, received, n_envs)
@@ -218,8 +218,8 @@ class Deaf(NoisyPolicy):
         return sums
 
 
-class QuietCritic(NoisyPolicy):
-    """Nor does it where its nodes get no noise."""
+class CriticWithoutNoise(NoisyPolicy):
+    """The critic's nodes have no noise, so its eligibilities are 0."""
 
     def sample_noise(self, n_rows: int, n_samples: int = 1) -> Any:
         noise = super().sample_noise(n_rows, n_samples)
@@ -242,7 +242,7 @@ def test_what_training_asks_of_a_policy_may_be_overridden() -> None:
     (of_alike,) = updates[2]
     assert (of_alike.window.actions == 2).all()
     assert of_alike.window.log_probs.max() < -1
-    for policy_class in (Deaf, QuietCritic):
+    for policy_class in (CriticWithZeroSums, CriticWithoutNoise):
         model = make_model(NRL, policy=policy_class)
         before = snapshot(model.policy)
         model.learn(64)
@@ -280,7 +280,7 @@ def test_a_subclass_may_have_another_features_extractor() -> None:
 
 
 class OnlyTheHead(ExactGradient):
-    """Passes on the credit of the actor's head alone."""
+    """All eligibilities are 0 except those of the actor's head."""
 
     def eligibility(self, policy: Any, window: Any, carry: Any) -> Any:
         eligibility: Any = super().eligibility(policy, window, carry)[0]
@@ -408,7 +408,7 @@ def test_what_a_rule_lacks_is_named() -> None:
 
 
 class Watched(Dense):
-    """Knows of each step which engine took it, whether there was noise, and whether autograd was on."""
+    """Records for each pass whether it ran in NumPy, whether there was noise, and whether autograd was on."""
 
     seen: ClassVar[list[tuple[Any, bool, bool]]] = []
 
@@ -462,7 +462,7 @@ def passes_of(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[set[Any], se
 def test_no_backward_pass_and_noisy_passes_only_on_request(
     algorithm: Any, rule: str, settings: dict[str, Any], torch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for the value of what a time limit cuts off, and in ``predict``."""
+    """This includes the values of last observations before time limits, and ``predict``."""
     env = gymnasium.wrappers.TimeLimit(ScriptedEnv([10**9]), 5)
     kwargs = {"use_bias": True, "optimizer_class": th.optim.Adam}
     model = make_model(algorithm, env, rule, policy=WatchedPolicy, policy_kwargs=kwargs, **settings)
@@ -479,7 +479,7 @@ def test_no_backward_pass_and_noisy_passes_only_on_request(
 @each_engine
 @pytest.mark.parametrize("rule", ["critic", "average"])
 def test_bptt_makes_the_backward_passes(rule: str, torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the test above sees them."""
+    """This shows that the test above would detect a backward pass."""
     model = make_model(BPTT, rule=rule, policy=WatchedPolicy)
     if torch:
         run_in_torch(model.policy)
@@ -513,7 +513,7 @@ OF_A_CRITIC = {"gamma": 0.6, "ent_coef": 0.1, "vf_coef": 3.0}
     ],
 )
 def test_arguments_changed_between_trainings_take_effect(rule: str, argument: str, value: Any) -> None:
-    """A model that is given the argument later ends where one that had it from the start does."""
+    """A changed argument gives the same weights as the same argument in the constructor."""
     sgd = {"optimizer_class": th.optim.SGD}  # Adam makes up for the size of a change
     settings: dict[str, Any] = {"learning_rate": 0.05, "n_steps": 8, "trace_decay": 0.6, "policy_kwargs": sgd}
     had, given, never = (
@@ -540,7 +540,7 @@ def test_what_the_algorithm_says_is_no_argument_of_the_policy(argument: str) -> 
 
 @pytest.mark.parametrize("n_baseline_passes", [None, 2])
 def test_numbers_may_be_numpys(n_baseline_passes: int | None) -> None:
-    """Nothing is computed in double precision for it."""
+    """NumPy's numbers as arguments do not make computations double precision."""
     numbers: dict[str, Any] = {"trace_decay": np.float64(0.9), "noise_std": np.float32(0.25), "vf_coef": np.float64(2)}
     ends = []
     for kind in (float, lambda number: number):
@@ -552,7 +552,7 @@ def test_numbers_may_be_numpys(n_baseline_passes: int | None) -> None:
 @each_engine
 @each_rule
 def test_a_pickled_model_goes_on_as_the_model_does(algorithm: Any, rule: str, torch: bool) -> None:
-    """Traces, waiting steps and the view of the weights included."""
+    """This includes traces, steps that wait for an update, and the views of the weights."""
     model = make(algorithm, rule, torch, n_steps=8)
     model.learn(21)
     copy = pickle.loads(pickle.dumps(model))

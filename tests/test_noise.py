@@ -1,4 +1,4 @@
-"""The noise has the moments and the directions that its name promises."""
+"""The noise has the moments and directions of its distribution."""
 
 import pathlib
 from typing import Any
@@ -91,7 +91,7 @@ def test_orthogonal_noise_permutes_the_nodes() -> None:
 def test_default_learning_rate_falls_with_the_root_of_the_number_of_nodes(
     widths: Any, settings: dict[str, Any], expected: float, tmp_path: pathlib.Path
 ) -> None:
-    """From 100 nodes of one network for each noise sample on; the actor has three more than its hidden layer."""
+    """It falls above 100 nodes of one network per noise sample. The actor has three nodes besides its hidden layers."""
     model = make_model(NRL, (5, 3), policy_kwargs={"net_arch": widths}, **settings).learn(4)
     assert model.learning_rate == pytest.approx(expected, rel=2e-3)
     assert model.policy.optimizer.param_groups[0]["lr"] == model.learning_rate

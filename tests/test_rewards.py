@@ -1,4 +1,4 @@
-"""Reward times, the running average, and the reward prediction error, on sequences computed by hand."""
+"""Reward times, the running average, and the reward prediction error, compared with sequences computed by hand."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Saved, copied and sent models go on as the original does; files are whole, or as they were."""
+"""Saved, copied and pickled models continue as the original does, and files are written atomically."""
 
 import io
 import multiprocessing
@@ -36,7 +36,7 @@ def trained(algorithm: Any = NRL, rule: str = "critic", n_steps: int = 40, **set
 
 
 def averages(model: Any) -> list[float]:
-    """What a running average has learned."""
+    """The averages of a running average."""
     return [] if model.predictor.has_critic else model.predictor.average_E.tolist()
 
 
@@ -185,7 +185,7 @@ def test_permissions_are_those_of_any_new_file_or_of_the_old_one(tmp_path: Path)
 
 
 class Slow:
-    """Takes its time to be pickled, once ``go`` says so."""
+    """An object whose pickling waits until ``go`` is set."""
 
     def __init__(self) -> None:
         self.started, self.go = threading.Event(), threading.Event()
@@ -197,7 +197,7 @@ class Slow:
 
 
 def test_two_threads_can_save_to_one_path(tmp_path: Path) -> None:
-    """The second save begins and ends while the first is at work; neither takes the other's temporary file for old."""
+    """The second save begins and ends during the first one. Neither removes the other's temporary file."""
     first, second, path = make_model(), make_model(seed=1), tmp_path / "model.zip"
     first.slow = Slow()
     thread = threading.Thread(target=first.save, args=(path,))
@@ -353,7 +353,7 @@ def test_policy_survives_a_round_trip(
 
 
 def go_on(model: Any) -> tuple[np.ndarray, list[float], int]:
-    """Train on from where the model is, with the same noise each time."""
+    """Continue the training of a model, with the same noise each time."""
     th.manual_seed(3)
     model.learn(60, reset_num_timesteps=False)
     return weights(model), averages(model), model.num_timesteps
@@ -428,7 +428,7 @@ def test_a_model_goes_on_in_another_process() -> None:
 
 
 class RandomDirections(LearningRule):
-    """Every node is credited by chance. Counts its windows, so that what it carries along can be seen."""
+    """The post-synaptic factors are random. The rule counts its windows in ``carry``."""
 
     def __init__(self, scale: float) -> None:
         self.scale = scale

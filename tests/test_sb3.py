@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 promises of an algorithm's training: NRL, RMHL and BPTT have to keep it."""
+"""NRL, RMHL and BPTT train as Stable-Baselines3 documents it for all algorithms."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def clock(*rewards: list[float], n_envs: int = 1) -> VecEnv:
 
 
 class Recorder(BaseCallback):
-    """Keeps what ``look`` returns at each step, and how often each event came."""
+    """Stores the results of ``look`` at each step, and counts the events."""
 
     def __init__(self, look: Callable[[BaseCallback], Any] = lambda callback: callback.num_timesteps) -> None:
         super().__init__()
@@ -322,7 +322,7 @@ def test_normalized_rewards_and_stacked_frames_are_what_is_learned_from() -> Non
 
 
 class OneSetOfArrays(VecEnvWrapper):
-    """Hands out the same arrays again and again, and spoils them as soon as the next step begins."""
+    """Returns the same arrays at each step, and overwrites them when the next step begins."""
 
     def reset(self) -> Any:
         if not hasattr(self, "arrays"):
@@ -348,7 +348,7 @@ class OneSetOfArrays(VecEnvWrapper):
 @each_rule
 @pytest.mark.parametrize("n_steps", [8, 80])
 def test_arrays_that_an_environment_uses_again_are_copied(algorithm: Any, rule: str, n_steps: int) -> None:
-    """The first update is that of the first four steps, and so of what the reset gave."""
+    """The first update is that of the first four steps, which include the observation of the reset."""
     # With a reward at each step, the average starts anew after what was the end of an episode one step before.
     timing: dict[str, Any] = {} if rule == "critic" else {"reward_timing": "step", "scale_rpe": False}
     plain, reusing = (make_vec_env(lambda: ScriptedEnv([4, 3]), 2, seed=0) for _ in range(2))
@@ -390,7 +390,7 @@ def test_types_of_numbers_change_no_weight() -> None:
 
 @pytest.mark.slow
 def test_environments_in_processes_give_the_same_weights() -> None:
-    """Processes hand over rewards in double precision, environments beside one another in single precision."""
+    """SubprocVecEnv returns rewards in double precision, DummyVecEnv in single precision."""
     processes = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv)
     try:
         for algorithm, rule in ((NRL, "critic"), (RMHL, "average"), (BPTT, "critic")):
@@ -403,7 +403,7 @@ def test_environments_in_processes_give_the_same_weights() -> None:
 
 
 class Payday(gymnasium.Wrapper):
-    """Rewards that differ from step to step, whatever is done."""
+    """Rewards that are different at each step and do not depend on the actions."""
 
     n_steps = 0
 
@@ -672,7 +672,7 @@ def test_learning_rate_follows_its_schedule(algorithm: Any, rule: str) -> None:
 
 
 def test_schedules_end_at_the_end() -> None:
-    """Also where the last step of all environments goes beyond it."""
+    """The last step of all environments may exceed the number of steps."""
     model = make(n_envs=8, learning_rate=math.sqrt, n_steps=4).learn(41)
     assert model.num_timesteps == 48
     assert model.policy.optimizer.param_groups[0]["lr"] == 0

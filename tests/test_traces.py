@@ -1,4 +1,4 @@
-"""A window at a time gives what a trace that is updated at every step would give, and credit goes where it is due."""
+"""Traces that are updated once per window equal traces that are updated at every step."""
 
 from functools import partial
 from itertools import pairwise
@@ -63,7 +63,7 @@ def test_windows_give_what_single_steps_give(lengths: list[int], p_error: float,
 
 
 class CostlyGradient(ExactGradient):
-    """Claims so many passes for each step that the algorithm gives it two steps at once; counts its calls."""
+    """A rule with so many passes per step that the algorithm cuts windows into two steps each. It counts its calls."""
 
     def __init__(self, n_nodes: int) -> None:
         self.n_passes = 2**20 // (2 * n_nodes)
@@ -91,7 +91,7 @@ def test_windows_cut_into_batches_give_the_same_weights(rule: str) -> None:
 
 
 class Recorder(BaseCallback):
-    """Keeps what happened at each step."""
+    """Stores the observations, actions, rewards and ends of episodes at each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def test_papers_arguments_are_equations_13_to_17() -> None:
     after = [weight.detach().numpy() for weight in model.policy.parameters()]
 
     def forward(x: np.ndarray, xi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the head received, and log π of all actions."""
+        """The input of the head, and log π of all actions."""
         h = hidden @ x + xi[:64]
         y = np.where(h > 0, h, 0.1 * h)
         logits = head @ y + xi[64:]
@@ -266,7 +266,7 @@ def test_decay_weights_credit_by_age() -> None:
 
 @each_algorithm
 def test_nothing_leaks_between_environments(algorithm: type[ThreeFactorAlgorithm]) -> None:
-    """The first environment always pays the same, so only what the second one saw may change."""
+    """The first environment's rewards are constant, so only weights of the second one's observations may change."""
     environments: list[Any] = [
         lambda: ClockEnv([[0, 0, 1]], n_inputs=7),
         lambda: ClockEnv([[0, 0, 0, 1], [0, 0, 0, 3]], n_inputs=7, offset=3),

@@ -1,4 +1,4 @@
-"""The shipped configs: every entry trains with what it says, and TUNED has the settings that the RL Zoo uses."""
+"""The shipped configs: every entry trains with its settings, and TUNED has the settings that the RL Zoo uses."""
 
 import importlib
 import pathlib

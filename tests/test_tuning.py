@@ -1,4 +1,4 @@
-"""Tuning: one study for all processes and one setting, a search space of models, parameters read as data."""
+"""Tuning: processes share a study, a study has one setting, and trial parameters are read as data."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The RL Zoo with NRL, RMHL and BPTT: the command as users type it, runs that go on, tuning, and the configs."""
+"""The RL Zoo with NRL, RMHL and BPTT: the command as users type it, resumed runs, tuning, and the configs."""
 
 import argparse
 import os
@@ -35,7 +35,7 @@ NRL_2 = pathlib.Path("logs/nrl/CartPole-v1_2")
 
 
 class Spy(BaseCallback):
-    """Keeps what each training starts from, and interrupts or breaks it on request."""
+    """Stores the model with which each training starts, and can interrupt the training or make it fail."""
 
     starts: ClassVar[list[dict[str, Any]]] = []
     raise_at: ClassVar[tuple[int, BaseException] | None] = None
@@ -81,7 +81,7 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def run_of(normalized: pathlib.Path, here: pathlib.Path) -> pathlib.Path:
-    """A copy of that run, to be damaged."""
+    """A copy of that run, which tests may damage."""
     for folder in ("logs", "tb"):
         shutil.copytree(normalized / folder, here / folder)
     return here / NRL_1
@@ -115,7 +115,7 @@ def weights(model: pathlib.Path) -> np.ndarray:
 
 
 def mistake(arguments: list[str]) -> str:
-    """The one line that a command ends with."""
+    """The error message of a command, which is one line."""
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     line = str(exit_.value)
@@ -208,7 +208,7 @@ def test_failing_training_leaves_what_it_learned(here: pathlib.Path, monkeypatch
     assert NRL.load(here / NRL_1 / "CartPole-v1.zip", device="cpu").num_timesteps == 40
 
 
-# Runs that go on
+# Resumed runs
 
 
 def test_run_goes_on_with_its_steps_statistics_and_settings(run_of: pathlib.Path) -> None:

@@ -1,1 +1,1 @@
-"""The paper, reproduced: ``protocol`` says what each figure needs, ``report`` and ``figures`` what comes of it."""
+"""The paper, reproduced: ``protocol`` defines the runs of each figure, ``report`` and ``figures`` show the results."""

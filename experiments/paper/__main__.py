@@ -1,5 +1,5 @@
 """
-Train what figures of the paper need, draw them, and compare the results with the paper's claims.
+Make the trainings for figures of the paper, draw the figures, and compare the results with the paper's claims.
 
 figures:
   fig1   Reaching, Acrobot and CartPole with NRL, BP and RMHL, and untrained policies
@@ -22,7 +22,7 @@ from experiments.tables import publish, save
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says, and return the exit status."""
+    """Run the command, and return the exit status."""
     parser = command_line(__doc__ or "", "reproduction", SEEDS)
     parser.add_argument("figures", nargs="+", choices=(*CELLS, "all"), metavar="FIGURE", help="see above")
     parser.add_argument("--quick", action="store_true", help="with fig1: few and short trainings, in minutes")

@@ -35,7 +35,7 @@ DEPTHS = {1: "one hidden layer", 2: "two hidden layers", 3: "three hidden layers
 
 
 def draw(figure: str, summaries: Summaries, results: Results) -> Figure:
-    """Draw whatever is there of a figure: of its cells that were trained, and of all results."""
+    """Draw a figure from the summaries of its trained cells, and from all results."""
     if figure == "fig4":
         return _draw_noisy_passes(summaries, results)
     if figure == "noise":
@@ -85,7 +85,7 @@ def _draw_noisy_passes(summaries: Summaries, results: Results) -> Figure:
 
 
 def _draw_noise(summaries: Summaries, results: Results) -> Figure:
-    """What the distribution of the noise does to updates, and to learning."""
+    """The effect of the noise distribution on updates and on learning."""
     measured: dict[int, dict[str, list[Columns]]] = {}
     for run, result in results.items():
         if run.measure is measure_alignment:
@@ -117,7 +117,7 @@ def _draw_noise(summaries: Summaries, results: Results) -> Figure:
 
 
 def _draw_curves(axes: Axes, styled: list[tuple[Summary, Style]], title: str, each_seed: bool = True) -> None:
-    """A line for each seed and for their mean, and beside them the final returns and their interquartile mean."""
+    """Draw a line for each seed and for their mean, and at the right the final returns and their interquartile mean."""
     counts = ", ".join(f"{style[2]} {summary.tally}".replace(" ", "\u00a0") for summary, style in styled)
     axes.set_title(f"{title}\n{textwrap.fill(f'seeds that learned: {counts}', 48)}", fontsize="medium")
     for place, (summary, (color, line, _)) in enumerate(styled):

@@ -1,4 +1,4 @@
-"""The paper's protocol (Table 2, Appendix B): tasks, settings, trainings, measurements, and what each figure needs."""
+"""The paper's protocol (Table 2, Appendix B): tasks, settings, trainings, measurements, and the runs of each figure."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from sb3_nrl.callbacks import GradientAlignmentCallback
 LABELS = {"NRL": "NRL", "BPTT": "BP", "RMHL": "RMHL"}  # the algorithms, and their names in the paper
 SETTINGS = {"paper": "as published", "recommended": "recommended"}
 SEEDS = (0, 1, 2, 3, 4)
-N_LAST = 50  # the final performance is the mean return of so many episodes at the end
+N_LAST = 50  # the final return is the mean return of this number of episodes at the end
 
 
 class Task(NamedTuple):
@@ -27,15 +27,15 @@ class Task(NamedTuple):
 
     env: str  # registered name of the environment
     env_kwargs: dict[str, Any]
-    n_episodes: int  # of a training
-    width: int  # of the hidden layers
-    worst: float  # possible return
-    best: float
-    goal: float  # the return whose passing tells how fast a training is
-    seconds: float  # roughly, per episode
+    n_episodes: int  # length of a training
+    width: int  # nodes of each hidden layer
+    worst: float  # worst possible return
+    best: float  # best possible return
+    goal: float  # the speed of a training is the number of episodes until this return
+    seconds: float  # approximate duration of an episode
 
     def score(self, value: Any) -> Any:
-        """Where returns lie between the worst (0) and the best one (1)."""
+        """Scale returns linearly, so that the worst one becomes 0 and the best one 1."""
         return (value - self.worst) / (self.best - self.worst)
 
 
@@ -60,7 +60,7 @@ PINNED: dict[str, dict[str, Any]] = {
     "BPTT": {},
     "RMHL": {"n_steps": 128, "trace_decay": 1.0, "max_grad_norm": None, "noise_distribution": "gaussian"},
 }
-"""What ``PAPER`` leaves to the defaults. The defaults may change, these settings do not."""
+"""Settings that ``PAPER`` leaves to the defaults. They are fixed here, since the defaults may change."""
 
 SMALL_HEAD = 0.01
 _WITH_SMALL_HEAD = {"policy_kwargs": {"head_gain": SMALL_HEAD}}
@@ -71,12 +71,13 @@ RECOMMENDED: dict[tuple[str, int], dict[str, dict[str, Any]]] = {
     ("Reaching", 1): {"NRL": _BP_STEP | _PAIRS},
 }
 """
-Other settings, by task and number of hidden layers, where NRL as published does not reach BP with every seed.
+Recommended settings, by task and number of hidden layers, where NRL as published does not reach BP with every seed.
 
-Acrobot: with a large head, some initial policies brake the swing and never reach the goal. All returns are then -500,
-the reward prediction error is 0, and no algorithm changes a weight. A small head starts with all actions alike.
-Reaching: noise that is normalised per layer gives a layer of n nodes an n-th of BP's step, so that NRL is slow. With
-BP's step, a single noise sample is too noisy. The mean of eight antithetic pairs is not.
+Acrobot: with large initial weights in the head, some initial policies brake the swing and never reach the goal. All
+returns are then -500, the reward prediction error is 0, and no algorithm changes a weight. With small weights, all
+actions have nearly the same probability at first.
+Reaching: noise that is normalised per layer makes the update of a layer of n nodes n times smaller than BP's, so NRL is
+slow. With updates as large as BP's, a single noise sample is too noisy. The mean of eight antithetic pairs is not.
 """
 CHANGES: dict[str, dict[str, Any]] = {
     "": {},
@@ -88,7 +89,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "unbiased": _BP_STEP,
     "8 pairs": _PAIRS,
 }
-"""What is changed of NRL, for Figure 4B, for the figure about noise, and, one at a time, of what is recommended."""
+"""Changes of NRL's settings, for Figure 4B, for the figure about noise, and for the recommended settings one by one."""
 
 
 class Cell(NamedTuple):
@@ -102,7 +103,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The beginning of file names."""
+        """The beginning of the names of its files."""
         parts = (self.algorithm, f"{self.n_hidden}-hidden", self.setting, self.change.replace(" ", "-"))
         return f"{self.task}/{'_'.join(filter(None, parts))}"
 
@@ -113,7 +114,7 @@ class Cell(NamedTuple):
         return ", ".join(filter(None, (self.task, str(self.n_hidden), setting, self.change)))
 
     def settings(self, seed: int, n_episodes: int) -> dict[str, Any]:
-        """Everything that decides the result of a training."""
+        """All settings that determine the result of a training."""
         task, algorithm, immediate = TASKS[self.task], self.algorithm, self.task == "Reaching"
         arguments: dict[str, Any] = {
             "reward_timing": "step" if immediate else "episode",
@@ -147,7 +148,7 @@ class Cell(NamedTuple):
 
 
 def make_model(settings: dict[str, Any]) -> tuple[Any, Monitor]:
-    """The untrained model that settings describe, and its environment."""
+    """Make the untrained model that the settings describe, and its environment."""
     env = Monitor(gymnasium.make(settings["env"], **settings["env_kwargs"]))
     return getattr(sb3_nrl, settings["algorithm"])("MlpPolicy", env, device="cpu", **settings["arguments"]), env
 
@@ -157,13 +158,13 @@ def learn(model: Any, n_episodes: int, *callbacks: BaseCallback) -> None:
     model.learn(10**9, [StopTrainingOnMaxEpisodes(n_episodes), *callbacks], log_interval=sys.maxsize)
 
 
-# What is trained and measured
+# Trainings and measurements
 
 
 def train(settings: dict[str, Any]) -> Columns:
     """
-    Train a cell from one seed: ``episode``, ``return`` and ``length``, a row for the mean of some episodes. If the
-    training diverges, the episodes that it never played have the worst return, and no steps.
+    Train a cell from one seed. Each row of ``episode``, ``return`` and ``length`` is the mean of several episodes. If
+    the training diverges, its missing episodes have the worst return and length 0.
     """
     model, env = make_model(settings)
     n_missing = 0
@@ -185,8 +186,8 @@ def train(settings: dict[str, Any]) -> Columns:
 @th.no_grad()
 def measure_noisy_passes(settings: dict[str, Any]) -> Columns:
     """
-    Figure 4A: |clean output - mean of N noisy outputs| against N, on steps of Acrobot that an untrained policy takes.
-    The output is the action probabilities. ``error`` is the mean over actions and steps for each number of ``passes``.
+    Figure 4A: |clean output - mean of N noisy outputs| against N, on steps of Acrobot with an untrained policy. The
+    outputs are the action probabilities. ``error`` is the mean over actions and steps for each number of ``passes``.
     """
     model, _ = make_model(settings)
     env, policy = model.get_env(), model.policy
@@ -210,8 +211,8 @@ def measure_noisy_passes(settings: dict[str, Any]) -> Columns:
 def measure_alignment(settings: dict[str, Any]) -> Columns:
     """
     Appendix C: the ``cosine`` between NRL's updates and the exact gradient on the same steps, for each σ ``std`` and
-    number of noise ``samples`` per step. Every update is of one episode and of the same network, an untrained CartPole
-    policy, since the learning rate is 0. The cosine is the mean over episodes.
+    number of noise ``samples`` per step. There is one update per episode. The learning rate is 0, so the network is
+    always the same untrained CartPole policy. The cosine is the mean over episodes.
     """
     rows = []
     for std, n_samples in settings["cases"]:
@@ -224,9 +225,9 @@ def measure_alignment(settings: dict[str, Any]) -> Columns:
 
 def measure_untrained(settings: dict[str, Any]) -> Columns:
     """
-    Why some trainings of Acrobot never begin: what policies with a large and a small head do before they learn. For
-    each policy, ``reached`` is the number of episodes that reached the goal, and ``correlation`` that between the
-    torque and the velocity of the second link, which it drives. Below 0, the torque brakes the swing.
+    Measure untrained policies on Acrobot, with large and small initial weights in the head, to explain why some
+    trainings fail. For each policy, ``reached`` is the number of episodes that reached the goal. ``correlation`` is the
+    correlation between the torque and the velocity of the second link. Below 0, the torque brakes the swing.
     """
     rows, n_episodes = [], settings["n_episodes"]
     for head_gain, seed in product(settings["head_gains"], range(settings["n_policies"])):
@@ -249,7 +250,7 @@ def measure_untrained(settings: dict[str, Any]) -> Columns:
     return dict(zip(("head_gain", "policy", "reached", "correlation"), np.array(rows).T, strict=True))
 
 
-# What each figure needs
+# The runs of each figure
 
 N_PASSES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 HEAD_GAINS = [1.0, SMALL_HEAD]
@@ -279,13 +280,13 @@ CELLS: dict[str, list[Cell]] = {
     ],
     "noise": [_REPAIRED._replace(change=change) for change in ("", "uniform", "rademacher", "poisson")],
 }
-"""What is trained for each figure."""
+"""The cells that are trained for each figure."""
 QUICK_EPISODES = {"Reaching": 100, "CartPole": 1_500}
-QUICK_CELLS = _benchmark("Reaching", 1) + _benchmark("CartPole", 1)  # what is trained for a first look at Figure 1
+QUICK_CELLS = _benchmark("Reaching", 1) + _benchmark("CartPole", 1)  # cells of Figure 1 with --quick
 
 
 def plan(figure: str, seeds: Sequence[int], quick: bool = False) -> list[Run]:
-    """The runs that a figure, a key of ``CELLS``, needs; with ``quick`` those of a first look at Figure 1."""
+    """The runs for a figure, which is a key of ``CELLS``. With ``quick``, the short runs for Figure 1."""
     cells, runs = QUICK_CELLS if quick else CELLS[figure], []
     for cell, seed in product(cells, seeds):
         task = TASKS[cell.task]

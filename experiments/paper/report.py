@@ -1,4 +1,4 @@
-"""What was reached, beside the paper's claims and an independent simulation: a table, and findings in sentences."""
+"""Compare the results with the paper's claims and with an independent simulation, in a table and in sentences."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,8 @@ from experiments.paper.protocol import CHANGES, LABELS, N_LAST, RECOMMENDED, SEE
 from experiments.runs import Columns, Result, Results, csv_text
 
 LEARNED = 0.5  # A training learned if its final return has this score, from the worst return (0) to the best one (1)
-COMPARABLE = 0.95  # NRL reaches BP if its score is at least this part of BP's
-SAME = 0.05  # the part of a task's range by which a result and the reference may differ
+COMPARABLE = 0.95  # NRL reaches BP if its score is at least this fraction of BP's
+SAME = 0.05  # a result agrees with the reference if they differ by at most this fraction of the range of returns
 N_BOOTSTRAPS = 1_000
 
 REFERENCE = {
@@ -27,8 +27,10 @@ REFERENCE = {
     ("CartPole", 2, "paper", ""): {"NRL": (500, "5/5"), "BPTT": (500, ""), "RMHL": (60, "")},
     ("CartPole", 3, "paper", ""): {"NRL": (402, "4/5"), "BPTT": (500, ""), "RMHL": (36, "")},
 }
-"""An independent simulation of the protocol: the mean return of the last 50 episodes, and how many seeds learned where
-that is known; of five seeds, or eight with what is recommended."""
+"""
+An independent simulation of the protocol: the mean return of the last 50 episodes and, if it is known, how many seeds
+learned. It has five seeds, or eight with the recommended settings.
+"""
 
 LEGEND = f"""Each cell has the mean return of the last {N_LAST} episodes and, in brackets, how many seeds learned. A
 seed learned if its final return is at least half-way from the worst to the best possible return. The second line has
@@ -42,18 +44,18 @@ _VERDICT = {True: "agrees", False: "differs", None: "cannot be compared, since h
 
 
 class Summary(NamedTuple):
-    """What the seeds of a cell reached."""
+    """The results of all seeds of a cell."""
 
     cell: Cell
-    curves: dict[int, Columns]  # of each training, by seed
+    curves: dict[int, Columns]  # learning curves by seed
     finals: np.ndarray  # final return of each training
     learned: np.ndarray  # which of them learned
-    mean: float  # final return
-    score: float  # where the mean lies between the worst (0) and the best return (1)
+    mean: float  # mean of the final returns
+    score: float  # the mean, scaled from the worst (0) to the best return (1)
     speed: float  # episodes until the goal: the median of the seeds, infinite if half of them never passed it
     iqm: float  # interquartile mean of the final returns
-    low: float  # the ends of its confidence interval
-    high: float
+    low: float  # lower end of its confidence interval
+    high: float  # upper end of its confidence interval
     made_with: list[str]
     reference: tuple[float, str] | None
 
@@ -64,7 +66,7 @@ class Summary(NamedTuple):
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the mean is that of the reference, None if there is none."""
+        """Whether the mean agrees with the reference; None if there is no reference."""
         task = TASKS[self.cell.task]
         return None if self.reference is None else abs(self.mean - self.reference[0]) <= SAME * (task.best - task.worst)
 
@@ -73,7 +75,7 @@ Summaries = dict[Cell, Summary]
 
 
 def summarize(results: Results) -> Summaries:
-    """Take the trainings of each cell together."""
+    """Summarize the trainings of each cell."""
     trainings: dict[Cell, dict[int, Result]] = {}
     for run, result in results.items():
         if run.measure is protocol.train:
@@ -103,13 +105,13 @@ def interquartile_mean(finals: np.ndarray) -> tuple[float, float, float]:
 
 
 def recent_means(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes, and the mean return of the last 50 up to each."""
+    """Episodes, and for each the mean return of the last 50 episodes until then."""
     n_rows = min(N_LAST // int(columns["episode"][0]), len(columns["return"]))
     return columns["episode"][n_rows - 1 :], np.convolve(columns["return"], np.full(n_rows, 1 / n_rows), "valid")
 
 
 def baseline_of(cell: Cell, summaries: Summaries) -> Summary | None:
-    """BP with the setting of a cell or, if nothing else is recommended for BP, as published."""
+    """BP with the recommended setting if the cell has it and there is one for BP, otherwise BP as published."""
     own, published = (Cell(cell.task, "BPTT", cell.n_hidden, setting) for setting in (cell.setting, "paper"))
     return summaries.get(own) or summaries.get(published)
 
@@ -157,7 +159,7 @@ def table(summaries: Summaries) -> str:
 
 
 def count(episodes: float) -> str:
-    """A number of episodes, a dash if it is infinite."""
+    """Format a number of episodes; a dash if it is infinite."""
     return f"{episodes:,.0f}" if np.isfinite(episodes) else "–"
 
 
@@ -181,7 +183,7 @@ def csv_table(summaries: Summaries) -> str:
 
 
 def findings(summaries: Summaries, results: Results) -> Iterator[str]:
-    """Everything that is told beside the table, in sentences."""
+    """All findings beside the table, in sentences."""
     for task, n_hidden in dict.fromkeys((cell.task, cell.n_hidden) for cell in summaries if cell.setting != "paper"):
         changes = RECOMMENDED[task, n_hidden].items()
         told = "; ".join(f"{LABELS[algorithm]} with `{arguments}`" for algorithm, arguments in changes)
@@ -199,7 +201,7 @@ def findings(summaries: Summaries, results: Results) -> Iterator[str]:
 
 
 def lost_seeds(summary: Summary) -> Iterator[str]:
-    """What became of seeds that did not learn."""
+    """Explain the seeds that did not learn."""
     seeds_of: dict[str, list[str]] = {}
     for (seed, columns), learned in zip(summary.curves.items(), summary.learned, strict=True):
         if not learned:
@@ -221,7 +223,7 @@ def _diagnose(columns: Columns, task: str) -> str:
 
 
 def relapses(summary: Summary) -> Iterator[str]:
-    """Which seeds passed the goal, fell by more than half, and learned again."""
+    """The seeds that passed the goal, fell below half of the range of returns, and learned again."""
     task, fell = TASKS[summary.cell.task], []
     for (seed, columns), learned in zip(summary.curves.items(), summary.learned, strict=True):
         episodes, means = recent_means(columns)
@@ -234,7 +236,7 @@ def relapses(summary: Summary) -> Iterator[str]:
 
 
 def _complete(summaries: Summaries, *cells: Cell) -> list[Summary]:
-    """The summaries of some cells, none if one has too few seeds."""
+    """The summaries of some cells; an empty list if one of them has too few seeds."""
     found = [summaries[cell] for cell in cells if cell in summaries and len(summaries[cell].finals) >= len(SEEDS)]
     return found if len(found) == len(cells) else []
 
@@ -316,7 +318,7 @@ def _untrained(results: Results) -> Iterator[str]:
 
 
 def provenance(results: Results) -> str:
-    """Which versions and commits made the results."""
+    """The versions and commits with which the results were made."""
     made_with = Counter(tuple(result.made_with.split(", ")) for result in results.values()).most_common()
     alike = [part for part in made_with[0][0] if all(part in parts for parts, _ in made_with)]
     told = [f"{n} with {', '.join(part for part in parts if part not in alike)}" for parts, n in made_with]

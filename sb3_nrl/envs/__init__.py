@@ -3,13 +3,13 @@ NeuroGym's tasks as environments for Gymnasium and Stable-Baselines3: importing 
 
     gymnasium.make("neurogym/Reaching1D-v0", dt=10, timing={"reach": 3000})
 
-Keyword arguments are the task's own, and ``trials_per_episode``. ``Reaching1D`` rewards the target that it shows;
-``published_target=True`` makes it NeuroGym's, which rewards that target truncated to whole radians.
+Keyword arguments are those of the task, and ``trials_per_episode``. ``Reaching1D`` rewards the target that it shows.
+``published_target=True`` selects NeuroGym's version, which truncates the rewarded target to whole radians.
 
 ``TASKS`` has all identifiers, and says which tasks need memory: ``TASKS["neurogym/GoNogo-v0"].needs_memory``.
 
 Workers of ``SubprocVecEnv`` know the tasks if the process that starts them does. Any other process that has not
-imported this module finds them as ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
+imported this module finds the tasks by names such as ``"sb3_nrl.envs:neurogym/Reaching1D-v0"``.
 """
 
 try:

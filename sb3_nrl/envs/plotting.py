@@ -1,4 +1,8 @@
-"""One trial in a picture. Shapes: T time steps, C channels, A actions."""
+"""
+A plot of one trial.
+
+Shapes: T time steps, C channels, A actions.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,14 +23,14 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 from sb3_nrl.envs.trials import NeuroGymEnv
 
 _MANY = 8
-"""Channels from which on they are drawn as rows of colour rather than as lines."""
+"""Smallest number of channels that are drawn as rows of colour instead of lines."""
 
 Groups = dict[str, list[int]]
-"""What channels are called: a name may stand for several of them."""
+"""The names of channels: a name may belong to several channels."""
 
 
 class _Trial(NamedTuple):
-    """What was seen and done at each time step."""
+    """The observations, actions and rewards of a trial."""
 
     observations_TC: np.ndarray
     actions_T: np.ndarray
@@ -44,18 +48,18 @@ def plot_trial(
     deterministic: bool = True,
 ) -> Figure:
     """
-    Run one trial and draw it: observations, actions and ground truth, reward, and the probabilities that a model gave
-    to the actions. The figure is Matplotlib's: ``plt.show()`` shows it, its ``savefig`` saves it.
+    Run one trial and plot it: observations, actions and ground truth, reward, and the model's probabilities of the
+    actions. The figure is a Matplotlib figure: ``plt.show()`` shows it, its ``savefig`` saves it.
 
     :param env: A NeuroGym task of this package, which is reset and stepped, or its identifier. It may have wrappers.
-        Of a ``VecEnv``, the first environment is taken, without the frames that it stacks
-    :param model: Who acts; by default actions are random. If its actions are categorical, their probabilities are
-        drawn. It sees what it was trained on: normalised if ``env`` or its own environment is, and as many frames as it
-        takes
+        Of a ``VecEnv``, the first environment is used, without the frames that the ``VecEnv`` stacks
+    :param model: The model that chooses the actions; by default they are random. If the model's actions are
+        categorical, their probabilities are drawn. Observations are normalised if ``env`` or the model's own
+        environment normalises them, and as many frames are stacked as the model needs
     :param seed: Seed of the trial, and of random actions
-    :param deterministic: Whether the model takes its likeliest actions rather than to draw them
+    :param deterministic: Whether the model takes its most likely actions instead of sampling them
     :return: The figure
-    :raises TypeError: If the environment is no NeuroGym task of this package, or the model no algorithm
+    :raises TypeError: If the environment is not a NeuroGym task of this package, or the model not an algorithm
     """
     if isinstance(env, str):
         env = gymnasium.make(env)
@@ -162,7 +166,7 @@ def _run(
 
 
 def _sight(model: BaseAlgorithm, scaling: VecNormalize | None, space: spaces.Space) -> list[Callable[[Any], Any]]:
-    """What happens to an observation before the model sees it, one after the other."""
+    """The normalisation and the stacking of frames before an observation reaches the model, in their order."""
     sight: list[Callable[[Any], Any]] = [] if scaling is None else [scaling.normalize_obs]
     n_frames = math.prod(model.observation_space.shape or ()) // math.prod(space.shape or ())
     if n_frames > 1 and isinstance(space, spaces.Box):
@@ -226,7 +230,7 @@ def _draw_choices(
 
 
 def _label_rows(ax: Axes, groups: Groups) -> None:
-    """Name each group of rows in its middle; rows without names are numbered."""
+    """Write the name of each group of rows at its middle. Rows without names are numbered."""
     for rows in groups.values():
         for edge in (rows[0] - 0.5, rows[-1] + 0.5):
             ax.axhline(edge, color="white", linewidth=1)
@@ -236,7 +240,7 @@ def _label_rows(ax: Axes, groups: Groups) -> None:
 
 
 def _draw_periods(axes: list[Axes], periods: dict[str, tuple[float, float]], duration: float) -> None:
-    """A line where each period starts, and its name where there is room."""
+    """Draw a line where each period starts, and its name if there is room."""
     labelled_until = 0.0
     for name, (start, end) in sorted(periods.items(), key=lambda period: period[1]):
         end = min(end, duration)

@@ -1,4 +1,4 @@
-"""Which NeuroGym tasks there are as Gymnasium environments, and how one is made from its name."""
+"""Register NeuroGym's tasks as Gymnasium environments, and make an environment from the name of a task."""
 
 import copy
 import functools
@@ -19,16 +19,16 @@ from sb3_nrl.envs.tasks import CORRECTED
 from sb3_nrl.envs.trials import NeuroGymEnv
 
 UNAVAILABLE = {
-    "Detection": "has no ground truth in trials without a stimulus; NeuroGym leaves it out too",
+    "Detection": "has no ground truth in trials without a stimulus; NeuroGym does not register it either",
     "Null": "is an empty template: its trials have nothing to observe",
     "perceptualdecisionmaking.ibl20": "needs a wrapper that finds no attribute of its task on Gymnasium 1",
     "priors.priors_v0": "needs a task that NeuroGym no longer has",
-    "contrib.AngleReproduction": "writes into an observation before there is one",
+    "contrib.AngleReproduction": "writes into an observation that does not exist yet",
     "contrib.CVLearning": "draws its delays from a generator that cannot be seeded",
-    "contrib.IBL": "has no timing, which NeuroGym insists on",
-    "contrib.IBL_Block": "has no timing, which NeuroGym insists on",
-    "contrib.MatchingPenny": "has no timing, which NeuroGym insists on",
-    "contrib.MemoryRecall": "has no timing, which NeuroGym insists on",
+    "contrib.IBL": "has no timing, which NeuroGym requires",
+    "contrib.IBL_Block": "has no timing, which NeuroGym requires",
+    "contrib.MatchingPenny": "has no timing, which NeuroGym requires",
+    "contrib.MemoryRecall": "has no timing, which NeuroGym requires",
     "contrib.LeverPress": "has no trials, and no step function",
     "contrib.LeverPressWithPoke": "has no trials, and no step function",
     "contrib.LeverPressWithPokeRest": "has no trials, and no step function",
@@ -54,7 +54,7 @@ _DECIDED_BY_NAME = {
     "yang19.dlygo": {"anti", "timing"},
     "yang19.dlyanti": {"anti", "timing"},
 }
-"""Arguments that NeuroGym would accept and overwrite."""
+"""Arguments that the name of a task fixes: NeuroGym would accept and overwrite them."""
 
 _WITHOUT_MEMORY = {
     "AnnubesEnv",
@@ -66,35 +66,36 @@ _WITHOUT_MEMORY = {
     "yang19.rtanti",
     "yang19.rtgo",
 }
-"""Tasks of which the current observation tells all that there is to know."""
+"""Tasks in which the current observation contains all information about the right action."""
 
 
 class Task(NamedTuple):
-    """What is known of a registered task."""
+    """Properties of a registered task."""
 
-    needs_memory: bool  # whether a policy that remembers the trial so far does better than one that does not
+    needs_memory: bool  # whether a policy performs better if it remembers the trial so far
 
 
 TASKS = {f"neurogym/{task}-v0": Task(task not in _WITHOUT_MEMORY) for task in sorted(_BUILDERS)}
 """
-All registered tasks by their identifiers, with whether they need memory.
+The registered tasks by identifier. Each value says whether the task needs memory.
 
-That was measured, with the tasks' default arguments. A network that sees the current observation, and one that sees all
-observations of the trial so far, learned NeuroGym's ground truth by supervision, and then played the task. A task needs
-memory if the second network's mean performance was more than 0.05 higher (``experiments/memory_needed.py``; the table
-is in ``docs/memory.md``). What earlier trials tell is not counted: ``Bandit`` and ``DawTwoStep`` have nothing else.
+This was measured with the tasks' default arguments. Two networks learned NeuroGym's ground truth by supervised
+learning, and then performed the task. The first network received the current observation, the second one all
+observations of the trial so far. A task needs memory if the mean performance of the second network was more than 0.05
+higher. The experiment is ``experiments/memory_needed.py``, and its table is in ``docs/memory.md``. Memory of earlier
+trials is not counted. It is the only memory that ``Bandit`` and ``DawTwoStep`` can use.
 """
 
 
 def register() -> None:
-    """Let ``gymnasium.make`` know all tasks, in this process and in the workers of its ``SubprocVecEnv``."""
+    """Register all tasks with Gymnasium, in this process and in the workers of its ``SubprocVecEnv``."""
     for task in _BUILDERS:
         gymnasium.register(f"neurogym/{task}-v0", f"{__name__}:{task}")
     ForkingPickler.register(CloudpickleWrapper, _reduce)
 
 
 def _reduce(wrapper: CloudpickleWrapper) -> tuple[Callable[[bytes], CloudpickleWrapper], tuple[bytes]]:
-    """Pickle what makes the environment of a worker, which has to import this module, and so the tasks, to read it."""
+    """Pickle a worker's environment function so that unpickling it imports this module, which registers the tasks."""
     return _restore, (wrapper.__getstate__(),)
 
 
@@ -105,7 +106,7 @@ def _restore(state: bytes) -> CloudpickleWrapper:
 
 
 def __getattr__(task: str) -> Callable[..., NeuroGymEnv]:
-    """What makes a task: its entry point, of which users cannot change the task, as they could a keyword argument."""
+    """The entry point of a task. Users cannot change the task in it, as they could if it were a keyword argument."""
     if task in _BUILDERS:
         return functools.partial(make, task)
     raise AttributeError(f"module {__name__!r} has no attribute {task!r}")
@@ -117,10 +118,10 @@ def make(
     """
     Make a registered task; ``gymnasium.make`` calls this.
 
-    :param task: Its name, without ``neurogym/`` and version
-    :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends
+    :param task: Name of the task, without ``neurogym/`` and version
+    :param trials_per_episode: Number of trials in an episode; ``None`` for episodes that never end
     :param render_mode: ``None``, since there is nothing to render
-    :param arguments: The task's own: ``dt`` in ms, ``timing`` of its periods in ms, ``rewards``, and so on
+    :param arguments: Arguments of the task: ``dt`` in ms, ``timing`` of its periods in ms, ``rewards``, and so on
     :return: The environment
     :raises TypeError: If the task takes no such argument, or for another ``render_mode``
     :raises ValueError: If the task cannot run with such a value
@@ -141,23 +142,23 @@ def make(
                 others = {other: value for other, value in arguments.items() if other != name}
                 _check_entries(name, arguments[name], getattr(build(**others).unwrapped, name))
         build_task = functools.partial(_build, build, arguments)
-        NeuroGymEnv(build_task).reset()  # NeuroGym finds many mistakes only now
+        NeuroGymEnv(build_task).reset()  # NeuroGym finds many mistakes only in the first reset
         env = NeuroGymEnv(build_task, trials_per_episode)
         env.needs_memory = TASKS[env_id].needs_memory
         return env
-    except Exception as error:  # NeuroGym has no errors of its own: a bad value raises whatever it happens to break
+    except Exception as error:  # NeuroGym does not check values: a bad one can raise any error
         given = _listed({"trials_per_episode": trials_per_episode, **arguments})
         message = f"{env_id} cannot be made: {error}. It was given {given}; its defaults are {described}"
         raise ValueError(message) from error
 
 
 def _build(build: Callable[..., gymnasium.Env], arguments: dict[str, Any]) -> gymnasium.Env:
-    """Build a task from arguments of its own: some have a generator in them, which no two tasks may share."""
+    """Build a task with copies of the arguments: some contain a generator, which two tasks must not share."""
     return build(**copy.deepcopy(arguments))
 
 
 def _arguments(build: Callable[..., gymnasium.Env], decided: set[str]) -> dict[str, Any]:
-    """Which arguments a task takes, and their defaults. NeuroGym's metaclass hides them from ``inspect.signature``."""
+    """The arguments of a task and their defaults. NeuroGym's metaclass hides them from ``inspect.signature``."""
     owner = build if inspect.isclass(build) else type(build().unwrapped)
     found: dict[str, inspect.Parameter] = {}
     for ancestor in owner.mro():
@@ -178,7 +179,7 @@ def _listed(arguments: dict[str, Any]) -> str:
 
 
 def _check_entries(argument: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """NeuroGym takes no notice of an entry whose name it does not know."""
+    """Check the entries of ``timing`` or ``rewards``. NeuroGym itself ignores entries with an unknown name."""
     for name, value in given.items():
         check(argument, given, name in defaults, f"for {', '.join(defaults) or 'nothing'} only")
         if argument == "rewards":

@@ -1,4 +1,4 @@
-"""NeuroGym's tasks that need a correction to be seeded, observed or rewarded as they say they are."""
+"""Corrected versions of NeuroGym's tasks, for which seeds, observations or rewards are otherwise wrong."""
 
 import warnings
 from collections.abc import Callable
@@ -26,10 +26,10 @@ from sb3_nrl.checks import check
 
 class _Target(TrialEnv):
     """
-    A reaching task whose reward is for the target that it shows.
+    A reaching task that rewards the target that it shows.
 
-    NeuroGym keeps the target as an integer, as if it were one of the actions, and so rewards coming close to the target
-    *truncated to a whole number of radians*, which is not what the observation shows.
+    NeuroGym stores the target as an integer, as if it were an action. So its reward depends on the distance to the
+    target *truncated to a whole number of radians*, which the observation does not show.
 
     :param published_target: Whether to reward NeuroGym's truncated target, to compare with published curves
     """
@@ -49,7 +49,7 @@ class _Target(TrialEnv):
 
 class Reaching1D(_Target, reaching.Reaching1D):
     """
-    NeuroGym's ``Reaching1D``, with the target that is shown rewarded.
+    NeuroGym's ``Reaching1D``, which here rewards the target that it shows.
 
     :param published_target: Whether to reward NeuroGym's target, truncated to whole radians, instead
     """
@@ -60,7 +60,10 @@ class Reaching1DWithSelfDistraction(_Target, reaching.Reaching1DWithSelfDistract
 
 
 class AnnubesEnv(annubes.AnnubesEnv):
-    """NeuroGym's ``AnnubesEnv`` with a default session, one generator for all, and a space that its noise stays in."""
+    """
+    NeuroGym's ``AnnubesEnv`` with a default session, with one generator for all random numbers, and with an observation
+    space that contains its noise.
+    """
 
     observation_space: spaces.Box
 
@@ -84,12 +87,12 @@ class ChangingEnvironment(changingenvironment.ChangingEnvironment):
 
 
 class DawTwoStep(dawtwostep.DawTwoStep):
-    """NeuroGym's ``DawTwoStep``, with an observation before the first choice: the one that it gives between trials."""
+    """NeuroGym's ``DawTwoStep``, with an observation before the first choice: the same as between trials."""
 
     def _new_trial(self, **conditions: Any) -> dict[str, Any]:
         self.ob = np.array([[1.0, 0.0, 0.0]])
         trial = super()._new_trial(**conditions)
-        trial["transition"][0] = 0  # no choice: never looked up, and never set
+        trial["transition"][0] = 0  # the entry for no choice, which NeuroGym neither sets nor uses
         return trial
 
 
@@ -112,12 +115,15 @@ class ReachingDelayResponse(reachingdelayresponse.ReachingDelayResponse):
 
 
 def roitman02(**arguments: Any) -> ReactionTime:
-    """NeuroGym's ``perceptualdecisionmaking.roitman02``, which finds no attribute of its task on Gymnasium 1."""
+    """
+    NeuroGym's ``perceptualdecisionmaking.roitman02``, without the wrapper that does not find the attributes of its task
+    on Gymnasium 1.
+    """
     return ReactionTime(perceptualdecisionmaking.PerceptualDecisionMaking(**arguments))
 
 
 def _seedable(schedule_tasks: Callable[..., ScheduleEnvs]) -> Callable[..., ScheduleEnvs]:
-    """What makes a schedule of wrapped tasks that can be seeded: on Gymnasium 1 their wrappers have no ``seed``."""
+    """A builder of a schedule of wrapped tasks that can be seeded: on Gymnasium 1 their wrappers have no ``seed``."""
 
     def build(**arguments: Any) -> ScheduleEnvs:
         schedule = schedule_tasks(**arguments)
@@ -147,4 +153,4 @@ CORRECTED: dict[str, Callable[..., gymnasium.Env]] = {
     },
     "perceptualdecisionmaking.roitman02": roitman02,
 }
-"""What makes the tasks of this module, by the names that NeuroGym gives them."""
+"""Builders of the tasks of this module, by NeuroGym's names."""

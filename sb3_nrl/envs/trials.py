@@ -1,4 +1,4 @@
-"""One trial is one episode: a NeuroGym task as an environment that Gymnasium and Stable-Baselines3 understand."""
+"""A NeuroGym task as an environment for Gymnasium and Stable-Baselines3. One trial is one episode."""
 
 import math
 from collections.abc import Callable
@@ -13,38 +13,37 @@ from gymnasium.error import ResetNeeded
 from sb3_nrl.checks import check, is_count
 
 _ROUNDING = 1e-6
-"""Part of a time step that sums of floats may be wrong by."""
+"""Largest rounding error of a sum of durations, as a fraction of a time step."""
 
 
 class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
     """
-    A NeuroGym task, the library's or one of your own, whose trials are episodes.
+    A NeuroGym task, of the library or of your own, whose trials are episodes.
 
-    Every time step of a trial is observed, acted upon and rewarded once. ``reset`` gives the observation of a trial's
-    first step, each ``step`` the next one; the last step ends the episode with ``terminated`` and repeats the trial's
-    last observation, since there is no later one. The next trial is drawn when it begins, not before.
+    Every time step of a trial has one observation, one action and one reward. ``reset`` returns the observation of a
+    trial's first step, each ``step`` the next one. The last step ends the episode with ``terminated``. It returns the
+    trial's last observation again, since there is no later one. The next trial is drawn when it begins.
 
-    ``info`` has what NeuroGym puts there: ``gt``, the ground truth of the step, rescaled as actions are; ``new_trial``,
-    whether it was the trial's last, and then also ``trial``, its conditions in units of the task, and ``performance``,
-    how well it went (for most tasks 1 for a right choice, else 0). The last one also has ``dt``, the duration of a step
+    ``info`` is NeuroGym's. ``gt`` is the ground truth of the step, rescaled as actions are. ``new_trial`` says whether
+    this was the last step of the trial. If so, ``trial`` has its conditions in units of the task, and ``performance``
+    says how well it went (for most tasks 1 for a right choice, else 0). The last one also has ``dt``, the duration of a step
     in ms, and ``periods``, the start and end of each period in ms.
 
-    ``reset(seed=...)`` builds the task anew and seeds it, so that nothing from before is left; changes made to ``task``
-    are lost. Without a seed the stream of trials goes on.
+    ``reset(seed=...)`` builds a new task and seeds it, so that nothing remains from earlier trials. Changes made to
+    ``task`` are lost. Without a seed, the stream of trials continues.
 
     Spaces are as the task declares them, except that bounds are finite, as Gymnasium recommends, and that a bounded
     ``Box`` of actions becomes [-1, 1], as Stable-Baselines3 recommends.
 
-    :param build: Makes the task, as its class does: a ``neurogym.core.TrialEnv``, which its wrappers may change as long
-        as they leave observations alone. Called again by ``reset(seed=...)``
-    :param trials_per_episode: After how many trials ``terminated`` comes; ``None`` for a stream that never ends, in
-        which a running average learns only by ``reward_timing="step"`` or ``"nonzero"`` (a critic does anyway), and
-        only a ``TimeLimit`` ends an evaluation
-    :raises ValueError: If ``build`` is a task rather than makes one, or ``trials_per_episode`` no number of trials
+    :param build: Function or class that makes the task, a ``neurogym.core.TrialEnv``. The task may have wrappers that
+        do not change observations. ``reset(seed=...)`` calls ``build`` again
+    :param trials_per_episode: Number of trials in an episode; ``None`` for episodes that never end. Training without a
+        critic then needs ``reward_timing="step"`` or ``"nonzero"``, and evaluation needs a ``TimeLimit``
+    :raises ValueError: If ``build`` is a task instead of a function, or ``trials_per_episode`` is not a valid number
     """
 
     needs_memory: bool = False
-    """Whether a policy that remembers the trial does better than one that sees only the current observation."""
+    """Whether a policy performs better if it remembers the trial than if it sees only the current observation."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
@@ -65,8 +64,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         """
         Begin an episode with a new trial.
 
-        :param seed: Restarts the task with this seed; by default its stream of trials goes on
-        :param options: None are known
+        :param seed: Seed with which to restart the task; by default its stream of trials continues
+        :param options: Not used
         :return: The observation of the trial's first step, and an empty dictionary
         :raises ValueError: If the trial has no time step
         """
@@ -81,7 +80,7 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """
-        Act upon the last observation.
+        Take an action.
 
         :param action: The action
         :return: The next observation, the reward of this step, whether the episode ends, and NeuroGym's ``info``
@@ -112,17 +111,17 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def _begin_trial(self) -> None:
         """
-        Let the task draw a trial, and observe its first time step. NeuroGym itself would draw it within the last step
-        of the trial before, and spend the first step of an episode on an action of its own.
+        Let the task draw a trial, and observe its first time step. NeuroGym itself draws a trial within the last step
+        of the previous one, and takes an action of its own in the first step of an episode.
         """
         left: Any = self.task.unwrapped
-        left.t = left.t_ind = 0  # of a trial that was left before its end
+        left.t = left.t_ind = 0  # not 0 if the previous trial did not reach its end
         left.performance = 0
         trial = self.task.get_wrapper_attr("new_trial")()
-        task: Any = self.task.unwrapped  # which task that is may have changed: NeuroGym has schedules of tasks
-        # Whom the task asks for a new trial when one ends: it is told of the old one, and has to wait for the next.
+        task: Any = self.task.unwrapped  # may be another task than before: NeuroGym has schedules of tasks
+        # The task calls new_trial of its top when a trial ends. This one returns the old trial, so that none is drawn.
         task.set_top(SimpleNamespace(new_trial=lambda: trial))
-        # It adds up dt until time is up: some room, so that no step is lost where dt is not a whole number.
+        # The task adds dt to its time until tmax. A margin avoids the loss of a step if dt is not a whole number.
         task.tmax = (math.floor(task.tmax / task.dt + _ROUNDING) + _ROUNDING) * task.dt
         if not len(getattr(task, "ob", ())):
             raise ValueError(f"a trial of {type(task).__name__} has no time step to observe: it is shorter than dt")
@@ -134,14 +133,14 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
 
 
 def _finite(space: spaces.Space) -> spaces.Space:
-    """The same space without infinite bounds, and of Gymnasium's own type, which models can be saved with."""
+    """The same space with finite bounds, as a space of Gymnasium, so that models with it can be saved."""
     if not isinstance(space, spaces.Box):
         return space
     return spaces.Box(np.nan_to_num(space.low), np.nan_to_num(space.high), dtype=space.dtype)
 
 
 def _actions(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any], Callable[[Any], Any]]:
-    """The actions that agents choose among, and the ways from them to those of the task, and back."""
+    """The action space of agents, and functions that convert its actions to those of the task, and back."""
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)), int, _unchanged
     if isinstance(space, spaces.Box) and space.is_bounded():

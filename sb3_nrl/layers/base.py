@@ -1,4 +1,4 @@
-"""What a layer has to offer to be perturbed and to learn.
+"""The interface of layers that noise can be added to.
 
 Shapes: B rows of a batch, N nodes that noise is added to, E environments, I inputs and O outputs of a layer, K copies
 of a pass that differ in their noise, T steps, M inputs of all weight matrices of a layer.
@@ -71,17 +71,17 @@ class Layer(nn.Module, ABC):
 
     @property
     def n_units(self) -> int:
-        """Number of nodes N of the layer when it learns."""
+        """Number of nodes of the layer if any of its parameters learns."""
         return 0
 
     def refresh(self) -> None:
-        """Look anew at the parameters: where they are, and which of them learn."""
+        """Update the list of parameters that learn, and drop the NumPy views of parameters."""
         self.learns = tuple(parameter.requires_grad for parameter in self.parameters())
         self.n_nodes = self.n_units if any(self.learns) else 0
         self._views = None
 
     def learnable(self) -> list[nn.Parameter]:
-        """The parameters that ``outer`` has sums for, in its order."""
+        """The parameters that learn, in the order of the sums that ``outer`` returns."""
         return [parameter for parameter, learns in zip(self.parameters(), self.learns, strict=True) if learns]
 
     def masks(self) -> list[th.Tensor | None]:
@@ -92,7 +92,7 @@ class Layer(nn.Module, ABC):
         """Bring the parameters back to where they may be, after each update."""
 
     def arrays(self, xp: ArrayNamespace) -> tuple[Array, ...]:
-        """All parameters: views of them for NumPy, themselves for PyTorch."""
+        """All parameters: NumPy views of them, or the parameters themselves for PyTorch."""
         if xp is th:
             return tuple(self.parameters())
         if self._views is None:

@@ -37,7 +37,7 @@ def sigmoid(xp: ArrayNamespace, h: Array) -> Array:
 
 def find_activation(module: nn.Module) -> Activation | None:
     """
-    An activation function for NumPy and PyTorch.
+    Find the function of an activation module that runs in NumPy and PyTorch.
 
     :param module: An activation function of PyTorch
     :return: The function, None if it is only known to PyTorch
@@ -166,8 +166,8 @@ class Dense(nn.Linear, Layer):
 
 class GaussianHead(CompoundLayer):
     """
-    Means and log standard deviations of continuous actions. The standard deviations do not depend on the observation:
-    they are a layer that receives a constant 1, perturbed and learned like any other.
+    Means and log standard deviations of continuous actions. The standard deviations do not depend on the observation.
+    They are the outputs of a layer with the constant input 1, which learns like any other layer.
 
     :param mean: Layer whose outputs are the means
     :param log_std: Layer of one input, whose outputs are the log standard deviations

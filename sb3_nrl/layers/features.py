@@ -17,9 +17,9 @@ from sb3_nrl.layers.base import Layer
 
 class FlatFeatures(Layer):
     """
-    Observations as vectors, as Stable-Baselines3's ``preprocess_obs`` with ``FlattenExtractor`` or
-    ``CombinedExtractor`` make them: numbers as they are, images divided by 255, one-hot codes for discrete values, the
-    entries of a ``Dict`` space one after the other. Has no parameters.
+    Converts observations to vectors, as Stable-Baselines3's ``preprocess_obs`` with ``FlattenExtractor`` or
+    ``CombinedExtractor`` does. Numbers are unchanged, images are divided by 255, discrete values become one-hot codes,
+    and the entries of a ``Dict`` space are concatenated. Has no parameters.
 
     :param space: Observation space
     :param normalize_images: Whether to divide images by 255

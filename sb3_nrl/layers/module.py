@@ -1,4 +1,4 @@
-"""Node perturbation of PyTorch modules that know nothing of it, such as features extractors.
+"""Node perturbation of arbitrary PyTorch modules, such as features extractors.
 
 Shapes: B rows of a batch, N nodes of the whole module, E environments, S rows per environment (B = S · E), P positions
 at which a layer is applied, I inputs and O outputs of a layer.
@@ -22,7 +22,7 @@ class Site(NamedTuple):
     One application of a Linear or Conv2d layer in the forward pass.
 
     :param layer: The layer
-    :param nodes: Where its pre-activation lies in the vector of all nodes
+    :param nodes: Slice of its pre-activation in the vector of all nodes
     :param shape: Shape of one row's pre-activation: (P, O) for a linear layer, (P, O, height, width) for a convolution,
         where P is 1 unless the module applies the layer to several parts of an observation
     """
@@ -45,7 +45,7 @@ class ForeignModule(Layer):
     take the module as a whole: it has no nodes, and all its parameters learn.
 
     :param module: The module
-    :param preprocess: What is done to its input first
+    :param preprocess: Function that is applied to the input before the module
     :param example: An input of ``preprocess``, a batch of three different rows, to find out which layers are called,
         and with what shapes
     """
@@ -74,8 +74,8 @@ class ForeignModule(Layer):
         Find out which layers are called, and which of them learn.
 
         :raises ValueError: If nodes are perturbed and a trainable parameter would never learn, because it belongs to
-            another type of layer or to a layer that is not called; or if credit would be wrong, because the module
-            draws random numbers, mixes the rows of a batch or overwrites what a layer received
+            another type of layer or to a layer that is not called; or if its eligibility would be wrong, because the
+            module draws random numbers, mixes the rows of a batch or overwrites what a layer received
         """
         self.layers = [
             layer
@@ -110,7 +110,7 @@ class ForeignModule(Layer):
                 )
 
     def _call(self, x: Any, instead: Callable[..., th.Tensor]) -> th.Tensor:
-        """The module's pass, with ``instead(layer, *args)`` as each layer's forward. PyTorch's hooks cost more."""
+        """The module's pass, with ``instead(layer, *args)`` as each layer's forward. PyTorch's hooks are slower."""
         for layer in self.layers:
             layer.__dict__["forward"] = partial(instead, layer)
         try:
@@ -183,7 +183,7 @@ class ForeignModule(Layer):
         for name, value, version in received:
             if value._version != version:
                 raise ValueError(
-                    f"What layer '{name}' received is overwritten in place later: make a new tensor instead."
+                    f"The input of layer '{name}' is overwritten in place later: make a new tensor instead."
                 )
 
     @th.no_grad()
@@ -192,14 +192,14 @@ class ForeignModule(Layer):
         noise = th.zeros(3, self.n_units, device=clean.device)
         if not _are_same(clean, self.step(th, self.arrays(th), example, noise)[0]):
             raise ValueError(
-                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls: its outputs for "
-                "the same observation differ, which would be taken for an effect of the noise."
+                f"{type(self.module).__name__} draws random numbers, or keeps a state between calls. Its outputs for "
+                "the same observation differ, and this difference cannot be distinguished from an effect of the noise."
             )
         noise[1] = 1
         other = map_observations(lambda part: part[[0, 2, 2]], example)
         if not _are_same(clean[::2], self.step(th, self.arrays(th), other, noise)[0][::2]):
             raise ValueError(
-                f"{type(self.module).__name__} mixes the rows of a batch: what is in one row changes others' outputs."
+                f"{type(self.module).__name__} mixes the rows of a batch: one row affects the outputs of others."
             )
 
 
