@@ -26,8 +26,8 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     ``info`` is NeuroGym's. ``gt`` is the ground truth of the step, rescaled as actions are. ``new_trial`` says whether
     this was the last step of the trial. If so, ``trial`` has its conditions in units of the task, and ``performance``
-    says how well it went (for most tasks 1 for a right choice, else 0). The last one also has ``dt``, the duration of a step
-    in ms, and ``periods``, the start and end of each period in ms.
+    says how well it went (for most tasks 1 for a right choice, else 0). The last one also has ``dt``, the duration of
+    a step in ms, and ``periods``, the start and end of each period in ms.
 
     ``reset(seed=...)`` builds a new task and seeds it, so that nothing remains from earlier trials. Changes made to
     ``task`` are lost. Without a seed, the stream of trials continues.
