@@ -45,6 +45,12 @@ CASES = [
         [],
     ),
     (
+        "delayed_nonmatch.py",
+        ["--trials", "1200"],
+        r"seed 0: 95 % right after \d+ trials",
+        [],
+    ),
+    (
         "inspect_memory.py",
         ["--timesteps", "2000", "--trials", "40"],
         r"right choices in 40 trials: \d+%",
