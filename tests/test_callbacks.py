@@ -73,7 +73,7 @@ def test_exact_gradient_has_a_cosine_of_one(settings: dict[str, Any]) -> None:
 
 @each_setting
 def test_many_noise_samples_come_close_to_it(settings: dict[str, Any]) -> None:
-    values = alignments(make(NRL, noise_std=1e-3, n_noise_samples=3000, **settings), 100)
+    values = alignments(make(NRL, noise_std=1e-3, n_noise_samples=10_000, **settings), 100)
     assert len(values) > 2
     assert min(values) > 0.99
 

@@ -226,7 +226,7 @@ def test_a_distribution_of_your_own_is_used_everywhere(n_baseline_passes: int | 
     obs = np.random.default_rng(0).normal(size=(n_rows, 5)).astype(np.float32)
     for engine in (policy, in_torch(policy)):
         th.manual_seed(0)
-        actions, log_probs = engine.act(obs, np.full((n_rows, 1), 0.5))
+        actions, log_probs, _ = engine.act(obs, np.full((n_rows, 1), 0.5))
         th.manual_seed(0)
         noise = policy.sample_noise(2 * n_rows)
         rows, noise = (np.concatenate([obs] * 2), noise) if n_baseline_passes else (obs, None)
