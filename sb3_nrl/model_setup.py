@@ -5,7 +5,7 @@ Shapes: E environments.
 
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch as th
@@ -28,11 +28,39 @@ from sb3_nrl.checks import (
 )
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
-from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RunningAverage, make_predictor
+from sb3_nrl.reward_prediction import (
+    RewardPrediction,
+    RewardPredictor,
+    RewardTiming,
+    RunningAverage,
+    make_predictor,
+)
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.saving import check_origin, save_atomically
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
+
+
+class SharedArguments(TypedDict, total=False):
+    """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
+
+    n_steps: int
+    reward_prediction: RewardPrediction
+    gamma: float | None
+    ent_coef: float
+    vf_coef: float
+    reward_timing: RewardTiming | None
+    reward_smoothing: float | None
+    scale_rpe: bool | None
+    trace_decay: float | None
+    gae_lambda: float | None
+    max_grad_norm: float | None
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
 
 
 def _wrappers(env: VecEnv | None, kind: type[VecEnvWrapper]) -> Iterator[Any]:

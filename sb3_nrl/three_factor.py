@@ -7,7 +7,7 @@ Shapes: T steps of a window, E environments, N nodes of the network, W weights a
 
 import inspect
 import math
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -20,7 +20,7 @@ from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
 from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.layers import GaussianHead
-from sb3_nrl.model_setup import ModelSetup
+from sb3_nrl.model_setup import ModelSetup, SharedArguments
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import LearningRule
@@ -28,28 +28,6 @@ from sb3_nrl.updates import Update, apply_update
 
 _MAX_NODES_PER_BATCH = 2**20
 """Nodes, over all rows, of one batch of passes: keeps it within a processor's cache, and bounds the memory."""
-
-
-class SharedArguments(TypedDict, total=False):
-    """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
-
-    n_steps: int
-    reward_prediction: RewardPrediction
-    gamma: float | None
-    ent_coef: float
-    vf_coef: float
-    reward_timing: RewardTiming | None
-    reward_smoothing: float | None
-    scale_rpe: bool | None
-    trace_decay: float | None
-    gae_lambda: float | None
-    max_grad_norm: float | None
-    stats_window_size: int
-    tensorboard_log: str | None
-    policy_kwargs: dict[str, Any] | None
-    verbose: int
-    seed: int | None
-    device: th.device | str
 
 
 SelfThreeFactor = TypeVar("SelfThreeFactor", bound="ThreeFactorAlgorithm")

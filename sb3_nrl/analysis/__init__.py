@@ -1,5 +1,5 @@
 """
-To look inside a trained network: what its units do in trials, as arrays and as pictures.
+Activity of the hidden units of a trained network in trials, as arrays and plots.
 
     recording = record(model, env, n_trials=200, seed=0)
     recording.actor[0]  # activity of the first hidden layer, shape (T, H)
@@ -11,7 +11,8 @@ The arrays need NumPy only. The plots need Matplotlib, ``to_dataframe`` pandas, 
 
 from sb3_nrl.analysis.linear import PrincipalComponents, pca, recurrent_weights, spectrum
 from sb3_nrl.analysis.plots import plot_activity, plot_recurrent_weights, plot_trajectories, plot_units
-from sb3_nrl.analysis.recording import Recording, condition_means, record, trial_labels
+from sb3_nrl.analysis.recorder import record
+from sb3_nrl.analysis.recording import Recording, condition_means, trial_labels
 
 __all__ = [
     "PrincipalComponents",

@@ -1,4 +1,4 @@
-"""Record trials: what a model sees and does, and what its hidden units do meanwhile.
+"""Recorded trials, as arrays and tables.
 
 Shapes: T steps of all trials, one trial after another; N trials; L steps of the longest trial; E environments, H hidden
 units of a layer, C conditions.
@@ -6,21 +6,11 @@ units of a layer, C conditions.
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
-import gymnasium
 import numpy as np
-import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_nrl.arrays import Observations
 from sb3_nrl.checks import check, is_count
-from sb3_nrl.layers import RecurrentLayer
-from sb3_nrl.network import Network
-from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 _MOST_CONDITIONS = 16
 """Number of conditions up to which trials are told apart in one picture."""
@@ -197,77 +187,6 @@ class Recording:
         return named
 
 
-def record(
-    model: ThreeFactorAlgorithm,
-    env: gymnasium.Env | VecEnv,
-    n_trials: int,
-    deterministic: bool = False,
-    seed: int | None = None,
-) -> Recording:
-    """
-    Let a model act, and record what it sees and does, and the activity of all hidden layers of actor and critic.
-
-    A trial is an episode, or what NeuroGym's ``info["new_trial"]`` ends within one. Hidden states go on until the
-    episode ends, as in ``predict``. Each of E environments contributes as many trials as the others (±1), so that short
-    trials are not preferred. The environment is reset first. Statistics of ``VecNormalize`` are used and not changed;
-    if the model learned with ``VecNormalize`` and ``env`` has none, observations are normalised with the model's.
-
-    Activity is that of a pass without noise, from the same observations and states as the actions. Feed-forward
-    policies have activity, too.
-
-    :param model: NRL, RMHL or BPTT, or another algorithm of this package
-    :param env: Environment, or several, with the spaces that the model was made for
-    :param n_trials: Number of trials N
-    :param deterministic: Whether to take the likeliest actions rather than to draw them
-    :param seed: Seed of the environments and of the drawn actions; by default both go on as they are
-    :return: The recording
-    :raises TypeError: If the model is of another package
-    :raises ValueError: If the spaces differ from the model's, or ``n_trials`` is no positive number
-    """
-    if not isinstance(model, ThreeFactorAlgorithm):
-        raise TypeError(f"record() reads hidden layers of NRL, RMHL and BPTT, not of {type(model).__name__}")
-    check("n_trials", n_trials, is_count(n_trials), "a positive number of trials")
-    venv = BaseAlgorithm._wrap_env(env, verbose=0, monitor_wrapper=False)
-    check_for_correct_spaces(venv, model.observation_space, model.action_space)
-    scaling = unwrap_vec_normalize(venv)
-    models_scaling = model.get_vec_normalize_env() if scaling is None else None
-    targets = [(n_trials + place) // venv.num_envs for place in range(venv.num_envs)]
-    running: list[list[_Step]] = [[] for _ in targets]
-    n_ended = [0] * len(targets)
-    trials: list[_Trial] = []
-
-    with ExitStack() as stack:
-        if seed is not None:
-            device = model.policy.device
-            stack.enter_context(th.random.fork_rng([device] if device.type == "cuda" else []))
-            th.manual_seed(seed)
-            venv.seed(seed)
-        if scaling is not None:
-            stack.callback(setattr, scaling, "training", scaling.training)
-            scaling.training = False
-        obs: Any = venv.reset()
-        state, starts = None, np.ones(venv.num_envs, bool)
-        reader = _ActivityReader(model, venv.num_envs)
-        while len(trials) < n_trials:
-            seen = obs if models_scaling is None else models_scaling.normalize_obs(obs)
-            actions, state = model.predict(seen, state, starts, deterministic)
-            activity = reader.read(seen, starts)
-            obs, rewards, dones, infos = venv.step(actions)
-            rewards = rewards if scaling is None else scaling.get_original_reward()
-            for place, steps in enumerate(running):
-                if n_ended[place] == targets[place]:
-                    continue
-                row = {key: part[place] for key, part in seen.items()} if isinstance(seen, dict) else seen[place]
-                of_layers = [[layer[place] for layer in network] for network in activity]
-                steps.append(_Step(row, actions[place], float(rewards[place]), *of_layers))
-                if dones[place] or infos[place].get("new_trial", False):
-                    trials.append(_Trial(place, steps, infos[place]))
-                    running[place] = []
-                    n_ended[place] += 1
-            starts = dones.astype(bool)
-    return _assemble(trials)
-
-
 def trial_labels(recording: Recording, by: str | Sequence[str] | np.ndarray) -> np.ndarray:
     """
     Name the condition of each trial.
@@ -324,113 +243,6 @@ def condition_means(
         lasting = present >= least
         means[place, lasting] = np.nanmean(arranged[chosen][:, lasting], axis=0)
     return names, means
-
-
-@dataclasses.dataclass
-class _Step:
-    """One step of one environment."""
-
-    observation: Any
-    action: np.ndarray
-    reward: float
-    actor: list[np.ndarray]
-    critic: list[np.ndarray] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class _Trial:
-    """The steps of a trial, and the ``info`` of the last."""
-
-    environment: int
-    steps: list[_Step]
-    info: dict[str, Any]
-
-
-class _ActivityReader:
-    """Runs actor and critic beside ``predict``, with hidden states of its own."""
-
-    def __init__(self, model: ThreeFactorAlgorithm, n_envs: int) -> None:
-        self.policy = model.policy
-        self.states = [
-            th.zeros(n_envs, network.n_states, device=self.policy.device) for network in self.policy.networks
-        ]
-
-    @th.no_grad()
-    def read(self, observations: Any, starts_E: np.ndarray) -> list[list[np.ndarray]]:
-        """Activity of the hidden layers of actor and critic at the next step, shape (E, H) each."""
-        obs, _ = self.policy.obs_to_tensor(observations)
-        starts_TE = th.as_tensor(starts_E, device=self.policy.device)[None]
-        activity = []
-        for place, network in enumerate(self.policy.networks):
-            outputs, self.states[place] = _hidden_activity(network, obs, self.states[place], starts_TE)
-            activity.append([output.cpu().numpy() for output in outputs])
-        return activity
-
-
-def _hidden_activity(
-    network: Network, obs: Observations, states: th.Tensor, starts_TE: th.Tensor
-) -> tuple[list[th.Tensor], th.Tensor]:
-    """Output of each hidden layer at one step, and the hidden states after it."""
-    x: Any = obs
-    outputs, after = [], [states[:, :0]]
-    for layer, own in zip(network.layers[:-1], network.layer_states, strict=False):
-        parameters = layer.arrays(th)
-        if isinstance(layer, RecurrentLayer):
-            x, _, _, new = layer.unroll(th, parameters, x, None, states[:, own], starts_TE)
-            after.append(new)
-        else:
-            x = layer.step(th, parameters, x)[0]
-        outputs.append(x)
-    return outputs[1:], th.cat(after, 1)
-
-
-def _assemble(trials: list[_Trial]) -> Recording:
-    """All trials in arrays."""
-    steps = [step for trial in trials for step in trial.steps]
-    lengths = [len(trial.steps) for trial in trials]
-    infos = [trial.info for trial in trials]
-    first = steps[0]
-    observations = (
-        {key: np.stack([step.observation[key] for step in steps]) for key in first.observation}
-        if isinstance(first.observation, dict)
-        else np.stack([step.observation for step in steps])
-    )
-    dt = infos[0].get("dt")
-    starts = [
-        {name: start / info["dt"] for name, (start, _) in info.get("periods", {}).items()} if "dt" in info else {}
-        for info in infos
-    ]
-    return Recording(
-        observations=observations,
-        actions=np.stack([step.action for step in steps]),
-        rewards=np.array([step.reward for step in steps]),
-        trial=np.repeat(np.arange(len(trials)), lengths),
-        step=np.concatenate([np.arange(length) for length in lengths]),
-        actor=[np.stack(values) for values in zip(*(step.actor for step in steps), strict=True)],
-        critic=[np.stack(values) for values in zip(*(step.critic for step in steps), strict=True)],
-        conditions=_columns([info.get("trial") or {} for info in infos]),
-        performance=np.array([info.get("performance", info.get("is_success", np.nan)) for info in infos], float),
-        environment=np.array([trial.environment for trial in trials]),
-        periods=_columns(starts),
-        dt=None if dt is None else float(dt),
-    )
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Dictionaries as one array for each key: of numbers or strings if all are, else of objects."""
-    columns = {}
-    for name in dict.fromkeys(key for row in rows for key in row):
-        values = [row.get(name) for row in rows]
-        known = [value for value in values if value is not None]
-        if all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in known):
-            columns[name] = np.array([np.nan if value is None else value for value in values])
-        elif len(known) == len(values) and all(isinstance(value, str) for value in known):
-            columns[name] = np.array(values)
-        else:
-            columns[name] = np.empty(len(values), dtype=object)
-            for place, value in enumerate(values):  # at once, NumPy would make rows of lists
-                columns[name][place] = value
-    return columns
 
 
 def _floats(values: np.ndarray) -> Any:

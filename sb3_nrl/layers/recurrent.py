@@ -4,7 +4,6 @@ Shapes: B = K · T · E rows of a batch (K copies of T steps of E environments, 
 step, I inputs and H hidden units of a layer, M inputs of weight matrices, with one for a bias.
 """
 
-import math
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace, as_float
 from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
-from sb3_nrl.layers.dense import Dense, per_env, product, sigmoid
+from sb3_nrl.layers.dense import per_env, product
 
 
 class Drive(NamedTuple):
@@ -179,7 +178,7 @@ class RecurrentDense(Layer):
         return [part.reshape(n_envs, -1) for part in sums]
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """
     One step of a layer, R rows.
 
@@ -195,7 +194,7 @@ class _Step(NamedTuple):
     potentials: list[Array]
 
 
-class _UnrolledLayer(CompoundLayer, RecurrentLayer):
+class UnrolledLayer(CompoundLayer, RecurrentLayer):
     """
     A recurrent layer that computes what does not depend on the hidden state for all steps at once, then goes through
     the steps. A subclass says how one step changes the state.
@@ -257,7 +256,7 @@ class _UnrolledLayer(CompoundLayer, RecurrentLayer):
         return [states_RS]
 
     @abstractmethod
-    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> _Step:
+    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> Step:
         """
         Make one step.
 
@@ -267,93 +266,3 @@ class _UnrolledLayer(CompoundLayer, RecurrentLayer):
         :param memory: What the step before left
         :return: The step
         """
-
-
-class LeakyRnn(_UnrolledLayer):
-    """
-    Units that integrate their input with a time constant τ: u ← (1 − α) u + α (x Wᵀ + b + h Uᵀ + ξ), h = tanh(u), with
-    α = dt / τ. With α = 1 it is the vanilla recurrent network, with α < 1 the continuous-time one (CTRNN). The state is
-    u.
-
-    :param n_inputs: Number of inputs I
-    :param n_hidden: Number of hidden units H
-    :param bias: Whether units have biases
-    :param dt: Duration of a step, in the units of τ
-    :param tau: Time constant τ ≥ dt of all units, or of each
-    :param learn_tau: Whether time constants learn. They are then τ = dt + exp(θ), with θ a weight of a constant input
-    """
-
-    def __init__(
-        self, n_inputs: int, n_hidden: int, bias: bool = True, dt: float = 1.0, tau: Any = 1.0, learn_tau: bool = False
-    ) -> None:
-        super().__init__()
-        self.n_states = n_hidden
-        self.units = RecurrentDense(n_inputs, n_hidden, bias)
-        tau_H = np.broadcast_to(np.asarray(tau, np.float32), n_hidden)
-        self.tau_offset: Dense | None = None
-        if learn_tau:
-            self.tau_offset = Dense(1, n_hidden, bias=False)
-            self.tau_offset.weight.data[:, 0] = th.as_tensor(np.log(tau_H - dt))
-        self._dt = dt
-        self._rate: Any = float(dt / tau_H[0])
-        if (tau_H != tau_H[0]).any():
-            self.register_buffer("_rates", th.as_tensor(dt / tau_H))
-            self._rate = None
-
-    def time_constants(self) -> np.ndarray:
-        """τ of each unit, shape (H,), in the units of ``dt``."""
-        if self.tau_offset is not None:
-            return self._dt + np.exp(self.tau_offset.weight.detach().cpu().numpy()[:, 0])
-        rates = self._rate if self._rate is not None else self.get_buffer("_rates").cpu().numpy()
-        return np.broadcast_to(self._dt / rates, self.n_states)
-
-    def remember(self, xp: ArrayNamespace, states_RS: Array) -> list[Array]:
-        return [states_RS, xp.tanh(states_RS)]
-
-    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> _Step:
-        states, hidden = memory
-        h = self.units.pre_activations(xp, drives[0], t, hidden)
-        potentials = [h]
-        rate = self._rate
-        if self.tau_offset is not None:
-            theta = drives[1].base[:, t].reshape(h.shape)
-            rate = sigmoid(xp, math.log(self._dt) - theta)
-            potentials.append(theta)
-        elif rate is None:
-            rate = self.get_buffer("_rates") if xp is th else self.get_buffer("_rates").numpy()
-        if isinstance(rate, float) and rate == 1:
-            states = h
-        else:
-            change = h - states
-            change *= rate
-            states = change + states
-        output = xp.tanh(states)
-        return _Step([states, output], output, [hidden], potentials)
-
-
-class Gru(_UnrolledLayer):
-    """
-    Gated recurrent units (Cho et al. 2014): z = σ(x Wzᵀ + bz + h Uzᵀ), r = σ(x Wrᵀ + br + h Urᵀ),
-    n = tanh(x Wnᵀ + bn + (r h) Unᵀ), h ← z h + (1 − z) n. The state is h.
-
-    :param n_inputs: Number of inputs I
-    :param n_hidden: Number of hidden units H
-    :param bias: Whether units have biases
-    """
-
-    def __init__(self, n_inputs: int, n_hidden: int, bias: bool = True) -> None:
-        super().__init__()
-        self.n_states = n_hidden
-        self.update_gate = RecurrentDense(n_inputs, n_hidden, bias)
-        self.reset_gate = RecurrentDense(n_inputs, n_hidden, bias)
-        self.units = RecurrentDense(n_inputs, n_hidden, bias)
-
-    def advance(self, xp: ArrayNamespace, drives: list[Drive], t: int, memory: list[Array]) -> _Step:
-        (states,) = memory
-        update = self.update_gate.pre_activations(xp, drives[0], t, states)
-        reset = self.reset_gate.pre_activations(xp, drives[1], t, states)
-        remembered = sigmoid(xp, reset) * states
-        h = self.units.pre_activations(xp, drives[2], t, remembered)
-        new = xp.tanh(h)
-        new = new + sigmoid(xp, update) * (states - new)
-        return _Step([new], new, [states, states, remembered], [update, reset, h])
