@@ -386,9 +386,10 @@ def test_every_task_is_either_registered_or_unavailable() -> None:
 def test_tasks_need_memory_as_measured() -> None:
     """Trials of two tasks, which are not measured, have one observation before the choice."""
     store = Store(ROOT / "results" / "memory_needed")
-    measured = {task_id(run.of): needs_memory(result.columns) for run, result in store.read_all(plan([0])).items()}
+    results = store.read_all(plan([0])).items()
+    measured = {task_id(run.of): needs_memory(run.of, result.columns) for run, result in results}
     measured |= {"neurogym/Bandit-v0": False, "neurogym/DawTwoStep-v0": False}
-    assert {env_id: TASKS[env_id].needs_memory for env_id in measured} == measured
+    assert {env_id: task.needs_memory for env_id, task in TASKS.items()} == measured
 
 
 ERRORS = {
