@@ -187,6 +187,25 @@ def test_noise_is_held_no_longer_than_asked() -> None:
     assert [one is other for one, other in pairwise(seen)] == [True, False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("noise_std", 0.1), ("n_noise_samples", 8), ("antithetic", False), ("noise_rank", "full"), ("noise_hold", 20)],
+)
+def test_changed_arguments_end_noise_that_lasts(name: str, value: Any) -> None:
+    """Noise of the old arguments would be too little, or of other copies."""
+    found = []
+    for dropped in (False, True):
+        model = make_model(policy="MlpRnnPolicy", n_steps=8, n_noise_samples=4, policy_kwargs={"net_arch": [4]})
+        model.learn(8)
+        assert model._carry is not None
+        setattr(model, name, value)
+        if dropped:
+            model._carry = None
+        model.learn(16, reset_num_timesteps=False)
+        found.append(weights(model))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 @pytest.mark.parametrize("hold", [1, 3, 100])
 def test_feed_forward_noise_is_shared_by_the_steps_that_hold_it(hold: int) -> None:
     """Eligibilities are Σ_k ρ_k b_k ⊗ a_k with the noise of their group of steps, as a pass for each step says."""
