@@ -194,6 +194,8 @@ class NRL(ThreeFactorAlgorithm):
     :raises ValueError: If an argument is out of range, with its name and what would be right
     """
 
+    rules = (NodePerturbation, WeightPerturbation)
+
     def __init__(
         self,
         policy: str | type[NoisyPolicy],

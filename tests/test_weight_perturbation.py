@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,29 @@ def test_an_extractor_that_node_perturbation_refuses_is_trained(algorithm: Any) 
     if algorithm is NRL:
         with pytest.raises(ValueError, match=r'would never learn.*perturbation="weight"'):
             make_model(NRL, policy_kwargs=kwargs)
+
+
+# Changing from one kind to the other
+
+NODE: dict[str, Any] = {"perturbation": "node", "noise_rank": None, "noise_hold": None}
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpRnnPolicy"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_kind_of_perturbation_can_change(policy: str, loaded: bool, tmp_path: Path) -> None:
+    model = make_model(policy=policy, n_steps=8, n_noise_samples=4, **NODE)
+    for change in ({"perturbation": "weight"}, NODE):
+        model.learn(12)
+        before = weights(model)
+        if loaded:
+            model.save(tmp_path / "model")
+            model = NRL.load(tmp_path / "model", env=model.env, **change)
+        else:
+            for name, value in change.items():
+                setattr(model, name, value)
+        model.learn(12, reset_num_timesteps=False)
+        assert isinstance(model.rule, WeightPerturbation) == (change is not NODE)
+        assert (weights(model) != before).any()
 
 
 # Noise that lasts
