@@ -246,6 +246,7 @@ class SpacesEnv(ScriptedEnv):
 
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+EMPTY = spaces.Box(-1, 1, (0,), np.float32)
 PLAINLY = "must be numbered from 0 and of one dimension"
 
 
@@ -260,6 +261,14 @@ PLAINLY = "must be numbered from 0 and of one dimension"
             "(?i)dict",
         ),
         (SpacesEnv(None, spaces.Tuple((VECTOR, VECTOR))), "MlpPolicy", AssertionError, "action spaces"),
+        (SpacesEnv(EMPTY), "MlpPolicy", ValueError, "^observation_space=Box.*: must be of at least one number"),
+        (
+            SpacesEnv(spaces.Dict(a=EMPTY, b=VECTOR)),
+            "MultiInputPolicy",
+            ValueError,
+            r"^observation_space\['a'\]=.*one number",
+        ),
+        (SpacesEnv(None, EMPTY), "MlpPolicy", ValueError, "^action_space=Box.*: must be of at least one number"),
         *(
             (env, policy, ValueError, rf"(?s)^{name}=.*: {PLAINLY}")
             for space in (
