@@ -281,8 +281,8 @@ class CtrnnPolicy(RnnPolicy):
         **kwargs: Any,
     ) -> None:
         check("dt", dt, is_number(dt, 0), "positive and finite")
-        valid = all(is_number(value, 0) and value >= dt for value in np.ravel(tau).tolist())
-        check("tau", tau, valid, f"at least dt, which is {dt:g}, and finite")
+        valid = np.ndim(tau) <= 1 and all(is_number(value, 0) and value >= dt for value in np.ravel(tau).tolist())
+        check("tau", tau, valid, f"at least dt, which is {dt:g}, and finite: a number or a list")
         check("learn_tau", learn_tau, isinstance(learn_tau, bool), "True or False")
         check("tau", tau, not learn_tau or bool(np.all(np.ravel(tau) > dt)), f"more than dt={dt:g} with learn_tau=True")
         self.dt, self.tau, self.learn_tau = dt, tau, learn_tau

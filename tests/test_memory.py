@@ -300,6 +300,7 @@ def test_what_is_out_of_range_is_named() -> None:
         ("MlpRnnPolicy", {"recurrent_gain": 0}, "recurrent_gain=0: must be positive"),
         ("MlpRnnPolicy", {"recurrent_critic": 1}, "recurrent_critic=1: must be True or False"),
         ("MlpCtrnnPolicy", {"tau": 0.5}, "tau=0.5: must be at least dt"),
+        ("MlpCtrnnPolicy", {"tau": [[2.0]]}, r"tau=\[\[2.0\]\]: must be at least dt, which is 1, and finite: a number"),
         ("MlpCtrnnPolicy", {"tau": [2, 3]}, "one for each of the 64 units"),
         ("MlpCtrnnPolicy", {"tau": 1.0, "learn_tau": True}, "more than dt=1 with learn_tau=True"),
         ("MlpCtrnnPolicy", {"dt": -1}, "dt=-1: must be positive"),
