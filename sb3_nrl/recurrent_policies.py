@@ -198,6 +198,7 @@ class RnnPolicy(NoisyPolicy):
                 obs, th.as_tensor(state, device=self.device).float(), th.as_tensor(starts, device=self.device)
             )
             drawn = self._choose(parameters, deterministic)
+        self._check_outputs(parameters)
         actions = drawn.cpu().numpy().reshape(-1, *(self.action_space.shape or ()))
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)

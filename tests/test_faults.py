@@ -665,6 +665,16 @@ def test_divergence_names_the_learning_rate_and_keeps_the_weights(
     assert np.array_equal(weights(model), watch.weights)
 
 
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpGruPolicy"])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32)])
+def test_predict_refuses_nan(policy: str, action_space: spaces.Space) -> None:
+    model = make(env=SpacesEnv(None, action_space), policy=policy)
+    obs = np.full(model.observation_space.shape, np.nan, np.float32)
+    for deterministic in (True, False):
+        with pytest.raises(ValueError, match="outputs are NaN: observations, states and weights must be finite"):
+            model.predict(obs, deterministic=deterministic)
+
+
 def test_a_network_that_gives_nan_is_refused() -> None:
     for name in ("actor", "critic"):
         model = make()
