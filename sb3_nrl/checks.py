@@ -81,6 +81,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     for name, part in (*parts.items(), ("action_space", action_space)):
         plain = not np.any(getattr(part, "start", 0)) and np.ndim(getattr(part, "nvec", 0)) <= 1
         check(name, part, plain, "numbered from 0 and of one dimension, which a wrapper can make it")
+        check(name, part, 0 not in (part.shape or ()), "of at least one number")
 
 
 def warn_of_endless_trials(env: Any) -> None:

@@ -83,6 +83,9 @@ class ModelSetup(OnPolicyAlgorithm):
         "MultiInputPolicy": NoisyMultiInputPolicy,
         **RECURRENT_POLICIES,
     }
+    rules: ClassVar[tuple[type[LearningRule], ...]] = ()
+    """Rules that the arguments choose from, if there are several."""
+
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: RolloutBuffer  # type: ignore[assignment]
     rule: LearningRule
@@ -153,7 +156,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.predictor = self._make_predictor()
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()
-        same = before is None or type(before) is type(self.rule)
+        same = before is None or type(before) in {type(self.rule), *self.rules}
         check("rule", before, same, f"{type(self.rule).__name__}, which {type(self).__name__} learns by")
         self.rule.check()
 

@@ -208,6 +208,8 @@ class NRL(ThreeFactorAlgorithm):
     :raises ValueError: If an argument is out of range. The message has its name and the valid values
     """
 
+    rules = (NodePerturbation, WeightPerturbation)
+
     def __init__(
         self,
         policy: str | type[NoisyPolicy],

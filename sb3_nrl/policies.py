@@ -265,7 +265,15 @@ class NoisyPolicy(PerturbablePolicy):
         return actions, values, log_probs
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)[0]
+        actions, _, log_probs = self(observation, deterministic)
+        self._check_outputs(log_probs)
+        return actions
+
+    @staticmethod
+    def _check_outputs(outputs: th.Tensor) -> None:
+        """Refuse to predict from NaN, as the distributions of Stable-Baselines3 do."""
+        if outputs.isnan().any():
+            raise ValueError("The network's outputs are NaN: observations, states and weights must be finite.")
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """

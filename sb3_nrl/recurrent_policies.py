@@ -69,6 +69,8 @@ class RnnPolicy(NoisyPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         passes = self.n_baseline_passes
         check("n_baseline_passes", passes, passes is None, "None with a recurrent policy")
+        wanted = "a list with at least one hidden layer of the actor, since hidden layers are what remembers"
+        check("net_arch", self.net_arch, self.parts[0].n_states > 0, wanted)
 
     def make_recurrent_layer(self, n_inputs: int, n_hidden: int) -> Layer:
         """
@@ -176,18 +178,27 @@ class RnnPolicy(NoisyPolicy):
         :param episode_start: Whether an episode begins with the step, for each environment; by default none does
         :param deterministic: Whether to take the most likely actions instead of sampling
         :return: The actions, and the state after the step
+        :raises ValueError: If ``state`` or ``episode_start`` is of another number of environments, or of another policy
         """
         self.set_training_mode(False)
         obs, is_vectorized = self.obs_to_tensor(observation)
         n_rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        shape = (n_rows, self.parts[0].n_states)
         if state is None:
-            state = np.zeros((n_rows, self.parts[0].n_states), np.float32)
-        starts = np.zeros(n_rows, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
+            state = np.zeros(shape, np.float32)
+        if tuple(np.shape(state)) != shape:
+            wanted = f"None, or what predict returned for as many observations, of shape {shape}"
+            raise ValueError(f"state is of shape {tuple(np.shape(state))}: must be {wanted}")
+        starts = np.zeros(1, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
+        if starts.size not in (1, n_rows):
+            raise ValueError(f"episode_start has {starts.size} values: must have one for each of {n_rows} observations")
+        starts = np.repeat(starts, n_rows // starts.size)
         with th.no_grad():
             parameters, after = self._actor_pass(
-                obs, th.as_tensor(state, device=self.device), th.as_tensor(starts, device=self.device)
+                obs, th.as_tensor(state, device=self.device).float(), th.as_tensor(starts, device=self.device)
             )
             drawn = self._choose(parameters, deterministic)
+        self._check_outputs(parameters)
         actions = drawn.cpu().numpy().reshape(-1, *(self.action_space.shape or ()))
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
@@ -271,8 +282,8 @@ class CtrnnPolicy(RnnPolicy):
         **kwargs: Any,
     ) -> None:
         check("dt", dt, is_number(dt, 0), "positive and finite")
-        valid = all(is_number(value, 0) and value >= dt for value in np.ravel(tau).tolist())
-        check("tau", tau, valid, f"at least dt, which is {dt:g}, and finite")
+        valid = np.ndim(tau) <= 1 and all(is_number(value, 0) and value >= dt for value in np.ravel(tau).tolist())
+        check("tau", tau, valid, f"at least dt, which is {dt:g}, and finite: a number or a list")
         check("learn_tau", learn_tau, isinstance(learn_tau, bool), "True or False")
         check("tau", tau, not learn_tau or bool(np.all(np.ravel(tau) > dt)), f"more than dt={dt:g} with learn_tau=True")
         self.dt, self.tau, self.learn_tau = dt, tau, learn_tau

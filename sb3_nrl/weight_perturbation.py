@@ -20,11 +20,15 @@ NoiseRank = Literal["one", "full"]
 
 
 class _Carry(NamedTuple):
-    """Noise that lasts beyond a window, the hidden states of the copies that it perturbs, and for how long it lasts."""
+    """
+    Noise that lasts beyond a window, the hidden states of the copies that it perturbs, for how long it has lasted, and
+    the arguments of the rule that drew it.
+    """
 
     noise: PolicyWeightNoise
     states: Array
     n_steps: int
+    arguments: dict[str, Any]
 
 
 class WeightPerturbation(LearningRule):
@@ -69,7 +73,8 @@ class WeightPerturbation(LearningRule):
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         n_steps, n_envs = window.n_steps, window.n_envs
-        goes_on = carry is not None and carry.n_steps + n_steps <= self.hold
+        arguments = dict(vars(self))  # after a change of them, new noise is drawn
+        goes_on = carry is not None and carry.arguments == arguments and carry.n_steps + n_steps <= self.hold
         group_starts = np.arange(0, n_steps, n_steps if policy.n_states > 0 else self.hold)
         noise = carry.noise if goes_on else self._sample(policy, len(group_starts), n_envs)
         noisy = policy.noisy_pass(
@@ -88,7 +93,7 @@ class WeightPerturbation(LearningRule):
                 clean.append(policy.values(window.observations, window.states, window.starts_TE)[0])
             rhos = [part - values.reshape(n_steps, n_envs) for part, values in zip(objectives, clean, strict=True)]
         if noisy.states is not None:
-            carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0))
+            carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0), arguments)
         return _WeightNoiseSums(policy, self, noise, rhos, group_starts), carry
 
     def _sample(self, policy: PerturbablePolicy, n_groups: int, n_envs: int) -> PolicyWeightNoise:

@@ -801,9 +801,14 @@ def test_plot_shows_the_probabilities_of_a_model(algorithm: Any) -> None:
     assert _probabilities(action) == pytest.approx(distribution.distribution.probs.detach().numpy(), abs=1e-6)
 
 
-def test_plot_of_a_recurrent_model() -> None:
-    recurrent = pytest.importorskip("sb3_contrib").RecurrentPPO
-    model = recurrent("MlpLstmPolicy", "neurogym/GoNogo-v0", n_steps=64, seed=0)
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpCtrnnPolicy", "MlpGruPolicy"])
+def test_plot_of_a_recurrent_model(policy: str) -> None:
+    model: Any
+    if policy == "MlpLstmPolicy":
+        recurrent = pytest.importorskip("sb3_contrib").RecurrentPPO
+        model = recurrent(policy, "neurogym/GoNogo-v0", n_steps=64, seed=0)
+    else:
+        model = NRL(policy, "neurogym/GoNogo-v0", seed=0, policy_kwargs={"head_gain": 1.0})
     action = plot_trial("neurogym/GoNogo-v0", model, seed=0).axes[1]
     shown = _probabilities(action)
     assert shown.sum(1) == pytest.approx(np.ones(len(shown))) and _levels(action, "action") == shown.argmax(1).tolist()

@@ -181,3 +181,72 @@ def test_onnx_runs_as_the_policy_does(kind: str, dynamo: bool, dynamic: bool, tm
     for n in (n_rows, 7) if dynamic else (n_rows,):
         obs = observations(model, n, seed=1)
         assert_same(session.run(None, {"input": obs.numpy()}), expected(model, obs))
+
+
+# Export with memory
+
+
+class OnnxableMemory(nn.Module):
+    """The same for a policy that takes states and returns them."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: th.Tensor, states: th.Tensor, episode_starts: th.Tensor) -> Any:
+        return self.policy(observation, states, episode_starts, deterministic=True)
+
+
+RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "rnn": ("MlpRnnPolicy", {}),
+    "ctrnn": ("MlpCtrnnPolicy", {"tau": [2.0, 3.0, 4.0]}),
+    "learned tau": ("MlpCtrnnPolicy", {"learn_tau": True}),
+    "gru": ("MlpGruPolicy", {"recurrent_critic": False}),
+}
+
+
+def make_with_memory(kind: str) -> tuple[OnnxableMemory, Callable[..., Any]]:
+    """A policy to export, and a function that makes inputs of so many rows."""
+    policy, kwargs = RECURRENT[kind]
+    model = make_model(NRL, ENVS["box"](), policy=policy, policy_kwargs={"net_arch": [3], "head_gain": 2.0, **kwargs})
+
+    def inputs(n_rows: int, starts: bool) -> Any:
+        random = th.Generator().manual_seed(n_rows)
+        states = th.randn(n_rows, model.policy.n_states, generator=random)
+        return observations(model, n_rows, n_rows), states, th.full((n_rows,), starts)
+
+    return OnnxableMemory(model.policy).eval(), inputs
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_traced_policy_remembers_and_forgets(kind: str) -> None:
+    """The example has no start of an episode, and yet the traced policy forgets where one begins."""
+    module, inputs = make_with_memory(kind)
+    traced = th.jit.freeze(th.jit.trace(module, inputs(2, False)))
+    for n_rows in (1, 2, 7):
+        for starts in (False, True):
+            given = inputs(n_rows, starts)
+            assert_same(
+                [result.detach().numpy() for result in traced(*given)], [x.detach().numpy() for x in module(*given)]
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Exporting")
+@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_onnx_remembers_and_forgets(kind: str, dynamo: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    module, inputs = make_with_memory(kind)
+    path, names = str(tmp_path / "policy.onnx"), ["observation", "states", "episode_starts"]
+    th.onnx.export(module, inputs(1, False), path, input_names=names, dynamo=dynamo, verbose=False)
+    session = runtime.InferenceSession(path)
+    for starts in (False, True):
+        given = inputs(1, starts)
+        results = session.run(None, {name: part.numpy() for name, part in zip(names, given, strict=True)})
+        assert_same(results, [x.detach().numpy() for x in module(*given)])

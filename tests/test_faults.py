@@ -246,6 +246,7 @@ class SpacesEnv(ScriptedEnv):
 
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+EMPTY = spaces.Box(-1, 1, (0,), np.float32)
 PLAINLY = "must be numbered from 0 and of one dimension"
 
 
@@ -260,6 +261,14 @@ PLAINLY = "must be numbered from 0 and of one dimension"
             "(?i)dict",
         ),
         (SpacesEnv(None, spaces.Tuple((VECTOR, VECTOR))), "MlpPolicy", AssertionError, "action spaces"),
+        (SpacesEnv(EMPTY), "MlpPolicy", ValueError, "^observation_space=Box.*: must be of at least one number"),
+        (
+            SpacesEnv(spaces.Dict(a=EMPTY, b=VECTOR)),
+            "MultiInputPolicy",
+            ValueError,
+            r"^observation_space\['a'\]=.*one number",
+        ),
+        (SpacesEnv(None, EMPTY), "MlpPolicy", ValueError, "^action_space=Box.*: must be of at least one number"),
         *(
             (env, policy, ValueError, rf"(?s)^{name}=.*: {PLAINLY}")
             for space in (
@@ -654,6 +663,16 @@ def test_divergence_names_the_learning_rate_and_keeps_the_weights(
         model.learn(1000, watch)
     assert np.isfinite(weights(model)).all()
     assert np.array_equal(weights(model), watch.weights)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpGruPolicy"])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32)])
+def test_predict_refuses_nan(policy: str, action_space: spaces.Space) -> None:
+    model = make(env=SpacesEnv(None, action_space), policy=policy)
+    obs = np.full(model.observation_space.shape, np.nan, np.float32)
+    for deterministic in (True, False):
+        with pytest.raises(ValueError, match="outputs are NaN: observations, states and weights must be finite"):
+            model.predict(obs, deterministic=deterministic)
 
 
 def test_a_network_that_gives_nan_is_refused() -> None:

@@ -78,6 +78,29 @@ def test_predict_hands_states_on(policy: str) -> None:
     assert state.shape == (1, 6)
 
 
+def test_predict_refuses_states_that_are_not_of_these_observations() -> None:
+    """They would give actions of other environments, or of a part of the state."""
+    model = make_recurrent()
+    obs = batch(model.observation_space, 4)
+    of_lstm = (np.zeros((1, 4, 6)), np.zeros((1, 4, 6)))
+    state: Any
+    for state in (np.zeros((8, 6)), np.zeros((1, 6)), np.zeros((4, 12)), np.zeros(6), of_lstm):
+        with pytest.raises(ValueError, match=r"state is of shape .* must be None, or what predict .* shape \(4, 6\)"):
+            model.predict(obs, state)
+    with pytest.raises(ValueError, match="episode_start has 2 values: must have one for each of 4 observations"):
+        model.predict(obs, None, np.ones(2, bool))
+
+
+def test_predict_takes_states_and_starts_of_other_types() -> None:
+    model = make_recurrent()
+    obs = batch(model.observation_space, 4)
+    _, state = model.predict(obs)
+    wanted = model.predict(obs, state, np.ones(4, bool), deterministic=True)
+    for other, starts in ((state.astype(np.float64), True), (th.as_tensor(state), [1.0] * 4)):
+        for one, same in zip(wanted, model.predict(obs, other, starts, deterministic=True), strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
 @pytest.mark.parametrize("action_space", ACTION_SPACES.values(), ids=ACTION_SPACES)
 def test_actions_of_every_space(action_space: spaces.Space) -> None:
     policy = make_policy(action_space=action_space, policy_class=RnnPolicy)
@@ -269,9 +292,16 @@ def test_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_out_of_range_is_named() -> None:
     for policy, kwargs, message in (
+        (
+            "MlpGruPolicy",
+            {"net_arch": []},
+            r"net_arch=\[\]: must be a list with at least one hidden layer of the actor",
+        ),
+        ("MlpGruPolicy", {"net_arch": {"vf": [8]}}, "at least one hidden layer of the actor"),
         ("MlpRnnPolicy", {"recurrent_gain": 0}, "recurrent_gain=0: must be positive"),
         ("MlpRnnPolicy", {"recurrent_critic": 1}, "recurrent_critic=1: must be True or False"),
         ("MlpCtrnnPolicy", {"tau": 0.5}, "tau=0.5: must be at least dt"),
+        ("MlpCtrnnPolicy", {"tau": [[2.0]]}, r"tau=\[\[2.0\]\]: must be at least dt, which is 1, and finite: a number"),
         ("MlpCtrnnPolicy", {"tau": [2, 3]}, "one for each of the 64 units"),
         ("MlpCtrnnPolicy", {"tau": 1.0, "learn_tau": True}, "more than dt=1 with learn_tau=True"),
         ("MlpCtrnnPolicy", {"dt": -1}, "dt=-1: must be positive"),

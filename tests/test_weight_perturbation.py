@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,29 @@ def test_an_extractor_that_node_perturbation_refuses_is_trained(algorithm: Any) 
             make_model(NRL, policy_kwargs=kwargs)
 
 
+# Changing from one kind to the other
+
+NODE: dict[str, Any] = {"perturbation": "node", "noise_rank": None, "noise_hold": None}
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpRnnPolicy"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_kind_of_perturbation_can_change(policy: str, loaded: bool, tmp_path: Path) -> None:
+    model = make_model(policy=policy, n_steps=8, n_noise_samples=4, **NODE)
+    for change in ({"perturbation": "weight"}, NODE):
+        model.learn(12)
+        before = weights(model)
+        if loaded:
+            model.save(tmp_path / "model")
+            model = NRL.load(tmp_path / "model", env=model.env, **change)
+        else:
+            for name, value in change.items():
+                setattr(model, name, value)
+        model.learn(12, reset_num_timesteps=False)
+        assert isinstance(model.rule, WeightPerturbation) == (change is not NODE)
+        assert (weights(model) != before).any()
+
+
 # Noise that lasts
 
 
@@ -185,6 +209,25 @@ def test_noise_is_held_no_longer_than_asked() -> None:
         _, carry = rule.eligibility(policy, window, carry)
         seen.append(carry.noise.rank_one.post)
     assert [one is other for one, other in pairwise(seen)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("noise_std", 0.1), ("n_noise_samples", 8), ("antithetic", False), ("noise_rank", "full"), ("noise_hold", 20)],
+)
+def test_changed_arguments_end_noise_that_lasts(name: str, value: Any) -> None:
+    """Noise of the old arguments would be too little, or of other copies."""
+    found = []
+    for dropped in (False, True):
+        model = make_model(policy="MlpRnnPolicy", n_steps=8, n_noise_samples=4, policy_kwargs={"net_arch": [4]})
+        model.learn(8)
+        assert model._carry is not None
+        setattr(model, name, value)
+        if dropped:
+            model._carry = None
+        model.learn(16, reset_num_timesteps=False)
+        found.append(weights(model))
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("hold", [1, 3, 100])

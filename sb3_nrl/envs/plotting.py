@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_nrl.envs.trials import NeuroGymEnv
+from sb3_nrl.recurrent_policies import RnnPolicy
 
 _MANY = 8
 """Smallest number of channels that are drawn as rows of colour instead of lines."""
@@ -187,6 +188,10 @@ def _probabilities(policy: Any, obs: Any, memory: Any, starting: np.ndarray) -> 
             states = memory or (np.zeros(policy.lstm_hidden_state_shape, np.float32),) * 2
             tensors = [th.as_tensor(value, device=policy.device) for value in (*states, starting.astype(np.float32))]
             distribution, _ = policy.get_distribution(rows, tuple(tensors[:2]), tensors[2])
+        elif isinstance(policy, RnnPolicy):
+            states = np.zeros((1, policy.parts[0].n_states), np.float32) if memory is None else memory
+            tensors = [th.as_tensor(value, device=policy.device) for value in (states, starting)]
+            distribution, _ = policy.get_distribution(rows, *tensors)
         else:
             distribution = policy.get_distribution(rows)
     return distribution.distribution.probs[0].cpu().numpy()

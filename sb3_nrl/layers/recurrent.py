@@ -152,7 +152,7 @@ class RecurrentDense(Layer):
             if drive.pre is not None:
                 factor_KE = factor_KE + xp.einsum("keh,keh->ke", hidden_RH.reshape(h_KEH.shape), drive.pre)
             h_KEH += factor_KE[..., None] * drive.post
-        return h
+        return h_KEH.reshape(h.shape)
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:
@@ -210,7 +210,7 @@ class UnrolledLayer(CompoundLayer, RecurrentLayer):
         starts_TE: Array,
     ) -> tuple[Array, Any, list[Array], Array]:
         n_steps, n_envs = starts_TE.shape
-        n_rows = len(states_RS)
+        n_rows = states_RS.shape[0]
         n_copies = n_rows // n_envs
         is_of_nodes = noise is not None and not isinstance(noise, RankOne)
         drives, inputs = [], []
@@ -226,8 +226,9 @@ class UnrolledLayer(CompoundLayer, RecurrentLayer):
                 drives.append(Drive(xp.broadcast_to(h, (n_copies, n_steps, n_envs, self.n_states)), None))
         memory = self.remember(xp, states_RS)
         steps = []
+        is_export = xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())  # which would keep one branch
         for t in range(n_steps):
-            if starts_TE[t].any():
+            if is_export or starts_TE[t].any():
                 keep_E = as_float(xp, ~starts_TE[t])
                 memory = [(part.reshape(n_copies, n_envs, -1) * keep_E[:, None]).reshape(part.shape) for part in memory]
             steps.append(self.advance(xp, drives, t, memory))
@@ -235,7 +236,7 @@ class UnrolledLayer(CompoundLayer, RecurrentLayer):
 
         def in_rows(parts: Any) -> Array:
             """Arrays of R rows, one for each step, as one array of B rows."""
-            if n_steps == 1:
+            if len(parts) == 1:
                 return parts[0]
             stacked = xp.stack([part.reshape(n_copies, n_envs, -1) for part in parts], 1)
             return stacked.reshape(n_rows * n_steps, -1)
