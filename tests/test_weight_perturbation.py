@@ -119,11 +119,11 @@ def test_any_layer_with_parameters_learns(name: str) -> None:
     assert any("features" in key for key in learned)
     ones_TE = np.ones((6, 1))
     th.manual_seed(0)
-    rounds = th.stack([estimate(policy, window, WeightPerturbation(Noise(1e-2), 200), ones_TE) for _ in range(30)])
-    wanted, errors = flat(expected).double(), rounds.std(0) / 30**0.5
+    rounds = th.stack([estimate(policy, window, WeightPerturbation(Noise(1e-2), 200), ones_TE) for _ in range(20)])
+    wanted, errors = flat(expected).double(), rounds.std(0) / 20**0.5
     found = rounds.mean(0)
     assert ((found - wanted).abs() < 6 * errors + 1e-3).all()
-    assert cosine(found, wanted) > 0.97
+    assert cosine(found, wanted) > 0.96
     assert (found @ wanted / (wanted @ wanted)).item() == pytest.approx(1, abs=0.06)
 
     policy.perturbs = "any"
