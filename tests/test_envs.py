@@ -39,8 +39,6 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
-from experiments.memory_needed import needs_memory, plan, task_id
-from experiments.runs import ROOT, Store
 from sb3_nrl import NRL
 from sb3_nrl.callbacks import PerformanceCallback
 from sb3_nrl.envs import TASKS, UNAVAILABLE, NeuroGymEnv, plot_trial
@@ -381,15 +379,6 @@ def test_every_task_is_either_registered_or_unavailable() -> None:
     assert set(UNAVAILABLE) <= shipped
     assert {name.removeprefix("contrib.") for name in shipped - set(UNAVAILABLE)} == registered
     assert len(registered) > 50 and all(env_id in gymnasium.registry for env_id in TASKS)
-
-
-def test_tasks_need_memory_as_measured() -> None:
-    """Trials of two tasks, which are not measured, have one observation before the choice."""
-    store = Store(ROOT / "results" / "memory_needed")
-    results = store.read_all(plan([0])).items()
-    measured = {task_id(run.of): needs_memory(run.of, result.columns) for run, result in results}
-    measured |= {"neurogym/Bandit-v0": False, "neurogym/DawTwoStep-v0": False}
-    assert {env_id: task.needs_memory for env_id, task in TASKS.items()} == measured
 
 
 ERRORS = {
