@@ -559,4 +559,5 @@ def test_tasks_need_memory_as_measured() -> None:
         memory_needed.task_id(run.of): memory_needed.needs_memory(run.of, result.columns) for run, result in results
     }
     measured |= {"neurogym/Bandit-v0": False, "neurogym/DawTwoStep-v0": False}
-    assert {env_id: task.needs_memory for env_id, task in TASKS.items()} == measured
+    tasks = importlib.import_module("sb3_nrl.envs").TASKS
+    assert {env_id: task.needs_memory for env_id, task in tasks.items()} == measured
