@@ -125,12 +125,18 @@ class Network(nn.Module):
         :return: What the pass gives
         """
         x: Any = obs
-        if noise is None and self.n_states == 0:  # what happens at every step of most trainings
-            for layer in self._layers:
-                x = layer.step(xp, layer.arrays(xp), x)[0]
-            return NetworkPass(x, [], [], None)
         all_received: list[Any] = []
         all_potentials: list[Array] = []
+        if self.n_states == 0 and noise is None:  # what happens at every step of most trainings
+            for layer in self._layers:
+                x = layer.step(xp, layer.arrays(xp), x)[0]
+            return NetworkPass(x, all_received, all_potentials, None)
+        if self.n_states == 0 and noise is not None and not isinstance(noise, WeightNoise):
+            for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
+                x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise[:, nodes])
+                all_received.append(received)
+                all_potentials += potentials
+            return NetworkPass(x, all_received, all_potentials, None)
         new_states: list[Array] = []
         of_nodes = noise is not None and not isinstance(noise, WeightNoise)
         n_missing = noise.n_copies if isinstance(noise, WeightNoise) else 1  # copies that are still the same

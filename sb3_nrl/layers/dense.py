@@ -127,10 +127,11 @@ class Dense(nn.Linear, Layer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
-        h = product(x, parameters[0])
+        weight = parameters[0]
+        h = x @ weight.T if weight.ndim == 2 else product(x, weight)
         if self.has_bias:
             add_bias(h, parameters[1])
-        if noise is not None:
+        if noise is not None and self.n_nodes > 0:
             self._add_noise(xp, h, x, noise)
         potentials = [h] if self.n_nodes > 0 else []
         if self._function is not None:
