@@ -166,7 +166,8 @@ class PerturbablePolicy(BasePolicy):
             return (*self.action_dist.choose(xp, self._action_parameters(xp, obs), draws_EA), None)
         noise = None if noise_EN is None else noise_EN[:, self.parts[0].nodes]
         if states is None:
-            return (*self.action_dist.act(xp, self.actor.run(xp, obs, noise).outputs, draws_EA), None)
+            passed = self.networks[0].run(xp, obs, noise)  # quicker than self.actor, which PyTorch looks up
+            return (*self.action_dist.act(xp, passed.outputs, draws_EA), None)
         passed, *of_critic = self._run(xp, obs, noise_EN, states, self._starts(xp, starts_E))
         states = xp.concatenate([part.states for part in (passed, *of_critic) if part.states is not None], axis=1)
         return (*self.action_dist.act(xp, passed.outputs, draws_EA), states)
