@@ -6,9 +6,8 @@ Shapes: B rows of a batch.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -28,12 +27,10 @@ from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.distributions import make_distribution
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
 from sb3_nrl.layers.base import Perturbs
+from sb3_nrl.layers.module import example_observations
 from sb3_nrl.network import Network
 from sb3_nrl.noise import Noise
 from sb3_nrl.perturbation import PerturbablePolicy
-
-_EXTENT = 3.0
-"""Largest absolute value in an example observation, small enough not to saturate activation functions."""
 
 
 class NoisyPolicy(PerturbablePolicy):
@@ -190,7 +187,7 @@ class NoisyPolicy(PerturbablePolicy):
             preprocess = partial(
                 preprocess_obs, observation_space=self.observation_space, normalize_images=self.normalize_images
             )
-            features = ForeignModule(extractor, preprocess, _examples(self.observation_space, 3))
+            features = ForeignModule(extractor, preprocess, example_observations(self.observation_space, 3))
         n_inputs = [extractor.features_dim, *widths]
         hidden = [make_hidden(inputs, outputs) for inputs, outputs in zip(n_inputs[:-1], widths, strict=True)]
         head = self.make_layer(n_inputs[-1], n_outputs // 2 if is_gaussian else n_outputs, None)
@@ -334,23 +331,3 @@ def _without_outer_list(net_arch: Any) -> Any:
         stacklevel=3,
     )
     return net_arch[0]
-
-
-def _examples(space: spaces.Space, n: int) -> PyTorchObs:
-    """
-    A fixed batch of random observations, to test features extractors. Successive rows differ, and values are small
-    enough not to saturate a network.
-    """
-    if isinstance(space, spaces.Dict):
-        return {key: cast("th.Tensor", _examples(part, n)) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        low = np.maximum(space.low, -_EXTENT)
-        high = np.maximum(np.minimum(space.high, _EXTENT), low + 1)
-        rows = np.random.default_rng(0).uniform(low, high, (n, *space.shape)).astype(np.float32)
-    else:
-        space = deepcopy(space)  # the environment may draw from it
-        space.seed(0)
-        drawn = (np.asarray(space.sample()) for _ in range(10 * n))
-        different = list({row.tobytes(): row for row in drawn}.values())
-        rows = np.stack([different[place % len(different)] for place in range(n)])
-    return th.as_tensor(rows)

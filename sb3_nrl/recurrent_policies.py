@@ -87,32 +87,9 @@ class RnnPolicy(NoisyPolicy):
         for part in layer.modules():
             if isinstance(part, RecurrentDense):
                 nn.init.xavier_normal_(part.weight)
-                self._init_recurrent(part)
+                part.initialize(self.recurrent_gain, self.connectivity, self.excitatory)
+                part.recurrent_weight.requires_grad_(self.learn_recurrent)
         return layer
-
-    @th.no_grad()
-    def _init_recurrent(self, units: RecurrentDense) -> None:
-        """
-        Draw recurrent weights: orthogonal; those of Dale's law with excitation and inhibition that balance; and with a
-        spectral radius of ``recurrent_gain`` where synapses are missing or have signs.
-        """
-        weight, size = units.recurrent_weight, units.n_hidden
-        nn.init.orthogonal_(weight, self.recurrent_gain)
-        weight.requires_grad_(self.learn_recurrent)
-        if self.connectivity == 1 and self.excitatory is None:
-            return
-        connections = None if self.connectivity == 1 else th.rand(size, size) < self.connectivity
-        signs = None
-        if self.excitatory is not None:
-            n_excitatory = min(max(round(self.excitatory * size), 1), size - 1)
-            signs = th.ones(size)
-            signs[n_excitatory:] = -1
-            strength = th.where(signs > 0, 1.0, n_excitatory / (size - n_excitatory))
-            weight.copy_(weight.abs() * strength * signs)
-        units.restrict(connections, signs)
-        radius = th.linalg.eigvals(weight).abs().max()
-        if radius > 0:
-            weight.mul_(self.recurrent_gain / radius)
 
     def make_critic_layer(self, n_inputs: int, n_outputs: int) -> Layer:
         if self.recurrent_critic:

@@ -5,16 +5,23 @@ at which a layer is applied, I inputs and O outputs of a layer.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
+import numpy as np
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.func import functional_call
 from torch.nn.grad import conv2d_weight
 
 from sb3_nrl.arrays import Array, ArrayNamespace, map_observations
 from sb3_nrl.layers.base import Layer
+
+_EXTENT = 3.0
+"""Largest absolute value in an example observation, small enough not to saturate activation functions."""
 
 
 class Site(NamedTuple):
@@ -247,3 +254,23 @@ def _weight_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tenso
 def _bias_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor) -> th.Tensor:
     """As ``_weight_product``, for a pre-synaptic activity of 1 and a result of shape (E, O)."""
     return post.sum((0, 2, *range(4, post.ndim)))
+
+
+def example_observations(space: spaces.Space, n: int) -> PyTorchObs:
+    """
+    A fixed batch of random observations, to test features extractors. Successive rows differ, and values are small
+    enough not to saturate a network.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: cast("th.Tensor", example_observations(part, n)) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
+        low = np.maximum(space.low, -_EXTENT)
+        high = np.maximum(np.minimum(space.high, _EXTENT), low + 1)
+        rows = np.random.default_rng(0).uniform(low, high, (n, *space.shape)).astype(np.float32)
+    else:
+        space = deepcopy(space)  # the environment may draw from it
+        space.seed(0)
+        drawn = (np.asarray(space.sample()) for _ in range(10 * n))
+        different = list({row.tobytes(): row for row in drawn}.values())
+        rows = np.stack([different[place % len(different)] for place in range(n)])
+    return th.as_tensor(rows)

@@ -82,6 +82,33 @@ class RecurrentDense(Layer):
         self.connections, self.signs = connections, signs
         self.constrain()
 
+    @th.no_grad()
+    def initialize(self, gain: float, connectivity: float = 1.0, excitatory: float | None = None) -> None:
+        """
+        Draw initial recurrent weights: an orthogonal matrix times the gain. Where synapses are missing or have signs,
+        the gain is the spectral radius; with signs, excitation and inhibition balance.
+
+        :param gain: Gain
+        :param connectivity: Fraction of the recurrent synapses that exist
+        :param excitatory: Fraction of the units that are excitatory, None for no signs
+        """
+        weight, size = self.recurrent_weight, self.n_hidden
+        nn.init.orthogonal_(weight, gain)
+        if connectivity == 1 and excitatory is None:
+            return
+        connections = None if connectivity == 1 else th.rand(size, size) < connectivity
+        signs = None
+        if excitatory is not None:
+            n_excitatory = min(max(round(excitatory * size), 1), size - 1)
+            signs = th.ones(size)
+            signs[n_excitatory:] = -1
+            strength = th.where(signs > 0, 1.0, n_excitatory / (size - n_excitatory))
+            weight.copy_(weight.abs() * strength * signs)
+        self.restrict(connections, signs)
+        radius = th.linalg.eigvals(weight).abs().max()
+        if radius > 0:
+            weight.mul_(gain / radius)
+
     def masks(self) -> list[th.Tensor | None]:
         return [None, *([None] if self.bias is not None else []), self.connections]
 
