@@ -71,7 +71,10 @@ def with_parameter_of_its_own(n_inputs: int, n_outputs: int) -> nn.Linear:
 NEVER = "' of Extractor would never learn: .*"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "overwrites an input": ({"compute": overwrite_input}, "second' is overwritten in place"),
-    "keeps a state": ({"compute": keep_a_state}, r"keeps a state between calls.*policy with memory is a recurrent one"),
+    "keeps a state": (
+        {"compute": keep_a_state},
+        r"keeps a state between calls.*A policy with memory is a recurrent one",
+    ),
     "draws random numbers": (
         {"compute": lambda first, second, x: second(nn.functional.dropout(first(x), 0.5))},
         "draws random numbers",

@@ -200,8 +200,8 @@ class ForeignModule(Layer):
         if not _are_same(clean, self.step(th, self.arrays(th), example, noise)[0]):
             raise ValueError(
                 f"{type(self.module).__name__} draws random numbers, or keeps a state between calls. Its outputs for "
-                "the same observation differ, and this difference cannot be distinguished from an effect of the noise. A "
-                'policy with memory is a recurrent one, such as "CnnGruPolicy" or "MultiInputGruPolicy".'
+                "the same observation differ, and this difference cannot be distinguished from an effect of the noise. "
+                'A policy with memory is a recurrent one, such as "CnnGruPolicy" or "MultiInputGruPolicy".'
             )
         noise[1] = 1
         other = map_observations(lambda part: part[[0, 2, 2]], example)
