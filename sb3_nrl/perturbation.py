@@ -294,18 +294,22 @@ class PerturbablePolicy(BasePolicy):
         parameters = self.action_dist.parameters(xp, self._baseline_outputs(xp, self.actor, self.parts[0], obs))
         return self.action_dist.mean(xp, parameters, self.n_baseline_passes)
 
+    def _require_critic(self) -> Network:
+        if self.critic is None:
+            raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
+        return self.critic
+
     def _values(
         self, xp: ArrayNamespace, obs: Observations, states: Array | None = None, starts_TE: np.ndarray | None = None
     ) -> tuple[Array, Array | None]:
-        if self.critic is None:
-            raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
+        critic = self._require_critic()
         if self.n_baseline_passes is not None:
-            outputs = self._baseline_outputs(xp, self.critic, self.parts[1], obs)
+            outputs = self._baseline_outputs(xp, critic, self.parts[1], obs)
             return outputs.reshape(self.n_baseline_passes, -1).mean(0), None
         if states is None:
-            return self.critic.run(xp, obs).outputs[:, 0], None
+            return critic.run(xp, obs).outputs[:, 0], None
         own = self.parts[1].states
-        passed = self.critic.run(xp, obs, None, states[:, own], self._starts(xp, starts_TE))
+        passed = critic.run(xp, obs, None, states[:, own], self._starts(xp, starts_TE))
         if passed.states is not None:
             states = xp.concatenate([states[:, : own.start], passed.states], 1)
         return passed.outputs[:, 0], states

@@ -251,15 +251,20 @@ class NoisyPolicy(PerturbablePolicy):
         :return: Actions, shape (B, ...); V(s), shape (B, 1), which is 0 without a critic; log π(a|s), shape (B,)
         """
         parameters = self._action_parameters(th, obs)
-        if deterministic:
-            actions = self.action_dist.mode(th, parameters)
-        else:
-            actions = self.action_dist.sample(th, parameters, self.action_dist.draw_like(parameters))
+        actions = self._choose(parameters, deterministic)
         log_probs = self.action_dist.log_prob(th, parameters, actions)
         values = log_probs.new_zeros(log_probs.shape[0], 1) if self.critic is None else self.predict_values(obs)
-        if isinstance(self.action_space, spaces.Box):
-            actions = actions.reshape(-1, *self.action_space.shape)
-        return actions, values, log_probs
+        return self._as_space(actions), values, log_probs
+
+    def _choose(self, parameters: th.Tensor, deterministic: bool) -> th.Tensor:
+        """The likeliest actions of a distribution, or sampled ones."""
+        if deterministic:
+            return self.action_dist.mode(th, parameters)
+        return self.action_dist.sample(th, parameters, self.action_dist.draw_like(parameters))
+
+    def _as_space(self, actions: th.Tensor) -> th.Tensor:
+        """Actions in the shape of the action space."""
+        return actions.reshape(-1, *self.action_space.shape) if isinstance(self.action_space, spaces.Box) else actions
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         actions, _, log_probs = self(observation, deterministic)

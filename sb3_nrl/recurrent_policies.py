@@ -125,14 +125,6 @@ class RnnPolicy(NoisyPolicy):
         after = th.cat([passed.states for passed in (actor, *critic) if passed.states is not None], 1)
         return self._as_space(actions), values, log_probs, after
 
-    def _choose(self, parameters: th.Tensor, deterministic: bool) -> th.Tensor:
-        if deterministic:
-            return self.action_dist.mode(th, parameters)
-        return self.action_dist.sample(th, parameters, self.action_dist.draw_like(parameters))
-
-    def _as_space(self, actions: th.Tensor) -> th.Tensor:
-        return actions.reshape(-1, *self.action_space.shape) if isinstance(self.action_space, spaces.Box) else actions
-
     def _actor_pass(self, obs: PyTorchObs, states: th.Tensor, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Parameters of the action distribution, and the actor's states after the step."""
         own = states[:, self.parts[0].states]
@@ -207,8 +199,7 @@ class RnnPolicy(NoisyPolicy):
         :return: Shape (B, 1)
         :raises ValueError: If there is no critic
         """
-        if self.critic is None:
-            raise ValueError('This policy predicts no values: only one of reward_prediction="critic" does.')
+        self._require_critic()
         return self._run(th, obs, None, states, episode_starts.bool()[None])[1].outputs
 
     def evaluate_actions(  # type: ignore[override]
