@@ -72,7 +72,9 @@ def norm(x: Array) -> float:
 
 
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
-    """The whole batch ``n`` times, one copy after the other."""
+    """The whole batch ``n`` times, one copy after the other. Lists of arrays are spike trains."""
+    if isinstance(rows, list):
+        return [repeat_batch(xp, part, n) for part in rows]
     return rows if n == 1 else map_observations(lambda part: xp.concatenate([part] * n), rows)
 
 

@@ -37,6 +37,7 @@ from sb3_nrl.reward_prediction import (
 )
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.saving import check_origin, save_atomically
+from sb3_nrl.spiking_policies import SPIKING_POLICIES
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
 
@@ -82,6 +83,7 @@ class ModelSetup(OnPolicyAlgorithm):
         "CnnPolicy": NoisyCnnPolicy,
         "MultiInputPolicy": NoisyMultiInputPolicy,
         **RECURRENT_POLICIES,
+        **SPIKING_POLICIES,
     }
     rules: ClassVar[tuple[type[LearningRule], ...]] = ()
     """Rules that the arguments choose from, if there are several."""

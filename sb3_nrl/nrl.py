@@ -17,6 +17,7 @@ from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
+from sb3_nrl.spiking_policies import LifPolicy
 from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
 from sb3_nrl.weight_perturbation import NoiseRank, WeightPerturbation
 
@@ -181,8 +182,9 @@ class NRL(ThreeFactorAlgorithm):
 
     :param learning_rate: Learning rate η, or a function of the remaining progress. By default 5e-3, or
         5e-3 √(100 K / n) for node perturbation with K noise samples and n > 100 K nodes
-    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights. It
-        should be small, so that ρ approximates a directional derivative
+    :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights. By
+        default 0.01: it should be small, so that ρ approximates a directional derivative. With spiking neurons 0.2: it
+        has to make and prevent spikes, so its size is that of the distance to the threshold
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
         another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes
@@ -215,7 +217,7 @@ class NRL(ThreeFactorAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule | None = None,
-        noise_std: float = 1e-2,
+        noise_std: float | None = None,
         noise_distribution: NoiseDistribution = "gaussian",
         noise_normalization: NoiseNormalization = "unbiased",
         n_noise_samples: int | None = None,
@@ -232,7 +234,7 @@ class NRL(ThreeFactorAlgorithm):
             warnings.warn("clean_passes is now n_baseline_passes", DeprecationWarning, stacklevel=2)
             n_baseline_passes = clean_passes
         super().__init__(policy, env, learning_rate, _init_setup_model=False, **shared)  # type: ignore[arg-type]
-        self.noise_std = noise_std
+        self.noise_std: float = noise_std  # type: ignore[assignment]  # make_rule replaces None
         self.noise_distribution: NoiseDistribution = noise_distribution
         self.noise_normalization: NoiseNormalization = noise_normalization
         self.n_noise_samples = n_noise_samples
@@ -245,6 +247,8 @@ class NRL(ThreeFactorAlgorithm):
             self._setup_model()
 
     def make_rule(self) -> LearningRule:
+        if self.noise_std is None:
+            self.noise_std = 0.2 if issubclass(self.policy_class, LifPolicy) else 1e-2
         noise = Noise(self.noise_std, self.noise_distribution)
         is_recurrent = issubclass(self.policy_class, RnnPolicy)
         if self.perturbation is None:

@@ -62,7 +62,8 @@ class PerturbablePolicy(BasePolicy):
         """The actor and, if there is one, the critic."""
         node = column = state = weight = 0
         for network in self.networks:
-            network.features.perturbs = self.perturbs
+            for layer in (network.features, *network.hidden, network.head):
+                layer.perturbs = self.perturbs
             network.refresh()
             self.learnable += network.learnable
             n_weights = sum(parameter.numel() for parameter in network.learnable)
@@ -103,6 +104,10 @@ class PerturbablePolicy(BasePolicy):
     def numpy(self, values: Array) -> np.ndarray:
         """Convert an array of ``xp`` to NumPy."""
         return values if self._in_numpy else values.cpu().numpy()
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers of the last pass to log as ``train/<name>``."""
+        return {}
 
     def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
         """

@@ -122,10 +122,8 @@ class NoisyPolicy(PerturbablePolicy):
         shared = [] if isinstance(self.net_arch, dict) else self.net_arch
         widths = {"pi": shared, "vf": shared, **(self.net_arch if isinstance(self.net_arch, dict) else {})}
         self.action_dist = make_distribution(action_space)
-        self.actor = self._make_network(
-            widths["pi"], self.action_dist.n_outputs, self.make_actor_layer, isinstance(action_space, spaces.Box)
-        )
-        self.critic = self._make_network(widths["vf"], 1, self.make_critic_layer) if critic else None
+        self.actor = self._make_network(widths["pi"], self.action_dist.n_outputs, is_critic=False)
+        self.critic = self._make_network(widths["vf"], 1, is_critic=True) if critic else None
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
         """Random generator of actions in training. It is not NumPy's global one, which an environment may seed."""
@@ -169,13 +167,7 @@ class NoisyPolicy(PerturbablePolicy):
                 module.apply(partial(self.init_weights, gain=math.sqrt(2)))
         return extractor
 
-    def _make_network(
-        self,
-        widths: Sequence[int],
-        n_outputs: int,
-        make_hidden: Callable[[int, int], Layer],
-        is_gaussian: bool = False,
-    ) -> Network:
+    def _make_network(self, widths: Sequence[int], n_outputs: int, is_critic: bool) -> Network:
         extractor = self.make_features_extractor()
         is_flat = type(extractor) is FlattenExtractor or (
             type(extractor) is CombinedExtractor and not any(True for _ in extractor.parameters())
@@ -188,9 +180,10 @@ class NoisyPolicy(PerturbablePolicy):
                 preprocess_obs, observation_space=self.observation_space, normalize_images=self.normalize_images
             )
             features = ForeignModule(extractor, preprocess, example_observations(self.observation_space, 3))
-        n_inputs = [extractor.features_dim, *widths]
-        hidden = [make_hidden(inputs, outputs) for inputs, outputs in zip(n_inputs[:-1], widths, strict=True)]
-        head = self.make_layer(n_inputs[-1], n_outputs // 2 if is_gaussian else n_outputs, None)
+        hidden = self.make_hidden_layers(extractor.features_dim, widths, is_critic)
+        is_gaussian = isinstance(self.action_space, spaces.Box) and not is_critic
+        n_inputs = [extractor.features_dim, *widths][-1]
+        head = self.make_layer(n_inputs, n_outputs // 2 if is_gaussian else n_outputs, None)
         nn.init.xavier_normal_(head.weight, gain=self.head_gain)
         if self.use_bias:
             nn.init.zeros_(head.bias)
@@ -211,23 +204,24 @@ class NoisyPolicy(PerturbablePolicy):
         """
         return Dense(n_inputs, n_outputs, self.use_bias, activation)
 
-    def make_actor_layer(self, n_inputs: int, n_outputs: int) -> Layer:
+    def make_hidden_layers(self, n_inputs: int, widths: Sequence[int], is_critic: bool) -> list[Layer]:
         """
-        Make a hidden layer of the actor, with its initial weights.
+        Make the hidden layers of the actor or of the critic, with their initial weights.
 
-        :param n_inputs: Number of inputs I
-        :param n_outputs: Number of outputs O
-        :return: The layer
+        :param n_inputs: Number of inputs I of the first layer
+        :param widths: Number of nodes of each layer
+        :param is_critic: Whether they are the critic's
+        :return: The layers
         """
-        layer = self.make_layer(n_inputs, n_outputs, self.activation_fn())
-        nn.init.xavier_normal_(layer.weight)
-        if self.use_bias:
-            nn.init.zeros_(layer.bias)
-        return layer
-
-    def make_critic_layer(self, n_inputs: int, n_outputs: int) -> Layer:
-        """The same for the critic."""
-        return self.make_actor_layer(n_inputs, n_outputs)
+        layers: list[Layer] = []
+        for n_outputs in widths:
+            layer = self.make_layer(n_inputs, n_outputs, self.activation_fn())
+            nn.init.xavier_normal_(layer.weight)
+            if self.use_bias:
+                nn.init.zeros_(layer.bias)
+            layers.append(layer)
+            n_inputs = n_outputs
+        return layers
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = (

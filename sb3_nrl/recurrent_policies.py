@@ -5,6 +5,7 @@ the first are the actor's.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,13 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import nn
 
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.layers import Gru, Layer, LeakyRnn
-from sb3_nrl.layers.recurrent import RecurrentDense
-from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
 
 
-class RnnPolicy(NoisyPolicy):
+class RnnPolicy(RecurrentWeightsPolicy):
     """
     A :class:`~sb3_nrl.policies.NoisyPolicy` whose hidden layers are recurrent: units with a tanh that receive their own
     activity of the step before.
@@ -32,14 +31,9 @@ class RnnPolicy(NoisyPolicy):
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule
-    :param recurrent_gain: Initial recurrent weights are a random orthogonal matrix times this gain
     :param recurrent_critic: Whether the critic's hidden layers are recurrent, too
-    :param learn_recurrent: Whether recurrent weights learn, or stay as they are initially
-    :param connectivity: Fraction of the recurrent synapses that exist, in (0, 1], chosen at random
-    :param excitatory: Dale's law: the fraction of units whose recurrent synapses all excite, in (0, 1), while those of
-        all others inhibit. None for units that may do both
-    :param kwargs: Further arguments of :class:`~sb3_nrl.policies.NoisyPolicy`, of which ``activation_fn`` is for
-        layers that are not recurrent
+    :param kwargs: Further arguments of :class:`~sb3_nrl.recurrent_weights.RecurrentWeightsPolicy` and of
+        :class:`~sb3_nrl.policies.NoisyPolicy`, whose ``activation_fn`` is for layers that are not recurrent
     :raises ValueError: If an argument is out of range
     """
 
@@ -48,23 +42,10 @@ class RnnPolicy(NoisyPolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        recurrent_gain: float = 1.0,
         recurrent_critic: bool = True,
-        learn_recurrent: bool = True,
-        connectivity: float = 1.0,
-        excitatory: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check("recurrent_gain", recurrent_gain, is_number(recurrent_gain, 0), "positive and finite")
         check("recurrent_critic", recurrent_critic, isinstance(recurrent_critic, bool), "True or False")
-        check("learn_recurrent", learn_recurrent, isinstance(learn_recurrent, bool), "True or False")
-        check("connectivity", connectivity, is_number(connectivity, 0, 1), "in (0, 1]")
-        valid = excitatory is None or (is_number(excitatory, 0) and excitatory < 1)
-        check("excitatory", excitatory, valid, "None, or in (0, 1)")
-        self.learn_recurrent = learn_recurrent
-        self.connectivity = connectivity
-        self.excitatory = excitatory
-        self.recurrent_gain = recurrent_gain
         self.recurrent_critic = recurrent_critic
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         passes = self.n_baseline_passes
@@ -82,23 +63,13 @@ class RnnPolicy(NoisyPolicy):
         """
         return LeakyRnn(n_inputs, n_hidden, self.use_bias)
 
-    def make_actor_layer(self, n_inputs: int, n_outputs: int) -> Layer:
-        layer = self.make_recurrent_layer(n_inputs, n_outputs)
-        for part in layer.modules():
-            if isinstance(part, RecurrentDense):
-                nn.init.xavier_normal_(part.weight)
-                part.initialize(self.recurrent_gain, self.connectivity, self.excitatory)
-                part.recurrent_weight.requires_grad_(self.learn_recurrent)
-        return layer
-
-    def make_critic_layer(self, n_inputs: int, n_outputs: int) -> Layer:
-        if self.recurrent_critic:
-            return self.make_actor_layer(n_inputs, n_outputs)
-        return super().make_actor_layer(n_inputs, n_outputs)
+    def make_hidden_layers(self, n_inputs: int, widths: Sequence[int], is_critic: bool) -> list[Layer]:
+        if is_critic and not self.recurrent_critic:
+            return super().make_hidden_layers(n_inputs, widths, is_critic)
+        return [self.initialize(self.make_recurrent_layer(*sizes)) for sizes in pairwise([n_inputs, *widths])]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("recurrent_gain", "recurrent_critic", "learn_recurrent", "connectivity", "excitatory")
-        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
+        return {**super()._get_constructor_parameters(), "recurrent_critic": self.recurrent_critic}
 
     def forward(  # type: ignore[override]
         self,
@@ -255,7 +226,7 @@ class CtrnnPolicy(RnnPolicy):
         check("learn_tau", learn_tau, isinstance(learn_tau, bool), "True or False")
         check("tau", tau, not learn_tau or bool(np.all(np.ravel(tau) > dt)), f"more than dt={dt:g} with learn_tau=True")
         self.dt, self.tau, self.learn_tau = dt, tau, learn_tau
-        super().__init__(observation_space, action_space, lr_schedule, recurrent_gain, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, recurrent_gain=recurrent_gain, **kwargs)
 
     def make_recurrent_layer(self, n_inputs: int, n_hidden: int) -> Layer:
         sizes = np.size(self.tau)

@@ -304,7 +304,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
             update = self.traces.update(eligibility, errors.errors_TE[steps], errors.restarts_TE[steps], self.decay)
             change_W = change_W + update.change_W
-            for name, value in getattr(eligibility, "diagnostics", {}).items():
+            for name, value in {**policy.diagnostics(), **getattr(eligibility, "diagnostics", {})}.items():
                 self.logger.record_mean(f"train/{name}", value)
             if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
                 states = policy.states_after(batch.observations, states, batch.starts_TE)

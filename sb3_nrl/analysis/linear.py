@@ -86,7 +86,7 @@ def recurrent_weights(model: ThreeFactorAlgorithm, network: str = "actor", layer
     found = {
         name: module.recurrent_weight.detach().cpu().numpy().copy()
         for name, module in hidden[layer].named_modules()
-        if isinstance(module, RecurrentDense)
+        if isinstance(module, RecurrentDense) and module.recurrent_weight is not None
     }
     if not found:
         raise ValueError(

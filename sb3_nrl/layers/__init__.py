@@ -5,6 +5,7 @@ from sb3_nrl.layers.cells import Gru, LeakyRnn
 from sb3_nrl.layers.dense import Dense, GaussianHead
 from sb3_nrl.layers.features import FlatFeatures
 from sb3_nrl.layers.module import ForeignModule
+from sb3_nrl.layers.spiking import Lif, SpikeEncoder, SpikeReadOut, StatefulLif
 
 __all__ = [
     "Dense",
@@ -14,6 +15,10 @@ __all__ = [
     "Gru",
     "Layer",
     "LeakyRnn",
+    "Lif",
     "RankOne",
     "RecurrentLayer",
+    "SpikeEncoder",
+    "SpikeReadOut",
+    "StatefulLif",
 ]

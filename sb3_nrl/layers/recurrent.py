@@ -21,14 +21,14 @@ class Drive(NamedTuple):
     What recurrent units receive whatever their hidden state is, for all steps of a window.
 
     :param base: x Wᵀ + b + ξ, shape (K, T, E, H), or (1, T, E, H) if all copies receive the same
-    :param recurrent_weight: U
+    :param recurrent_weight: U, None without recurrent synapses
     :param factor: With noise of rank one: x · a, the part of a's product with all inputs, shape (K, T, E)
     :param post: With noise of rank one: b, shape (K, E, H)
     :param pre: With noise of rank one: the part of a that belongs to the hidden units, shape (K, E, H)
     """
 
     base: Array
-    recurrent_weight: Array
+    recurrent_weight: Array | None
     factor: Array | None = None
     post: Array | None = None
     pre: Array | None = None
@@ -43,6 +43,7 @@ class RecurrentDense(Layer):
     :param n_inputs: Number of inputs I
     :param n_hidden: Number of hidden units H
     :param bias: Whether units have biases b
+    :param recurrent: Whether there are recurrent synapses U
     """
 
     connections: th.Tensor | None
@@ -51,7 +52,7 @@ class RecurrentDense(Layer):
     signs: th.Tensor | None
     """1 for excitatory and −1 for inhibitory units, whose recurrent synapses all have this sign; None for neither."""
 
-    def __init__(self, n_inputs: int, n_hidden: int, bias: bool = True) -> None:
+    def __init__(self, n_inputs: int, n_hidden: int, bias: bool = True, recurrent: bool = True) -> None:
         super().__init__()
         self.register_buffer("connections", None)
         self.register_buffer("signs", None)
@@ -59,10 +60,10 @@ class RecurrentDense(Layer):
         """W, from the inputs."""
         self.bias = nn.Parameter(th.zeros(n_hidden)) if bias else None
         """b."""
-        self.recurrent_weight = nn.Parameter(th.empty(n_hidden, n_hidden))
+        self.recurrent_weight = nn.Parameter(th.empty(n_hidden, n_hidden)) if recurrent else None
         """U, from the hidden units."""
         self.n_inputs, self.n_hidden = n_inputs, n_hidden
-        self._widths = [n_inputs, *([1] if bias else []), n_hidden]
+        self._widths = [n_inputs, *([1] if bias else []), *([n_hidden] if recurrent else [])]
 
     @property
     def n_units(self) -> int:
@@ -93,6 +94,8 @@ class RecurrentDense(Layer):
         :param excitatory: Fraction of the units that are excitatory, None for no signs
         """
         weight, size = self.recurrent_weight, self.n_hidden
+        if weight is None:
+            return
         nn.init.orthogonal_(weight, gain)
         if connectivity == 1 and excitatory is None:
             return
@@ -110,10 +113,13 @@ class RecurrentDense(Layer):
             weight.mul_(gain / radius)
 
     def masks(self) -> list[th.Tensor | None]:
-        return [None, *([None] if self.bias is not None else []), self.connections]
+        masks = [None, None, self.connections] if self.bias is not None else [None, self.connections]
+        return masks if self.recurrent_weight is not None else masks[:-1]
 
     @th.no_grad()
     def constrain(self) -> None:
+        if self.recurrent_weight is None:
+            return
         if self.signs is not None:
             self.recurrent_weight.copy_(self.signs * (self.signs * self.recurrent_weight).clamp(min=0))
         if self.connections is not None:
@@ -143,12 +149,13 @@ class RecurrentDense(Layer):
         if self.bias is not None:
             h += parameters[1][..., None, :]
         base = h.reshape(-1, n_steps, n_envs, self.n_hidden)
+        recurrent_weight = None if self.recurrent_weight is None else parameters[-1]
         if not isinstance(noise, RankOne):
             if noise is not None and noise.shape[1] > 0:
                 base += noise.reshape(base.shape)
-            return Drive(base, parameters[-1])
+            return Drive(base, recurrent_weight)
         if self.n_pre == 0:
-            return Drive(base, parameters[-1])
+            return Drive(base, recurrent_weight)
         post, pre = noise.post[:, 0], noise.pre[:, 0]
         factor = xp.zeros_like(pre[:, None, :, 0])
         if self.learns[0]:
@@ -157,19 +164,23 @@ class RecurrentDense(Layer):
         if self.bias is not None and self.learns[1]:
             factor = factor + pre[:, None, :, self.n_inputs * self.learns[0]]
         factor = xp.broadcast_to(factor, (len(post), n_steps, n_envs))
+        if recurrent_weight is None:
+            return Drive(base + factor[..., None] * post[:, None], None)
         of_hidden = pre[..., -self.n_hidden :] if self.learns[-1] else None
-        return Drive(base, parameters[-1], factor, post, of_hidden)
+        return Drive(base, recurrent_weight, factor, post, of_hidden)
 
-    def pre_activations(self, xp: ArrayNamespace, drive: Drive, t: int, hidden_RH: Array) -> Array:
+    def pre_activations(self, xp: ArrayNamespace, drive: Drive, t: int, hidden_RH: Array | None) -> Array:
         """
         x Wᵀ + b + h Uᵀ + ξ at one step.
 
         :param xp: ``numpy`` or ``torch``
         :param drive: What units receive
         :param t: The step
-        :param hidden_RH: h
+        :param hidden_RH: h, None without recurrent synapses
         :return: Shape (R, H)
         """
+        if hidden_RH is None:
+            return drive.base[:, t].reshape(-1, self.n_hidden)
         n_envs = drive.base.shape[2]
         h = product(hidden_RH, drive.recurrent_weight)
         h_KEH = h.reshape(-1, n_envs, self.n_hidden)
@@ -186,7 +197,8 @@ class RecurrentDense(Layer):
             return []
         post_EOB = per_env(post_BN, n_envs).swapaxes(1, 2)
         sums = [post_EOB @ per_env(pre, n_envs) for pre in received]
-        sums[1] = self._of_existing(xp, sums[1])
+        if self.recurrent_weight is not None:
+            sums[1] = self._of_existing(xp, sums[1])
         if self.bias is not None:
             sums.insert(1, post_EOB.sum(2))
         return [part.reshape(n_envs, -1) for part, learns in zip(sums, self.learns, strict=True) if learns]
@@ -200,7 +212,7 @@ class RecurrentDense(Layer):
             if learns:
                 sums.append(sums_EOM[..., column : column + width])
                 column += width
-        if self.learns[-1]:
+        if self.recurrent_weight is not None and self.learns[-1]:
             sums[-1] = self._of_existing(xp, sums[-1])
         return [part.reshape(n_envs, -1) for part in sums]
 
