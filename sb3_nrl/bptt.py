@@ -34,8 +34,11 @@ class ExactGradient(LearningRule):
             objective_B = th.stack(clean.objectives).sum(0)
             received = map_received(lambda x: policy.array(x.detach()), clean.received)
             whole = [layer for network in policy.networks for layer in network.layers if layer.n_nodes == 0]
-            if policy.n_states > 0 or any(layer.learnable() for layer in whole):
-                return GradientThroughTime(policy, objective_B, noise_BN, received), None
+            costs_B, costs = clean.costs, None
+            if costs_B is not None:
+                costs = GradientThroughTime(policy, costs_B, noise_BN, received)
+            if policy.n_states > 0 or costs is not None or any(layer.learnable() for layer in whole):
+                return GradientThroughTime(policy, objective_B, noise_BN, received, costs), None
             (post_BN,) = th.autograd.grad(objective_B.sum(), noise_BN)
         return OuterProducts(policy, post_BN, received), None
 
@@ -48,12 +51,19 @@ class GradientThroughTime:
     :param objective_B: What actor and critic are to increase, with its graph
     :param noise_BN: Zeros that were added to all pre-activations
     :param received: Pre-synaptic activity of each layer
+    :param costs: The same for what the actor's activity costs, None if nothing
     """
 
     def __init__(
-        self, policy: PerturbablePolicy, objective_B: th.Tensor, noise_BN: th.Tensor, received: list[Any]
+        self,
+        policy: PerturbablePolicy,
+        objective_B: th.Tensor,
+        noise_BN: th.Tensor,
+        received: list[Any],
+        costs: Eligibility | None = None,
     ) -> None:
         self.policy, self.objective_B, self.noise_BN, self.received = policy, objective_B, noise_BN, received
+        self.costs = costs
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         policy, n_envs = self.policy, weights_TE.shape[1] if per_env else 1

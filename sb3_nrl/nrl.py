@@ -84,12 +84,29 @@ class NodePerturbation(LearningRule):
                 for objective, value in zip(noisy.objectives, clean, strict=True)
             ]
             pre = noisy.received
+        costs: Eligibility | None = None
+        if noisy.costs is not None:
+            check("antithetic", self.antithetic, self.antithetic, "True with a spike_cost")
+            of_costs = (noisy.costs - opposite.costs) / 2
+            costs = self._sums(policy, noise_BN, [of_costs, 0 * of_costs][: len(rhos)], pre, window.starts_TE)
         diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
+        return self._sums(policy, noise_BN, rhos, pre, window.starts_TE, diagnostics, costs), None
+
+    def _sums(
+        self,
+        policy: PerturbablePolicy,
+        noise_BN: Array,
+        rhos: list[Array],
+        pre: list[Any],
+        starts_TE: np.ndarray | None,
+        diagnostics: dict[str, float] | None = None,
+        costs: Eligibility | None = None,
+    ) -> Eligibility:
         if policy.n_states > 0:
-            assert self.noise is not None and window.starts_TE is not None
-            post_BN = noise_BN / (n_samples * self.noise.std**2)
-            return NoiseThroughTime(policy, post_BN, rhos, pre, window.starts_TE, diagnostics), None
-        return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics), None
+            assert self.noise is not None and starts_TE is not None
+            post_BN = noise_BN / (self.n_noise_samples * self.noise.std**2)
+            return NoiseThroughTime(policy, post_BN, rhos, pre, starts_TE, diagnostics, costs)
+        return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics, costs)
 
     def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
         """The post-synaptic factor ρ ξ / ‖ξ‖² of all nodes, normalized according to ``noise_normalization``."""
@@ -116,6 +133,7 @@ class NoiseThroughTime(OuterProducts):
     :param pre: Pre-synaptic activity of each layer
     :param starts_TE: Whether an episode begins with each step
     :param diagnostics: What to log, by name
+    :param costs: The same for what the actor's activity costs, None if nothing
     """
 
     def __init__(
@@ -125,9 +143,10 @@ class NoiseThroughTime(OuterProducts):
         rhos: list[Array],
         pre: list[Any],
         starts_TE: np.ndarray,
-        diagnostics: dict[str, float],
+        diagnostics: dict[str, float] | None = None,
+        costs: Eligibility | None = None,
     ) -> None:
-        super().__init__(policy, post_BN, pre, diagnostics)
+        super().__init__(policy, post_BN, pre, diagnostics, costs)
         self._rhos_KTE = [policy.numpy(rho_B).reshape(-1, *starts_TE.shape) for rho_B in rhos]
         self._starts_TE = starts_TE
 

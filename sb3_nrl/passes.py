@@ -65,9 +65,11 @@ class NoisyPass(NamedTuple):
     :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
         of the nodes
     :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
+    :param costs: What the actor's activity costs, shape (B,); None if nothing
     """
 
     objectives: list[Array]
     received: list[Any]
     potentials: list[Array]
     states: Array | None
+    costs: Array | None = None

@@ -105,9 +105,18 @@ class PerturbablePolicy(BasePolicy):
         """Convert an array of ``xp`` to NumPy."""
         return values if self._in_numpy else values.cpu().numpy()
 
-    def diagnostics(self) -> dict[str, float]:
-        """Numbers of the last pass to log as ``train/<name>``."""
+    def diagnostics(self, n_rows: int) -> dict[str, float]:
+        """
+        Measure the last pass.
+
+        :param n_rows: Number of rows of each copy
+        :return: Numbers to log as ``train/<name>``
+        """
         return {}
+
+    def costs(self) -> Array | None:
+        """What the actor's activity in the last pass costs, shape (B,); None if nothing. Updates lower its mean."""
+        return None
 
     def sample_noise(self, n_rows: int, n_samples: int = 1) -> Array:
         """
@@ -273,6 +282,7 @@ class PerturbablePolicy(BasePolicy):
             [received for passed in passes for received in passed.received],
             [potential for passed in passes for potential in passed.potentials],
             xp.concatenate(after, 1) if after else None,
+            self.costs(),
         )
 
     def outer(self, post_BN: Array, received: list[Any], n_envs: int) -> Array:

@@ -96,11 +96,17 @@ class OuterProducts:
         in row (k · T + t) · E + e
     :param pre: Pre-synaptic activity of each layer, as ``policy.noisy_pass`` gives it
     :param diagnostics: Numbers to log as ``train/<name>``
+    :param costs: The same for what the actor's activity costs, None if nothing
     :raises ValueError: If ``post_BN`` has another number of columns than the policy has nodes
     """
 
     def __init__(
-        self, policy: PerturbablePolicy, post_BN: Array, pre: list[Any], diagnostics: dict[str, float] | None = None
+        self,
+        policy: PerturbablePolicy,
+        post_BN: Array,
+        pre: list[Any],
+        diagnostics: dict[str, float] | None = None,
+        costs: Eligibility | None = None,
     ) -> None:
         self.policy = policy
         self.post_BN = policy.array(post_BN)
@@ -109,6 +115,7 @@ class OuterProducts:
         check("shape of post_BN", shape, len(shape) == 2 and shape[1] == policy.n_nodes, wanted)
         self.pre = pre
         self.diagnostics = diagnostics or {}
+        self.costs = costs
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         post_BN = self.post_BN

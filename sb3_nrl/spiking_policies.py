@@ -3,6 +3,7 @@
 Shapes: B rows of a batch.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
@@ -13,11 +14,15 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import Layer, Lif, SpikeEncoder, SpikeReadOut, StatefulLif
-from sb3_nrl.layers.spiking import Encoding, ReadOut
+from sb3_nrl.layers.spiking import Encoding, ReadOut, mean_of_ticks
 from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
+
+_MAX_SILENT = 20
+"""Number of updates in a row whose noise changes hardly any spike after which there is a warning."""
 
 
 class LifPolicy(RecurrentWeightsPolicy):
@@ -48,6 +53,8 @@ class LifPolicy(RecurrentWeightsPolicy):
     :param holds_noise: Whether noise on nodes is held over the ticks of a step. None: where the input is the same in
         all ticks, so that it is the exact choice; otherwise noise is drawn in each tick
     :param spiking_critic: Whether the critic is spiking, too. Otherwise its hidden layers have ``activation_fn``
+    :param spike_cost: What a spike of each of the actor's neurons in each tick costs: a step that fires at a rate of r
+        costs ``spike_cost`` · r. NRL perturbs this cost as it perturbs log π, and descends it
     :param kwargs: Further arguments of :class:`~sb3_nrl.policies.NoisyPolicy` and, if ``recurrent``, of
         :class:`~sb3_nrl.recurrent_weights.RecurrentWeightsPolicy`
     :raises ValueError: If an argument is out of range
@@ -73,6 +80,7 @@ class LifPolicy(RecurrentWeightsPolicy):
         read_out: ReadOut = "rate",
         holds_noise: bool | None = None,
         spiking_critic: bool = True,
+        spike_cost: float = 0.0,
         **kwargs: Any,
     ) -> None:
         check("ticks", ticks, is_count(ticks), "a whole number of ticks, at least 1")
@@ -99,7 +107,9 @@ class LifPolicy(RecurrentWeightsPolicy):
         self.ticks, self.beta, self.tau, self.dt, self.threshold = ticks, beta, tau, dt, threshold
         self.v_reset, self.refractory, self.tau_synapse, self.recurrent = v_reset, refractory, tau_synapse, recurrent
         self.encoding, self.read_out, self.holds_noise = encoding, read_out, holds_noise
-        self.spiking_critic = spiking_critic
+        self._n_silent = 0
+        self.spiking_critic, self.spike_cost = spiking_critic, spike_cost
+        check("spike_cost", spike_cost, spike_cost == 0 or is_number(spike_cost, 0), "0, or positive and finite")
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         wanted = "a list with at least one hidden layer of the actor, since hidden layers are what spikes"
         check("net_arch", self.net_arch, any(isinstance(layer, Lif) for layer in self.actor.hidden), wanted)
@@ -150,15 +160,37 @@ class LifPolicy(RecurrentWeightsPolicy):
         layers.append(SpikeReadOut(self.read_out, self.ticks, float(layer.beta.mean())))
         return layers
 
-    def diagnostics(self) -> dict[str, float]:
-        trains = [layer.spikes for layer in self.actor.hidden if isinstance(layer, Lif)]
-        rates = [float(spikes.mean()) for train in trains for spikes in train]
-        return {"spike_rate": sum(rates) / max(len(rates), 1)}
+    def spike_rates(self) -> list[Array]:
+        """Spikes per tick in the last pass, of shape (B, H) for each of the actor's layers."""
+        return [mean_of_ticks(layer.spikes) for layer in self.actor.hidden if isinstance(layer, Lif)]
+
+    def costs(self) -> Array | None:
+        if self.spike_cost == 0:
+            return None
+        rates = self.spike_rates()
+        return self.spike_cost / sum(rate.shape[1] for rate in rates) * sum(rate.sum(1) for rate in rates)
+
+    def diagnostics(self, n_rows: int) -> dict[str, float]:
+        rates = self.spike_rates()
+        found = {"spike_rate": sum(float(rate.mean()) for rate in rates) / len(rates)}
+        if len(rates[0]) > n_rows:  # several copies with noise of their own
+            of_copies = [rate.reshape(-1, n_rows, rate.shape[1]) for rate in rates]
+            same = sum((copies[1:] == copies[0]).all(2) * 1.0 for copies in of_copies) == len(rates)
+            found["unchanged_spikes"] = float((same * 1.0).mean())
+            self._n_silent = self._n_silent + 1 if found["unchanged_spikes"] > 0.95 else 0
+            if self._n_silent == _MAX_SILENT:
+                warnings.warn(
+                    f"In {_MAX_SILENT} updates the noise has changed hardly any spike, so that spiking layers learn "
+                    "nothing: noise_std is too small. It should have the size of the distance to the threshold, such "
+                    "as 0.2.",
+                    stacklevel=2,
+                )
+        return found
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = (
             *("ticks", "beta", "tau", "dt", "threshold", "v_reset", "refractory", "tau_synapse", "recurrent"),
-            *("encoding", "read_out", "holds_noise", "spiking_critic"),
+            *("encoding", "read_out", "holds_noise", "spiking_critic", "spike_cost"),
         )
         parameters = {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
         unused = () if self.recurrent else self.recurrent_arguments

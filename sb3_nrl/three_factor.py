@@ -304,7 +304,14 @@ class ThreeFactorAlgorithm(ModelSetup):
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
             update = self.traces.update(eligibility, errors.errors_TE[steps], errors.restarts_TE[steps], self.decay)
             change_W = change_W + update.change_W
-            for name, value in {**policy.diagnostics(), **getattr(eligibility, "diagnostics", {})}.items():
+            if (costs := getattr(eligibility, "costs", None)) is not None:
+                change_W = change_W - costs.weighted_sum(np.ones_like(errors.errors_TE[steps]))
+            elif policy.costs() is not None:
+                raise ValueError(f"spike_cost: must be 0 with {type(self.rule).__name__}, which measures no costs")
+            for name, value in {
+                **policy.diagnostics(len(batch.actions)),
+                **getattr(eligibility, "diagnostics", {}),
+            }.items():
                 self.logger.record_mean(f"train/{name}", value)
             if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
                 states = policy.states_after(batch.observations, states, batch.starts_TE)

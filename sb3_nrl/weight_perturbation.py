@@ -94,7 +94,13 @@ class WeightPerturbation(LearningRule):
             rhos = [part - values.reshape(n_steps, n_envs) for part, values in zip(objectives, clean, strict=True)]
         if noisy.states is not None:
             carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0), arguments)
-        return _WeightNoiseSums(policy, self, noise, rhos, group_starts), carry
+        sums = _WeightNoiseSums(policy, self, noise, rhos, group_starts)
+        if noisy.costs is not None:
+            check("antithetic", self.antithetic, self.antithetic, "True with a spike_cost")
+            of_passes = policy.numpy(noisy.costs).reshape(-1, n_steps, n_envs)
+            of_costs = (of_passes[: self.n_noise_samples] - of_passes[self.n_noise_samples :]) / 2
+            sums.costs = _WeightNoiseSums(policy, self, noise, [of_costs, 0 * of_costs], group_starts)
+        return sums, carry
 
     def _sample(self, policy: PerturbablePolicy, n_groups: int, n_envs: int) -> PolicyWeightNoise:
         """Draw noise for K copies: of rank one for each group and environment, and the full one."""
@@ -155,6 +161,7 @@ class _WeightNoiseSums:
         self.policy, self.noise, self.rhos_KTE, self.group_starts = policy, noise, rhos_KTE, group_starts
         self.scale = 1 / (rule.n_noise_samples * rule.noise.std**2)
         self.diagnostics = {"rho_std": float(rhos_KTE[0].std())}
+        self.costs: Eligibility | None = None
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         policy, noise = self.policy, self.noise

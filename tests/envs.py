@@ -142,6 +142,21 @@ class RecallEnv(gymnasium.Env):
         return observation, reward, done and not self.limit, done and self.limit, {}
 
 
+class RandomEnv(RecallEnv):
+    """Observations at random from any space, and the rewards of a recall task."""
+
+    def __init__(self, space: spaces.Space) -> None:
+        super().__init__(2)
+        self.observation_space = space
+
+    def reset(self, **kwargs: Any) -> Any:
+        super().reset(**kwargs)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), *super().step(action)[1:]
+
+
 class LitHalfEnv(gymnasium.Env):
     """Images of 36 × 36, each an episode. The reward is 1 for the number of the half that is lit, left or right."""
 

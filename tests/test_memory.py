@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES, RnnPolicy
 from tests.conftest import make_model, weights
-from tests.envs import RecallEnv, ScriptedEnv
+from tests.envs import RandomEnv, RecallEnv, ScriptedEnv
 from tests.policies import ACTION_SPACES, VECTOR, batch, make_policy, record_updates, tensors
 
 each_cell = pytest.mark.parametrize("policy", ["MlpRnnPolicy", "MlpCtrnnPolicy", "MlpGruPolicy"])
@@ -223,21 +223,6 @@ def test_every_policy_is_trained_saved_and_loaded(algorithm: Any, name: str, tmp
     states = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
     for one, other in zip(*(each.predict(obs, states, deterministic=True) for each in (model, loaded)), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-class RandomEnv(RecallEnv):
-    """Observations at random from any space, and the rewards of a recall task."""
-
-    def __init__(self, space: spaces.Space) -> None:
-        super().__init__(2)
-        self.observation_space = space
-
-    def reset(self, **kwargs: Any) -> Any:
-        super().reset(**kwargs)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        return self.observation_space.sample(), *super().step(action)[1:]
 
 
 def test_other_processes_give_the_same_training() -> None:

@@ -107,6 +107,8 @@ class Lif(CompoundLayer):
     @property
     def holds_noise(self) -> bool:
         """Whether noise of nodes is held over the ticks of a step."""
+        if self.perturbs == "weight":
+            return True
         return self._is_constant if self._wants_held is None or self.perturbs == "any" else self._wants_held
 
     @property
@@ -195,7 +197,7 @@ class Lif(CompoundLayer):
             return self.spikes, None, [], after
         currents = [drive.base.reshape(-1, shape[1]) for drive in drives]
         all_received = [x, [in_rows(of_steps) for of_steps in before]] if self.recurrent else [x]
-        return self.spikes, all_received, [_mean(currents)] if self.holds_noise else currents, after
+        return self.spikes, all_received, [mean_of_ticks(currents)] if self.holds_noise else currents, after
 
     def _frames(self, x: Any, noise: LayerNoise) -> list[tuple[Array, LayerNoise]]:
         """What the synapses receive, and their noise: in each tick, or once if both are the same in all ticks."""
@@ -238,7 +240,7 @@ class Lif(CompoundLayer):
         if self.n_nodes == 0:
             return []
         if self.n_nodes == self.n_neurons:
-            pre = [_mean(part) if isinstance(part, list) else part for part in received]
+            pre = [mean_of_ticks(part) if isinstance(part, list) else part for part in received]
             return self.synapses.outer(xp, post_BN, pre, n_envs)
         posts = list(post_BN.reshape(-1, self.ticks, self.n_neurons).swapaxes(0, 1))
         if self._is_constant:
@@ -275,7 +277,7 @@ class StatefulLif(Lif, RecurrentLayer):
         return self._simulate(xp, parameters, x, noise, states_RS, starts_TE)
 
 
-def _mean(train: list[Array]) -> Array:
+def mean_of_ticks(train: list[Array]) -> Array:
     """The mean over the ticks. In this order it is several times quicker than a reduction of one array."""
     total = train[0] + 0
     for of_tick in train[1:]:
@@ -329,7 +331,7 @@ class SpikeReadOut(Layer):
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
         if self.read_out == "rate":
-            return _mean(x), None, []
+            return mean_of_ticks(x), None, []
         if self.read_out == "membrane":
             v = (1 - self.beta) * x[0]
             for spikes in x[1:]:
@@ -338,4 +340,4 @@ class SpikeReadOut(Layer):
         has_fired = [x[0]]
         for spikes in x[1:]:
             has_fired.append(xp.maximum(has_fired[-1], spikes))
-        return _mean(has_fired), None, []
+        return mean_of_ticks(has_fired), None, []
