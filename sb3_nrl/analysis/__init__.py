@@ -13,13 +13,17 @@ from sb3_nrl.analysis.linear import PrincipalComponents, pca, recurrent_weights,
 from sb3_nrl.analysis.plots import plot_activity, plot_recurrent_weights, plot_trajectories, plot_units
 from sb3_nrl.analysis.recorder import record
 from sb3_nrl.analysis.recording import Recording, condition_means, trial_labels
+from sb3_nrl.analysis.spiking import Energy, energy, plot_raster
 
 __all__ = [
+    "Energy",
     "PrincipalComponents",
     "Recording",
     "condition_means",
+    "energy",
     "pca",
     "plot_activity",
+    "plot_raster",
     "plot_recurrent_weights",
     "plot_trajectories",
     "plot_units",

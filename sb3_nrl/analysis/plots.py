@@ -45,7 +45,7 @@ def plot_activity(recording: Recording, by: By, network: str = "actor", layer: i
     scale, unit = _time(recording)
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure = _figure(2 + 3 * columns, 1.2 + 3 * rows)
+    figure = figure_of(2 + 3 * columns, 1.2 + 3 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     edges = (np.arange(means_CLH.shape[1] + 1) - 0.5) * scale
     labels = trial_labels(recording, by)
@@ -97,7 +97,7 @@ def plot_units(
     scale, unit_of_time = _time(recording)
     columns = min(len(drawn), 3)
     rows = -(-len(drawn) // columns)
-    figure = _figure(1 + 3.4 * columns, 1.4 + 2.2 * rows)
+    figure = figure_of(1 + 3.4 * columns, 1.4 + 2.2 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     times = np.arange(means_CLH.shape[1]) * scale
     colours = _colours(len(names))
@@ -145,7 +145,7 @@ def plot_trajectories(recording: Recording, by: By, network: str = "actor", laye
     components = pca(means_TH, n_components)
     paths_CLP = components.project(means_CLH)
     pairs = [(0, 1), (0, 2)][: n_components - 1]
-    figure = _figure(1 + 4.5 * len(pairs), 5.6)
+    figure = figure_of(1 + 4.5 * len(pairs), 5.6)
     starts = _mean_starts(recording) or {"start of the trial": 0.0}
     for ax, (x, y) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
         for name, path_LP, colour in zip(names, paths_CLP, _colours(len(names)), strict=True):
@@ -181,7 +181,7 @@ def plot_recurrent_weights(model: ThreeFactorAlgorithm, network: str = "actor", 
     :raises ValueError: If there is no such layer, or it is not recurrent
     """
     matrices = recurrent_weights(model, network, layer)
-    figure = _figure(9.5, 1 + 3.8 * len(matrices))
+    figure = figure_of(9.5, 1 + 3.8 * len(matrices))
     rows = figure.subplots(len(matrices), 2, squeeze=False)
     angles = np.linspace(0, 2 * np.pi, 200)
     for (left, right), (name, weight_HH) in zip(rows, matrices.items(), strict=True):
@@ -202,7 +202,7 @@ def plot_recurrent_weights(model: ThreeFactorAlgorithm, network: str = "actor", 
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
+def figure_of(width: float, height: float) -> "Figure":
     """An empty figure, in inches, that pyplot does not know of."""
     try:
         from matplotlib.figure import Figure

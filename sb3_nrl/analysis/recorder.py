@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_nrl.analysis.recording import Recording
 from sb3_nrl.arrays import Observations
 from sb3_nrl.checks import check, is_count
-from sb3_nrl.layers import RecurrentLayer
+from sb3_nrl.layers import Lif, RecurrentLayer, SpikeEncoder, SpikeReadOut
+from sb3_nrl.layers.spiking import mean_of_ticks
 from sb3_nrl.network import Network
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
@@ -77,14 +78,14 @@ def record(
         while len(trials) < n_trials:
             seen = obs if models_scaling is None else models_scaling.normalize_obs(obs)
             actions, state = model.predict(seen, state, starts, deterministic)
-            activity = reader.read(seen, starts)
+            activity = [*reader.read(seen, starts), *reader.trains()]
             obs, rewards, dones, infos = venv.step(actions)
             rewards = rewards if scaling is None else scaling.get_original_reward()
             for place, steps in enumerate(running):
                 if n_ended[place] == targets[place]:
                     continue
                 row = {key: part[place] for key, part in seen.items()} if isinstance(seen, dict) else seen[place]
-                of_layers = [[layer[place] for layer in network] for network in activity]
+                of_layers = [[layer[place] for layer in kind] for kind in activity]
                 steps.append(_Step(row, actions[place], float(rewards[place]), *of_layers))
                 if dones[place] or infos[place].get("new_trial", False):
                     trials.append(_Trial(place, steps, infos[place]))
@@ -102,7 +103,9 @@ class _Step:
     action: np.ndarray
     reward: float
     actor: list[np.ndarray]
-    critic: list[np.ndarray] = dataclasses.field(default_factory=list)
+    critic: list[np.ndarray]
+    spikes: list[np.ndarray]
+    potentials: list[np.ndarray]
 
 
 @dataclasses.dataclass
@@ -119,20 +122,30 @@ class _ActivityReader:
 
     def __init__(self, model: ThreeFactorAlgorithm, n_envs: int) -> None:
         self.policy = model.policy
+        self.spiking = [layer for layer in self.policy.actor.hidden if isinstance(layer, Lif)]
         self.states = [
             th.zeros(n_envs, network.n_states, device=self.policy.device) for network in self.policy.networks
         ]
 
     @th.no_grad()
     def read(self, observations: Any, starts_E: np.ndarray) -> list[list[np.ndarray]]:
-        """Activity of the hidden layers of actor and critic at the next step, shape (E, H) each."""
+        """Activity of the hidden layers of actor and critic (if any) at the next step, shape (E, H) each."""
         obs, _ = self.policy.obs_to_tensor(observations)
         starts_TE = th.as_tensor(starts_E, device=self.policy.device)[None]
-        activity = []
+        activity: list[list[np.ndarray]] = [[], []]
+        for layer in self.spiking:
+            layer.keeps_potentials = True
         for place, network in enumerate(self.policy.networks):
             outputs, self.states[place] = _hidden_activity(network, obs, self.states[place], starts_TE)
-            activity.append([output.cpu().numpy() for output in outputs])
+            activity[place] = [output.cpu().numpy() for output in outputs]
+        for layer in self.spiking:
+            layer.keeps_potentials = False
         return activity
+
+    def trains(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Spikes and potentials of the actor's spiking layers in the step that was read, shape (E, M, H) each."""
+        spikes = [th.stack(layer.spikes, 1).cpu().numpy() for layer in self.spiking]
+        return spikes, [th.stack(layer.potentials, 1).cpu().numpy() for layer in self.spiking]
 
 
 def _hidden_activity(
@@ -148,7 +161,8 @@ def _hidden_activity(
             after.append(new)
         else:
             x = layer.step(th, parameters, x)[0]
-        outputs.append(x)
+        if not isinstance(layer, SpikeEncoder | SpikeReadOut):
+            outputs.append(mean_of_ticks(x) if isinstance(layer, Lif) else x)
     return outputs[1:], th.cat(after, 1)
 
 
@@ -181,6 +195,8 @@ def _assemble(trials: list[_Trial]) -> Recording:
         environment=np.array([trial.environment for trial in trials]),
         periods=_columns(starts),
         dt=None if dt is None else float(dt),
+        spikes=[np.stack(values) for values in zip(*(step.spikes for step in steps), strict=True)],
+        potentials=[np.stack(values) for values in zip(*(step.potentials for step in steps), strict=True)],
     )
 
 

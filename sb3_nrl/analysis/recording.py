@@ -30,7 +30,7 @@ class Recording:
     :param trial: Number of the trial of each step, from 0, shape (T,)
     :param step: Number of each step in its trial, from 0, shape (T,)
     :param actor: Activity of each hidden layer of the actor, shape (T, H) each. It is the layer's output at the step of
-        the action: tanh(u) of leaky units, h of a GRU
+        the action: tanh(u) of leaky units, h of a GRU, spikes per tick of spiking neurons
     :param critic: The same for the critic; empty without one
     :param conditions: Conditions of each trial by name, as NeuroGym's ``info["trial"]`` tells them, shape (N,) each.
         Where a trial has none, numbers are NaN and others None
@@ -40,6 +40,9 @@ class Recording:
     :param periods: Step at which each period of a NeuroGym task starts, by name, shape (N,) each; NaN where a trial has
         no such period
     :param dt: Duration of a step in ms for NeuroGym's tasks, else None
+    :param spikes: Spikes of each spiking layer of the actor in the M ticks of each step, shape (T, M, H) each. In
+        ``actor``, activity is then their mean over the ticks
+    :param potentials: Membrane potentials of the same neurons after each tick
     """
 
     observations: np.ndarray | dict[str, np.ndarray]
@@ -54,6 +57,8 @@ class Recording:
     environment: np.ndarray
     periods: dict[str, np.ndarray]
     dt: float | None
+    spikes: list[np.ndarray] = dataclasses.field(default_factory=list)
+    potentials: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     @property
     def n_trials(self) -> int:

@@ -103,6 +103,10 @@ class Lif(CompoundLayer):
         self._constants: dict[Any, list[Array]] = {}
         self.spikes: list[Array] = []
         """Spike train of the last pass."""
+        self.keeps_potentials = False
+        """Whether ``potentials`` are kept."""
+        self.potentials: list[Array] = []
+        """Potentials v after each tick of the last pass, shape (B, H) each."""
 
     @property
     def holds_noise(self) -> bool:
@@ -172,6 +176,7 @@ class Lif(CompoundLayer):
         is_export = xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())  # which would keep one branch
         before: list[list[Array]] = [[] for _ in range(self.ticks)]
         spikes: list[list[Array]] = [[] for _ in range(self.ticks)]
+        potentials: list[list[Array]] = [[] for _ in range(self.ticks)]
         for t in range(n_steps):
             if states_RS is not None and (is_export or starts_TE[t].any()):
                 keep_E = as_float(xp, ~starts_TE[t])
@@ -184,6 +189,7 @@ class Lif(CompoundLayer):
                 if self.recurrent:
                     state.append(spiked)
                 spikes[m].append(spiked)
+                potentials[m].append(state[0])
 
         def in_rows(of_steps: list[Array]) -> Array:
             """Arrays of R rows, one for each step, as one array of B rows."""
@@ -192,6 +198,7 @@ class Lif(CompoundLayer):
             return xp.stack([part.reshape(n_copies, n_envs, -1) for part in of_steps], 1).reshape(-1, shape[1])
 
         self.spikes = [in_rows(of_steps) for of_steps in spikes]
+        self.potentials = [in_rows(of_steps) for of_steps in potentials] if self.keeps_potentials else []
         after = xp.concatenate(state, 1) if states_RS is not None else None
         if noise is None or isinstance(noise, RankOne):
             return self.spikes, None, [], after
@@ -253,7 +260,7 @@ class Lif(CompoundLayer):
         super()._load_from_state_dict(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "spikes": [], "_constants": {}}
+        return {**super().__getstate__(), "spikes": [], "potentials": [], "_constants": {}}
 
 
 class StatefulLif(Lif, RecurrentLayer):

@@ -1,0 +1,155 @@
+"""What a decision of spiking neurons costs, and pictures of their spikes.
+
+Shapes: M ticks of a step, H neurons of a layer, T steps of a trial.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_nrl.analysis.plots import figure_of
+from sb3_nrl.analysis.recorder import record
+from sb3_nrl.analysis.recording import Recording
+from sb3_nrl.checks import check, is_count, is_number
+from sb3_nrl.layers import GaussianHead, Lif, SpikeEncoder
+from sb3_nrl.layers.spiking import mean_of_ticks
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Energy(NamedTuple):
+    """
+    Cost of a decision of the actor, from the hidden layers on, averaged over the steps of some episodes.
+
+    :param spikes: Spikes of all hidden neurons
+    :param synaptic_operations: Additions of a weight, one for each spike and each synapse that it reaches
+    :param multiply_accumulates: Products with a number that is no spike: of a constant input, once per step
+    :param membrane_updates: Leaks of a membrane, one for each neuron and tick
+    :param joules: Energy of synaptic operations and membrane updates (additions) and multiply-accumulates
+    :param rate_multiply_accumulates: Multiply-accumulates of the same network of rate units
+    :param rate_joules: Their energy
+    :param mean_return: Mean return of the episodes
+    """
+
+    spikes: float
+    synaptic_operations: float
+    multiply_accumulates: float
+    membrane_updates: float
+    joules: float
+    rate_multiply_accumulates: float
+    rate_joules: float
+    mean_return: float
+
+
+def energy(
+    model: ThreeFactorAlgorithm,
+    env: gymnasium.Env | VecEnv,
+    n_episodes: int = 10,
+    joules_per_addition: float = 0.9e-12,
+    joules_per_multiply_accumulate: float = 4.6e-12,
+    seed: int | None = None,
+) -> Energy:
+    """
+    Count what decisions of a spiking actor cost, beside the same network of rate units.
+
+    The default energies are those of 32-bit floating-point arithmetic in 45 nm (Horowitz 2014, ISSCC): 0.9 pJ for an
+    addition, 4.6 pJ for a multiplication and an addition. Memory is not counted, and chips have figures of their own.
+
+    :param model: A model with a spiking policy
+    :param env: Environment, or several
+    :param n_episodes: Number of episodes, with the likeliest actions
+    :param joules_per_addition: Energy of a synaptic operation, and of a membrane's update
+    :param joules_per_multiply_accumulate: Energy of a multiply-accumulate
+    :param seed: Seed of the environments
+    :return: The cost of a decision
+    :raises ValueError: If the policy is not spiking, or an argument is out of range
+    """
+    layers = [layer for layer in model.policy.actor.hidden if isinstance(layer, Lif)]
+    check("model.policy", type(model.policy).__name__, bool(layers), 'spiking, such as "MlpLifPolicy"')
+    check("n_episodes", n_episodes, is_count(n_episodes), "a positive number of episodes")
+    for name, value in (
+        ("joules_per_addition", joules_per_addition),
+        ("joules_per_multiply_accumulate", joules_per_multiply_accumulate),
+    ):
+        check(name, value, is_number(value, 0), "positive and finite")
+    recording = record(model, env, n_episodes, deterministic=True, seed=seed)
+    ticks, first = layers[0].ticks, layers[0].synapses
+    head: Any = model.policy.actor.head
+    widths = [layer.n_neurons for layer in layers]
+    fan_outs = [*widths[1:], (head.mean if isinstance(head, GaussianHead) else head).out_features]
+    within = [layer.n_neurons if layer.recurrent else 0 for layer in layers]
+    spikes = [float(train.sum((1, 2)).mean()) for train in recording.spikes]
+    synaptic = sum(n * (out + own) for n, out, own in zip(spikes, fan_outs, within, strict=True))
+    encoder = model.policy.actor.hidden[0]
+    n_inputs, products = first.n_inputs, float(first.n_inputs * first.n_hidden)
+    if isinstance(encoder, SpikeEncoder):
+        features = model.policy.actor.features.step(np, (), recording.observations)[0]
+        train = encoder.step(np, (), features)[0]
+        synaptic += float(mean_of_ticks(train).sum(1).mean()) * ticks * first.n_hidden
+        n_inputs, products = n_inputs // 2, 0.0
+    updates = float(sum(widths) * ticks)
+    of_rates = n_inputs * widths[0]
+    of_rates += sum(width * (out + own) for width, out, own in zip(widths, fan_outs, within, strict=True))
+    returns = np.bincount(recording.trial, recording.rewards, recording.n_trials)
+    return Energy(
+        spikes=sum(spikes),
+        synaptic_operations=synaptic,
+        multiply_accumulates=products,
+        membrane_updates=updates,
+        joules=(synaptic + updates) * joules_per_addition + products * joules_per_multiply_accumulate,
+        rate_multiply_accumulates=float(of_rates),
+        rate_joules=of_rates * joules_per_multiply_accumulate,
+        mean_return=float(returns.mean()),
+    )
+
+
+def plot_raster(recording: Recording, trial: int = 0, layer: int = 0, n_potentials: int = 3) -> "Figure":
+    """
+    Spikes of all neurons of a layer in one trial, the potentials of the neurons with the most spikes, the actions and
+    the rewards. Neurons are sorted by their number of spikes.
+
+    :param recording: A recording of a spiking policy
+    :param trial: Number of the trial
+    :param layer: Which spiking layer, from 0
+    :param n_potentials: Number of neurons whose potential is drawn
+    :return: The figure
+    :raises ImportError: If Matplotlib is not installed
+    :raises ValueError: If there is no such trial or layer
+    """
+    n_layers = len(recording.spikes)
+    wanted = f"one of {n_layers} spiking layers, from 0" if n_layers else "of a spiking policy, such as MlpLifPolicy"
+    check("layer", layer, is_count(layer, 0) and layer < n_layers, wanted)
+    valid = is_count(trial, 0) and trial < recording.n_trials
+    check("trial", trial, valid, f"one of {recording.n_trials} trials, from 0")
+    rows = recording.trial == trial
+    trains_TMH, potentials_TMH = recording.spikes[layer][rows], recording.potentials[layer][rows]
+    n_steps, n_ticks, n_neurons = trains_TMH.shape
+    check("n_potentials", n_potentials, is_count(n_potentials) and n_potentials <= n_neurons, f"at most {n_neurons}")
+    times = np.arange(n_steps * n_ticks) / n_ticks
+    order = np.argsort(-trains_TMH.sum((0, 1)), kind="stable")
+    spikes = trains_TMH.reshape(-1, n_neurons)[:, order]
+    figure = figure_of(9, 4.5 + 0.8 * n_potentials)
+    heights = [4, *[0.8] * n_potentials, 1, 1]
+    raster, *traces, actions, rewards = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    ticks, neurons = np.nonzero(spikes)
+    raster.plot(times[ticks], neurons, "|", color="black", markersize=2.5)
+    raster.set(ylabel="neuron (sorted)", ylim=(n_neurons, -1))
+    raster.set_title(f"{spikes.mean():.1%} of all neurons and ticks have a spike", fontsize="medium")
+    for ax, neuron in zip(traces, order, strict=False):
+        ax.plot(times, potentials_TMH[..., neuron].ravel(), color="tab:blue", linewidth=0.8)
+        fired = times[trains_TMH[..., neuron].ravel() > 0]
+        ax.plot(fired, np.full(len(fired), potentials_TMH[..., neuron].max()), "|", color="black", markersize=5)
+        ax.set_ylabel(f"v of {neuron}", fontsize="small")
+    steps = np.arange(n_steps)
+    actions.step(steps, recording.actions[rows].reshape(n_steps, -1), where="post", linewidth=0.9)
+    actions.set_ylabel("action")
+    rewards.step(steps, recording.rewards[rows], where="post", color="tab:green", linewidth=0.9)
+    rewards.set(ylabel="reward", xlabel="step")
+    for ax in (raster, *traces, actions, rewards):
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Spikes of layer {layer} in trial {trial}: {n_steps} steps of {n_ticks} ticks")
+    return figure
