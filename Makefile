@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test reproduce learning-bench ablation memory memory-needed bench results check lint type format clean
+.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking bench results check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ memory: .venv/.installed  ## train recurrent networks on tasks that need memory 
 memory-needed: .venv/.installed  ## measure which NeuroGym tasks need memory: runs/memory_needed (ARGS=)
 	$(bin)/python -m experiments.memory_needed $(ARGS)
 
+spiking: .venv/.installed  ## train spiking networks (hours): runs/spiking (ARGS=)
+	$(bin)/python -m experiments.spiking $(ARGS)
+
 bench: .venv/.installed  ## measure steps per second: runs/throughput (ARGS="--against PATH")
 	$(bin)/python -m experiments.throughput $(ARGS)
 
@@ -44,6 +47,7 @@ results: .venv/.installed  ## make all tables and figures again from the committ
 	$(bin)/python -m experiments.neurogym_tasks --report --out results/neurogym
 	$(bin)/python -m experiments.memory --report --out results/memory
 	$(bin)/python -m experiments.memory_needed --report --out results/memory_needed
+	$(bin)/python -m experiments.spiking --report --out results/spiking
 	$(bin)/python -m experiments.throughput --report --out results/throughput
 
 check: lint type  ## all static checks

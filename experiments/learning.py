@@ -32,7 +32,9 @@ from matplotlib.ticker import EngFormatter
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 
+import sb3_nrl.analysis
 import sb3_nrl.zoo
 from experiments import tables
 from experiments.execution import command_line, results_of
@@ -49,7 +51,16 @@ STYLES = {
 }
 """Name, colour and line of each algorithm."""
 DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks on which NRL is also trained with its defaults
-BEYOND_BAR = ("nrl", "rmhl")  # algorithms that do not stop at the bar
+BEYOND_BAR = ("nrl", "rmhl", "spiking")  # algorithms that do not stop at the bar
+COMMANDS = {"defaults": "nrl", "spiking": "nrl", "surrogate": "bptt", "snntorch": "ppo"}
+"""What the command trains, for names that are no algorithm."""
+FILES = {
+    "defaults": "experiments/defaults.yml",
+    "spiking": "zoo_configs/spiking.yml",
+    "surrogate": "experiments/surrogate.yml",
+    "snntorch": "experiments/snntorch.yml",
+}
+"""Hyper-parameters of these."""
 
 
 class Goal(NamedTuple):
@@ -90,11 +101,11 @@ class StopAtBar(BaseCallback):
 @functools.cache
 def config(task: str, algorithm: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """The file with the hyper-parameters of an algorithm, and the hyper-parameters."""
-    file = ROOT / "zoo_configs" / f"{algorithm}.yml"
+    file = ROOT / FILES.get(algorithm, f"zoo_configs/{algorithm}.yml")
     if algorithm in ("a2c", "ppo"):
         file = pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
-    if algorithm == "defaults" or (algorithm in ("a2c", "ppo") and task == PERCEPTUAL):  # the RL Zoo has no config
-        file = ROOT / "experiments" / "defaults.yml"
+        if task == PERCEPTUAL:  # the RL Zoo has no config
+            file = ROOT / FILES["defaults"]
     configs = yaml.safe_load(file.read_text())
     return file, configs.get(task, configs.get("default"))
 
@@ -124,17 +135,22 @@ def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), 
 def train(settings: dict[str, Any]) -> Columns:
     """Train with the command, evaluate, and return the learning curve and the numbers of :func:`judge`."""
     task, algorithm, seed = settings["env"], settings["algorithm"], settings["seed"]
-    algo = "nrl" if algorithm == "defaults" else algorithm
+    algo = COMMANDS.get(algorithm, algorithm)
     stop = [f"callback:{{'experiments.learning.StopAtBar': {{'bar': {settings['bar']}}}}}"] * settings["stop"]
     changes = [*settings["changes"], *stop]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
         command += ["--conf-file", str(config(task, algorithm)[0]), "-f", folder, "--eval-freq", "-1"]
         command += ["--verbose", "0", *(["--hyperparams", *changes] if changes else [])]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
+        _, status, usage = os.wait4(child.pid, 0)
+        if status != 0:
+            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
         (run,) = (pathlib.Path(folder) / algo).glob("*_1")
         curve = learning_curve(run)
-        numbers = judge(curve, settings["bar"])
+        numbers = judge(curve, settings["bar"]) | {"peak_mib": usage.ru_maxrss / 1024}
+        if settings.get("is_spiking"):
+            numbers |= cost(run, task, algo)
         if settings["n_eval_episodes"]:
             numbers["evaluation"] = evaluate(run, task, algo, seed, settings["n_eval_episodes"])
     kept = np.unique(np.linspace(0, len(curve["steps"]) - 1, N_ROWS).round().astype(int))
@@ -175,16 +191,35 @@ def judge(curve: Columns, bar: float) -> dict[str, float]:
     return dict(zip(names, (*at_bar, means[-1], steps[-1], seconds[-1] / steps[-1]), strict=True))
 
 
+def cost(folder: pathlib.Path, task: str, algorithm: str) -> dict[str, float]:
+    """What a decision of a trained spiking policy costs."""
+    model, env = load(folder, task, algorithm, seed=20_000)
+    if isinstance(model, sb3_nrl.ThreeFactorAlgorithm):
+        return sb3_nrl.analysis.energy(model, env, n_episodes=20)._asdict()
+    extractor, spikes = model.policy.pi_features_extractor, []
+
+    def count(*_: Any) -> None:
+        spikes.append(extractor.ticks * float(extractor.rates.sum()))
+
+    evaluate_policy(model, env, 20, callback=count)
+    return {"spikes": float(np.mean(spikes))}
+
+
 def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episodes: int) -> float:
     """The mean return of the trained policy with its most likely actions."""
+    model, env = load(folder, task, algorithm, 10_000 + seed)
+    return float(np.mean(evaluate_policy(model, env, n_episodes)[0]))
+
+
+def load(folder: pathlib.Path, task: str, algorithm: str, seed: int) -> tuple[Any, VecEnv]:
+    """A trained model, and environments to evaluate it in."""
     sb3_nrl.zoo.register()
     if task.startswith("neurogym/"):
         importlib.import_module("sb3_nrl.envs")
     path = folder / task.replace("/", "-")
     hyperparams, statistics = get_saved_hyperparams(str(path), test_mode=True)
-    env = create_test_env(task, stats_path=statistics, seed=10_000 + seed, should_render=False, hyperparams=hyperparams)
-    model = rl_zoo3.ALGOS[algorithm].load(path.with_suffix(path.suffix + ".zip"), device="cpu")
-    return float(np.mean(evaluate_policy(model, env, n_episodes)[0]))
+    env = create_test_env(task, stats_path=statistics, seed=seed, should_render=False, hyperparams=hyperparams)
+    return rl_zoo3.ALGOS[algorithm].load(path.with_suffix(path.suffix + ".zip"), device="cpu"), env
 
 
 def tabulate(results: Results) -> str:

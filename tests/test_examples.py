@@ -70,6 +70,12 @@ CASES = [
         [],
     ),
     (
+        "spiking.py",
+        ["--timesteps", "2000"],
+        r"(?s)mean return of 20 episodes: \d+ ± \d+.*a decision takes \d+ spikes.* 384 multiply-accumulates",
+        ["runs/spiking/raster.png", "runs/spiking/policy.nir"],
+    ),
+    (
         "tensorboard_and_resume.py",
         ["--timesteps", "2000"],
         r"2000 steps so far",

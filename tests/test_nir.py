@@ -79,7 +79,9 @@ class Interpreter:
 
 def make_lif_model(kwargs: dict[str, Any], policy: str = "MlpLifPolicy") -> Any:
     """A policy whose actions depend on the observation, though it is not trained."""
-    model = make_model(env="CartPole-v1", policy=policy, seed=3, policy_kwargs={"net_arch": [16], "head_gain": 1.0, **kwargs})
+    model = make_model(
+        env="CartPole-v1", policy=policy, seed=3, policy_kwargs={"net_arch": [16], "head_gain": 1.0, **kwargs}
+    )
     for layer in model.policy.actor.hidden:
         if isinstance(layer, Lif):
             layer.synapses.weight.data *= 8

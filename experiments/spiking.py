@@ -1,0 +1,141 @@
+"""
+Spiking networks, trained by NRL with hard thresholds, beside rate units and surrogate gradients: steps and spikes.
+
+The first table has the tasks of ``learning.py`` with ``zoo_configs/spiking.yml``; the rate networks' steps are those of
+``learning.py``. The second compares NRL with exact gradients through a surrogate: BPTT on the same network, and PPO on
+a hidden layer of snnTorch's neurons. It has the peak memory of the whole process, of which the libraries are most.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import tables
+from experiments.execution import command_line, results_of
+from experiments.learning import GOALS, STYLES, middle, training
+from experiments.runs import ROOT, Columns, Results, Run, Store
+
+BUDGET = {"CartPole-v1": "90 k (200 k)", "Acrobot-v1": "30 k"}
+"""Goals for the median (all) of the seeds; elsewhere 1.5 times the rate network's median in 8 of 10 seeds."""
+COMPARED = {
+    "spiking": "NRL, no surrogate",
+    "surrogate": "BPTT, surrogate gradient",
+    "snntorch": "PPO on snnTorch's neurons, surrogate gradient",
+}
+COMPARED_TASKS = ("CartPole-v1", "Acrobot-v1")
+
+
+def plan(seeds: Sequence[int]) -> list[Run]:
+    """NRL on all tasks, and the surrogate gradients on two from the first three seeds."""
+    runs = [_run(task, "spiking", seed) for task in GOALS for seed in seeds]
+    others = [name for name in COMPARED if name != "spiking"]
+    return runs + [_run(task, name, seed) for name in others for task in COMPARED_TASKS for seed in seeds if seed < 3]
+
+
+def _run(task: str, name: str, seed: int) -> Run:
+    run = training(task, name, seed, is_spiking=True)
+    return replace(run, expected_seconds=run.settings["config"]["n_timesteps"] / 1_500)
+
+
+def tabulate(results: Results) -> str:
+    """Both tables, in Markdown."""
+    rate_runs = [training(task, "nrl", seed) for task in GOALS for seed in range(10)]
+    rate: dict[str, list[Columns]] = {}
+    for run, result in Store(ROOT / "results" / "learning").read_all(rate_runs).items():
+        rate.setdefault(run.of[0], []).append(result.columns)
+    found: dict[tuple[str, str], list[Columns]] = {}
+    for run, result in sorted(results.items(), key=lambda item: item[0].seed):
+        found.setdefault(run.of, []).append(result.columns)
+    rows = []
+    for task in GOALS:
+        if runs := found.get((task, "spiking"), []):
+            steps = [run["passed_steps"].item() for run in runs]
+            of_rate = float(np.median([run["passed_steps"].item() for run in rate[task]]))
+            n_within = sum(step <= 1.5 * of_rate for step in steps)
+            lowest = [run["lowest"].item() for run in runs if not np.isnan(run["lowest"])]
+            rows.append(
+                [
+                    task,
+                    f"{GOALS[task].bar:.3g}",
+                    f"{len(lowest)} of {len(runs)}",
+                    f"{middle(steps)} ({middle(steps, max)})",
+                    BUDGET.get(task, f"{1.5 * of_rate:,.0f}: {n_within} of {len(runs)} within"),
+                    f"{of_rate:,.0f}",
+                    f"{min(lowest):.3g}" if lowest else "–",
+                    f"{np.mean([run['evaluation'] for run in runs]):.3g}",
+                    *_costs(runs),
+                ]
+            )
+    header = ("", "bar", "passed", "steps: median (most)", "goal", "rate network", "lowest mean after", "evaluation")
+    first = tables.markdown((*header, "spikes", "synaptic operations / MACs of rates"), rows)
+    rows = []
+    for task in COMPARED_TASKS:
+        for name, label in COMPARED.items():
+            if runs := found.get((task, name), [])[:3]:
+                columns = [
+                    [run[key].item() for run in runs] for key in ("passed_steps", "passed_seconds", "seconds_per_step")
+                ]
+                rows.append(
+                    [
+                        task if name == "spiking" else "",
+                        label,
+                        middle(columns[0]),
+                        middle(columns[1]),
+                        f"{1e6 * np.median(columns[2]):.0f}",
+                        f"{np.median([run['peak_mib'] for run in runs]):.0f}",
+                        f"{np.median([run['spikes'] for run in runs]):.0f}",
+                    ]
+                )
+    columns_of = ("", "", "steps until the bar", "seconds until the bar", "µs per step", "peak memory, MiB", "spikes")
+    return f"{first}\n\n{tables.markdown(columns_of, rows)}"
+
+
+def _costs(runs: Sequence[Columns]) -> tuple[str, str]:
+    ratios = [run["synaptic_operations"] / run["rate_multiply_accumulates"] for run in runs]
+    return f"{np.median([run['spikes'] for run in runs]):.0f}", f"{np.median(ratios):.0%}"
+
+
+def draw(results: Results) -> Figure:
+    """Learning curves beside those of rate networks: median of the seeds and their range."""
+    tasks = [task for task in GOALS if any(run.of == (task, "spiking") for run in results)]
+    figure = Figure(figsize=(10, 2.6 * -(-len(tasks) // 3)), layout="constrained")
+    panels = figure.subplots(-(-len(tasks) // 3), 3, squeeze=False).flat
+    rate_runs = [training(task, "nrl", seed) for task in tasks for seed in range(10)]
+    both = {**Store(ROOT / "results" / "learning").read_all(rate_runs), **results}
+    kinds = (("nrl", "rate units", tables.GREY), ("spiking", "spiking neurons", tables.BLUE))
+    for task, axes in zip(tasks, panels, strict=False):
+        for name, label, color in kinds:
+            curves = [result.columns for run, result in both.items() if run.of == (task, name)]
+            grid = np.linspace(0, min(curve["steps"][-1] for curve in curves), 200)
+            means = np.array([np.interp(grid, curve["steps"], curve["return"], left=np.nan) for curve in curves])
+            begun = ~np.isnan(means).any(axis=0)
+            low, center, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
+            axes.plot(grid[begun], center, STYLES["nrl"][2], color=color, label=label)
+            axes.fill_between(grid[begun], low, high, color=color, alpha=0.2, linewidth=0)
+        axes.axhline(GOALS[task].bar, color="0.6", linewidth=0.8, zorder=0)
+        axes.set(title=task.split("/")[-1], xlabel="steps")
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 3))
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(panels):
+        axes.set_visible(False)
+    figure.axes[0].legend(frameon=False, loc="lower right")
+    figure.supylabel("mean return of 100 episodes")
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, then report everything."""
+    parser = command_line(__doc__ or "", "spiking", range(10), workers=1)
+    chosen = parser.parse_args(arguments)
+    results, status = results_of(parser, chosen, plan)
+    tables.save(draw(results), chosen.out.with_suffix(".png"))
+    tables.publish(tabulate(results), chosen.out, "spiking", ROOT / "docs" / "spikes.md")
+    return status
+
+
+if __name__ == "__main__":  # the module by its name, under which Ray's workers find it
+    sys.exit(importlib.import_module("experiments.spiking").main())

@@ -1,0 +1,95 @@
+"""Energy of decisions and pictures of spikes, against counts by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_nrl.analysis import energy, plot_raster, record
+from sb3_nrl.layers import Lif, SpikeEncoder
+from tests.conftest import make_model
+
+
+def make_lif_model(policy: str = "MlpLifPolicy", **kwargs: Any) -> Any:
+    policy_kwargs = {"net_arch": [6, 5], "ticks": 4, "threshold": 0.3, **kwargs}
+    return make_model(env="CartPole-v1", policy=policy, policy_kwargs=policy_kwargs)
+
+
+@pytest.mark.parametrize("policy", ["MlpLifPolicy", "MlpStatefulLifPolicy"])
+@pytest.mark.parametrize("encoding", ["current", "latency"])
+def test_energy_counts_what_each_decision_takes(policy: str, encoding: str) -> None:
+    model = make_lif_model(policy, encoding=encoding, recurrent=True)
+    recording = record(model, model.env, 3, deterministic=True, seed=0)
+    found = energy(model, model.env, 3, joules_per_addition=2.0, joules_per_multiply_accumulate=3.0, seed=0)
+    n_spikes, n_operations, n_steps = 0.0, 0.0, len(recording.rewards)
+    state = None
+    layers = [layer for layer in model.policy.actor.hidden if isinstance(layer, Lif)]
+    fan_outs = [6 + 5, 5 + 2]  # own layer and next one
+    starts = recording.step == 0
+    for obs, start in zip(recording.observations, starts, strict=True):  # type: ignore[arg-type]
+        _, state = model.predict(obs, state, np.array([start]), deterministic=True)
+        for layer, fan_out in zip(layers, fan_outs, strict=True):
+            count = float(th.stack(layer.spikes).sum())
+            n_spikes += count
+            n_operations += count * fan_out
+        encoder = model.policy.actor.hidden[0]
+        if isinstance(encoder, SpikeEncoder):
+            n_operations += 6 * float(np.sum(encoder.step(np, (), obs[None])[0]))
+    assert n_spikes > 0
+    assert found.spikes == pytest.approx(n_spikes / n_steps)
+    assert found.synaptic_operations == pytest.approx(n_operations / n_steps)
+    assert found.multiply_accumulates == (4 * 6 if encoding == "current" else 0)
+    assert found.membrane_updates == 4 * (6 + 5)
+    assert found.rate_multiply_accumulates == 4 * 6 + 6 * (6 + 5) + 5 * (5 + 2)
+    additions = found.synaptic_operations + found.membrane_updates
+    assert found.joules == pytest.approx(2 * additions + 3 * found.multiply_accumulates)
+    assert found.rate_joules == pytest.approx(3 * found.rate_multiply_accumulates)
+    assert found.mean_return == pytest.approx(recording.rewards.sum() / 3)
+
+
+def test_recording_has_spikes_and_potentials_of_each_tick() -> None:
+    model = make_lif_model(v_reset=-0.2)
+    recording = record(model, model.env, 2, seed=0)
+    for activity, spikes, potentials in zip(recording.actor, recording.spikes, recording.potentials, strict=True):
+        assert spikes.shape == potentials.shape == (len(recording.rewards), 4, activity.shape[1])
+        assert set(np.unique(spikes)) == {0, 1}
+        np.testing.assert_allclose(activity, spikes.mean(1), rtol=1e-6)
+        np.testing.assert_allclose(potentials[spikes == 1], -0.2, rtol=1e-6)
+        assert (potentials[spikes == 0] <= 0.3 + 1e-6).all()
+    assert all(layer.potentials == [] for layer in record_layers(model))
+    second = recording.select(np.array([False, True]))
+    np.testing.assert_array_equal(second.spikes[0], recording.spikes[0][recording.trial == 1])
+
+
+def record_layers(model: Any) -> list[Lif]:
+    """Spiking layers, after a pass of the model."""
+    model.predict(model.observation_space.sample())
+    return [layer for layer in model.policy.actor.hidden if isinstance(layer, Lif)]
+
+
+def test_raster_draws_every_spike() -> None:
+    pytest.importorskip("matplotlib")
+    model = make_lif_model()
+    recording = record(model, model.env, 2, seed=0)
+    figure = plot_raster(recording, trial=1, layer=1, n_potentials=2)
+    raster, first, *_ = figure.axes
+    spikes = recording.spikes[1][recording.trial == 1]
+    times, neurons = raster.lines[0].get_data()
+    assert len(times) == spikes.sum()
+    assert max(times) < len(spikes)
+    most = int(spikes.sum((0, 1)).argmax())
+    assert (np.asarray(neurons) == 0).sum() == spikes[..., most].sum()
+    potentials = recording.potentials[1][recording.trial == 1]
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), potentials[..., most].ravel())
+
+
+def test_policies_without_spikes_are_refused() -> None:
+    model = make_model(env="CartPole-v1")
+    with pytest.raises(ValueError, match="policy='NoisyPolicy': must be spiking"):
+        energy(model, model.env)
+    with pytest.raises(ValueError, match="layer=0: must be of a spiking policy"):
+        plot_raster(record(model, model.env, 1))
+    with pytest.raises(ValueError, match="trial=1: must be one of 1 trials"):
+        lif = make_lif_model()
+        plot_raster(record(lif, lif.env, 1), trial=1)
