@@ -107,49 +107,65 @@ def energy(
     )
 
 
-def plot_raster(recording: Recording, trial: int = 0, layer: int = 0, n_potentials: int = 3) -> "Figure":
+def plot_raster(
+    recording: Recording,
+    trial: int = 0,
+    layer: int = 0,
+    steps: tuple[int, int] = (0, 40),
+    n_potentials: int = 3,
+) -> "Figure":
     """
-    Spikes of all neurons of a layer in one trial, the potentials of the neurons with the most spikes, the actions and
-    the rewards. Neurons are sorted by their number of spikes.
+    Spikes of a layer in some steps of a trial, the potentials of the neurons that change their firing most, the actions
+    and the rewards. Neurons are sorted by their number of spikes; those that stay silent are not drawn.
 
     :param recording: A recording of a spiking policy
     :param trial: Number of the trial
     :param layer: Which spiking layer, from 0
+    :param steps: The first step, and the first one that is not drawn
     :param n_potentials: Number of neurons whose potential is drawn
     :return: The figure
     :raises ImportError: If Matplotlib is not installed
-    :raises ValueError: If there is no such trial or layer
+    :raises ValueError: If there is no such trial, layer or step
     """
     n_layers = len(recording.spikes)
     wanted = f"one of {n_layers} spiking layers, from 0" if n_layers else "of a spiking policy, such as MlpLifPolicy"
     check("layer", layer, is_count(layer, 0) and layer < n_layers, wanted)
     valid = is_count(trial, 0) and trial < recording.n_trials
     check("trial", trial, valid, f"one of {recording.n_trials} trials, from 0")
-    rows = recording.trial == trial
-    trains_TMH, potentials_TMH = recording.spikes[layer][rows], recording.potentials[layer][rows]
-    n_steps, n_ticks, n_neurons = trains_TMH.shape
+    length = int(recording.lengths[trial])
+    check("steps", steps, 0 <= steps[0] < min(steps[1], length), f"two numbers, the first one below {length}")
+    rows = np.flatnonzero(recording.trial == trial)[slice(*steps)]
+    spikes_TMH, potentials_TMH = recording.spikes[layer][rows], recording.potentials[layer][rows]
+    n_steps, n_ticks, n_neurons = spikes_TMH.shape
     check("n_potentials", n_potentials, is_count(n_potentials) and n_potentials <= n_neurons, f"at most {n_neurons}")
-    times = np.arange(n_steps * n_ticks) / n_ticks
-    order = np.argsort(-trains_TMH.sum((0, 1)), kind="stable")
-    spikes = trains_TMH.reshape(-1, n_neurons)[:, order]
+    first = steps[0]
+    times = first + np.arange(n_steps * n_ticks) / n_ticks
+    order = np.argsort(-spikes_TMH.sum((0, 1)), kind="stable")
+    spikes = spikes_TMH.reshape(-1, n_neurons)
+    n_active = int(spikes.any(0).sum())
     figure = figure_of(9, 4.5 + 0.8 * n_potentials)
     heights = [4, *[0.8] * n_potentials, 1, 1]
     raster, *traces, actions, rewards = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    ticks, neurons = np.nonzero(spikes)
-    raster.plot(times[ticks], neurons, "|", color="black", markersize=2.5)
-    raster.set(ylabel="neuron (sorted)", ylim=(n_neurons, -1))
-    raster.set_title(f"{spikes.mean():.1%} of all neurons and ticks have a spike", fontsize="medium")
-    for ax, neuron in zip(traces, order, strict=False):
-        ax.plot(times, potentials_TMH[..., neuron].ravel(), color="tab:blue", linewidth=0.8)
-        fired = times[trains_TMH[..., neuron].ravel() > 0]
-        ax.plot(fired, np.full(len(fired), potentials_TMH[..., neuron].max()), "|", color="black", markersize=5)
+    ticks, neurons = np.nonzero(spikes[:, order])
+    raster.plot(times[ticks], neurons, "|", color="black", markersize=4)
+    raster.set(ylabel="neuron (sorted)", ylim=(max(n_active, 1) - 0.5, -0.5))
+    raster.set_title(
+        f"{n_active} of {n_neurons} neurons fire, in {spikes.mean():.1%} of all neurons and ticks", fontsize="medium"
+    )
+    varying = np.argsort(-spikes_TMH.mean(1).std(0), kind="stable")
+    for ax, neuron in zip(traces, varying, strict=False):
+        ax.plot(times, potentials_TMH[..., neuron].ravel(), color="tab:blue", linewidth=0.9)
+        fired = times[spikes[:, neuron] > 0]
+        top = potentials_TMH[..., neuron].max()
+        ax.plot(fired, np.full(len(fired), top), "|", color="black", markersize=5)
         ax.set_ylabel(f"v of {neuron}", fontsize="small")
-    steps = np.arange(n_steps)
-    actions.step(steps, recording.actions[rows].reshape(n_steps, -1), where="post", linewidth=0.9)
-    actions.set_ylabel("action")
-    rewards.step(steps, recording.rewards[rows], where="post", color="tab:green", linewidth=0.9)
-    rewards.set(ylabel="reward", xlabel="step")
+    edges = first + np.arange(n_steps + 1)
+    for ax, values, name in ((actions, recording.actions, "action"), (rewards, recording.rewards, "reward")):
+        of_steps = values[rows].reshape(n_steps, -1)
+        ax.step(edges, np.concatenate([of_steps, of_steps[-1:]]), where="post", linewidth=1)
+        ax.set_ylabel(name)
+    rewards.set_xlabel("step")
     for ax in (raster, *traces, actions, rewards):
         ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"Spikes of layer {layer} in trial {trial}: {n_steps} steps of {n_ticks} ticks")
+    figure.suptitle(f"Spikes of layer {layer} in trial {trial}: {n_ticks} ticks per step")
     return figure
