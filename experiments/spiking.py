@@ -10,8 +10,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from experiments import tables
@@ -27,17 +29,25 @@ COMPARED = {
     "snntorch": "PPO on snnTorch's neurons, surrogate gradient",
 }
 COMPARED_TASKS = ("CartPole-v1", "Acrobot-v1")
+COSTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Values of spike_cost with which CartPole is learned."""
 
 
 def plan(seeds: Sequence[int]) -> list[Run]:
-    """NRL on all tasks, and the surrogate gradients on two from the first three seeds."""
+    """NRL on all tasks; from the first three seeds, surrogate gradients on two and prices of spikes on one."""
     runs = [_run(task, "spiking", seed) for task in GOALS for seed in seeds]
+    few = [seed for seed in seeds if seed < 3]
     others = [name for name in COMPARED if name != "spiking"]
-    return runs + [_run(task, name, seed) for name in others for task in COMPARED_TASKS for seed in seeds if seed < 3]
+    runs += [_run(task, name, seed) for name in others for task in COMPARED_TASKS for seed in few]
+    for cost, seed in product(COSTS, few):
+        changes = [f"policy_kwargs:'dict(spike_cost={cost})'", "n_timesteps:200_000"]
+        run = _run(COMPARED_TASKS[0], "spiking", seed, changes)
+        runs.append(replace(run, name=f"{COMPARED_TASKS[0]}_cost-{cost}_{seed}", of=("cost", cost)))
+    return runs
 
 
-def _run(task: str, name: str, seed: int) -> Run:
-    run = training(task, name, seed, is_spiking=True)
+def _run(task: str, name: str, seed: int, changes: Sequence[str] = ()) -> Run:
+    run = training(task, name, seed, changes, is_spiking=True)
     return replace(run, expected_seconds=run.settings["config"]["n_timesteps"] / 1_500)
 
 
@@ -127,12 +137,28 @@ def draw(results: Results) -> Figure:
     return figure
 
 
+def draw_costs(results: Results) -> Figure:
+    """Evaluated return against synaptic operations per decision, for each price of spikes and each seed."""
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(COSTS)))
+    for cost, colour in zip(COSTS, colours, strict=True):
+        runs = [result.columns for run, result in results.items() if run.of == ("cost", cost)]
+        ratios = [100 * run["synaptic_operations"] / run["rate_multiply_accumulates"] for run in runs]
+        axes.plot(ratios, [run["evaluation"] for run in runs], "o", color=colour, label=f"spike_cost={cost:g}")
+    axes.set(xlabel="synaptic operations, % of the rate network's multiply-accumulates", ylabel="return", ylim=(0, 520))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, then report everything."""
     parser = command_line(__doc__ or "", "spiking", range(10), workers=1)
     chosen = parser.parse_args(arguments)
     results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))
+    tables.save(draw_costs(results), chosen.out.with_name(f"{chosen.out.name}_costs.png"))
     tables.publish(tabulate(results), chosen.out, "spiking", ROOT / "docs" / "spikes.md")
     return status
 

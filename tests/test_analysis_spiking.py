@@ -27,7 +27,7 @@ def test_energy_counts_what_each_decision_takes(policy: str, encoding: str) -> N
     layers = [layer for layer in model.policy.actor.hidden if isinstance(layer, Lif)]
     fan_outs = [6 + 5, 5 + 2]  # own layer and next one
     starts = recording.step == 0
-    for obs, start in zip(recording.observations, starts, strict=True):  # type: ignore[arg-type]
+    for obs, start in zip(recording.observations, starts, strict=True):
         _, state = model.predict(obs, state, np.array([start]), deterministic=True)
         for layer, fan_out in zip(layers, fan_outs, strict=True):
             count = float(th.stack(layer.spikes).sum())
