@@ -201,8 +201,8 @@ def cost(folder: pathlib.Path, task: str, algorithm: str) -> dict[str, float]:
     def count(*_: Any) -> None:
         spikes.append(extractor.ticks * float(extractor.rates.sum()))
 
-    evaluate_policy(model, env, 20, callback=count)
-    return {"spikes": float(np.mean(spikes))}
+    mean_return, _ = evaluate_policy(model, env, 20, callback=count)
+    return {"spikes": float(np.mean(spikes)), "mean_return": float(mean_return)}  # type: ignore[arg-type]
 
 
 def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episodes: int) -> float:

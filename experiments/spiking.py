@@ -47,7 +47,7 @@ def plan(seeds: Sequence[int]) -> list[Run]:
 
 
 def _run(task: str, name: str, seed: int, changes: Sequence[str] = ()) -> Run:
-    run = training(task, name, seed, changes, is_spiking=True)
+    run = training(task, name, seed, changes, is_spiking=True, n_eval_episodes=0)
     return replace(run, expected_seconds=run.settings["config"]["n_timesteps"] / 1_500)
 
 
@@ -76,7 +76,7 @@ def tabulate(results: Results) -> str:
                     BUDGET.get(task, f"{1.5 * of_rate:,.0f}: {n_within} of {len(runs)} within"),
                     f"{of_rate:,.0f}",
                     f"{min(lowest):.3g}" if lowest else "–",
-                    f"{np.mean([run['evaluation'] for run in runs]):.3g}",
+                    f"{np.mean([run['mean_return'] for run in runs]):.3g}",
                     *_costs(runs),
                 ]
             )
@@ -138,14 +138,14 @@ def draw(results: Results) -> Figure:
 
 
 def draw_costs(results: Results) -> Figure:
-    """Evaluated return against synaptic operations per decision, for each price of spikes and each seed."""
+    """Return without exploration against synaptic operations per decision, for each price of spikes and each seed."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(COSTS)))
     for cost, colour in zip(COSTS, colours, strict=True):
         runs = [result.columns for run, result in results.items() if run.of == ("cost", cost)]
         ratios = [100 * run["synaptic_operations"] / run["rate_multiply_accumulates"] for run in runs]
-        axes.plot(ratios, [run["evaluation"] for run in runs], "o", color=colour, label=f"spike_cost={cost:g}")
+        axes.plot(ratios, [run["mean_return"] for run in runs], "o", color=colour, label=f"spike_cost={cost:g}")
     axes.set(xlabel="synaptic operations, % of the rate network's multiply-accumulates", ylabel="return", ylim=(0, 520))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
