@@ -40,7 +40,7 @@ def plan(seeds: Sequence[int]) -> list[Run]:
     others = [name for name in COMPARED if name != "spiking"]
     runs += [_run(task, name, seed) for name in others for task in COMPARED_TASKS for seed in few]
     for cost, seed in product(COSTS, few):
-        changes = [f"policy_kwargs:'dict(spike_cost={cost})'", "n_timesteps:200_000"]
+        changes = [f"policy_kwargs:'dict(spike_cost={cost})'", "n_timesteps:150_000"]
         run = _run(COMPARED_TASKS[0], "spiking", seed, changes)
         runs.append(replace(run, name=f"{COMPARED_TASKS[0]}_cost-{cost}_{seed}", of=("cost", cost)))
     return runs
