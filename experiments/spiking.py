@@ -158,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))
-    tables.save(draw_costs(results), chosen.out.with_name(f"{chosen.out.name}_costs.png"))
+    if any(run.of[0] == "cost" for run in results):
+        tables.save(draw_costs(results), chosen.out.with_name(f"{chosen.out.name}_costs.png"))
     tables.publish(tabulate(results), chosen.out, "spiking", ROOT / "docs" / "spikes.md")
     return status
 
