@@ -19,6 +19,7 @@ myst_heading_anchors = 3
 smartquotes = False  # they would turn the options of commands, such as --report, into dashes
 
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 autodoc_typehints = "none"  # the signatures of 20 arguments are legible without them; the parameter lists say more
 autodoc_default_options = {"members": True, "show-inheritance": True}
 add_module_names = False

@@ -1,0 +1,37 @@
+"""The code in the README and in the pages runs as it stands, with short trainings."""
+
+import pathlib
+import re
+from typing import Any
+
+import matplotlib
+import pytest
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = {page: re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE) for page in PAGES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page]], ids=lambda page: page.stem)
+def test_code_of_a_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = OnPolicyAlgorithm.learn
+
+    def learn_briefly(self: Any, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        return learn(self, min(total_timesteps, 64 * self.n_envs), *args, **kwargs)
+
+    monkeypatch.setattr(OnPolicyAlgorithm, "learn", learn_briefly)
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    names: dict[str, Any] = {"__name__": "page"}
+    for number, block in enumerate(BLOCKS[page], 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_links_of_the_readme_exist() -> None:
+    """Sphinx checks those of the pages."""
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text())
+    relative = [target for target in targets if "://" not in target]
+    assert len(relative) > 20
+    assert [target for target in relative if not (ROOT / target).exists()] == []
