@@ -1,4 +1,4 @@
-"""Configuration of Sphinx for the pages. They load nothing from the net: equations are MathML, fonts are the system's."""
+"""Configuration of Sphinx. The pages load nothing from the net: equations are MathML, fonts are the system's."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-smartquotes = False  # they would turn the options of commands, such as --report, into dashes
+smartquotes_action = "D"  # dashes only
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -26,7 +26,9 @@ add_module_names = False
 python_maximum_signature_line_length = 100
 nitpicky = True
 # Nothing is known of other packages' pages without the net.
-nitpick_ignore_regex = [("py:.*", r"(stable_baselines3|gymnasium|torch|nn|numpy|abc|typing|collections|pathlib|ABC)(\..*)?")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(stable_baselines3|gymnasium|torch|nn|numpy|abc|typing|collections|pathlib|ABC)(\..*)?")
+]
 
 html_theme = "furo"
 html_title = f"sb3_nrl {release}"

@@ -35,3 +35,27 @@ def test_links_of_the_readme_exist() -> None:
     relative = [target for target in targets if "://" not in target]
     assert len(relative) > 20
     assert [target for target in relative if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "page, table",
+    [
+        ("README.md", "benchmarks.md"),
+        ("docs/nrl.md", "benchmarks.md"),
+        ("docs/rmhl.md", "benchmarks.md"),
+        ("docs/bptt.md", "ablation.md"),
+    ],
+)
+def test_excerpts_have_the_numbers_of_the_generated_tables(page: str, table: str) -> None:
+    generated = (ROOT / "docs" / table).read_text()
+    section = generated[generated.index("<!--") : generated.rindex("<!--")].replace("-", "−")
+    rows = re.findall(r"^\| [\w-]+-v\d.*", (ROOT / page).read_text(), re.MULTILINE)
+    section = section.replace("1.26e+03", "1,260").replace("1.42e+03", "1,420")
+    assert len(rows) >= 5
+    numbers = [
+        number
+        for row in rows
+        for number in re.findall(r"(?<![\w,.])−?[\d,]*\d(?:\.\d+)?(?![\w,.])", row.split("|", 2)[2])
+    ]
+    assert len(numbers) > len(rows)
+    assert [number for number in numbers if number not in section] == []

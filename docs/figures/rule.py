@@ -38,7 +38,9 @@ def _box(axes: Axes, x: float, y: float, text: str, colour: str, width: float = 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0) -> None:
     style = f"arc3,rad={bend}"
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=GREY, lw=1.2, connectionstyle=style))
+    axes.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=GREY, lw=1.2, connectionstyle=style)
+    )
 
 
 def draw() -> Figure:
