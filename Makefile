@@ -4,11 +4,11 @@ PYTEST_ARGS ?=
 
 bin  := .venv/bin
 pip  := $(bin)/python -m pip install -c constraints.txt
-code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments)))))
+code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments docs docs/figures)))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking bench results check lint type format clean
+.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking bench results docs check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,10 @@ results: .venv/.installed  ## make all tables and figures again from the committ
 	$(bin)/python -m experiments.spiking --report --out results/spiking
 	$(bin)/python -m experiments.throughput --report --out results/throughput
 
+docs: .venv/.installed  ## build the pages: docs/_build/html/index.html
+	$(bin)/python docs/figures/rule.py
+	$(bin)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 check: lint type  ## all static checks
 
 lint: .venv/.installed  ## ruff: rules and format
@@ -64,7 +68,7 @@ format: .venv/.installed  ## fix lint and format with ruff
 	$(bin)/ruff format .
 
 clean:  ## remove build products and caches, keep .venv
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(bin)/python:
@@ -76,6 +80,6 @@ $(bin)/python:
 
 # neurogym is installed without its requirements: see its extra in pyproject.toml
 .venv/.installed: pyproject.toml constraints.txt | $(bin)/python
-	$(pip) -e '.[dev,all]'
+	$(pip) -e '.[dev,docs,all]'
 	$(pip) --no-deps neurogym
 	@touch $@

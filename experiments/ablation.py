@@ -15,9 +15,10 @@ from statistics import median
 from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.learning import PERCEPTUAL, middle, slug, training
-from experiments.runs import ROOT, Results, Run
+from experiments.runs import Results, Run
 
 CARTPOLE, ACROBOT, MOUNTAIN_CAR, PENDULUM = "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1"
+DOCUMENT = tables.DOCS / "ablation.md"
 TASKS = (CARTPOLE, ACROBOT, MOUNTAIN_CAR, PERCEPTUAL, PENDULUM)
 BOUNDED = (CARTPOLE, ACROBOT, PERCEPTUAL, PENDULUM)  # where max_grad_norm bounds an update
 
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__ or "", "ablation", range(5), workers=1)
     chosen = parser.parse_args(arguments)
     results, status = results_of(parser, chosen, plan)
-    tables.publish(tabulate(results), chosen.out, "ablation", ROOT / "docs" / "ablation.md")
+    tables.publish(tabulate(results), chosen.out, "ablation", DOCUMENT)
     return status
 
 

@@ -40,6 +40,7 @@ from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.runs import ROOT, Columns, Results, Run
 
+DOCUMENT = tables.DOCS / "benchmarks.md"
 N_EPISODES = 100  # number of episodes in a mean
 N_ROWS = 200  # number of points of a stored learning curve
 STYLES = {
@@ -313,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))
-    tables.publish(tabulate(results), chosen.out, "learning")
+    tables.publish(tabulate(results), chosen.out, "learning", DOCUMENT)
     return status
 
 

@@ -33,9 +33,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_nrl
 from experiments import tables
 from experiments.execution import command_line, results_of
-from experiments.runs import ROOT, Columns, Results, Run, write_whole
+from experiments.runs import Columns, Results, Run, write_whole
 
-DOCUMENT = ROOT / "docs" / "memory.md"
+DOCUMENT = tables.DOCS / "memory.md"
 N_TRIALS, N_EPISODES = 1_000, 100  # at the end of a training, whose mean is its result: of NeuroGym, and of the others
 N_ROWS = 200  # of a learning curve that is kept
 CHECKPOINT_STEPS = 100_000

@@ -21,6 +21,7 @@ from experiments.paper.protocol import SEEDS, Cell, make_model
 from experiments.paper.protocol import TASKS as PAPERS_TASKS
 from experiments.runs import Columns, Results, Run
 
+DOCUMENT = tables.DOCS / "neurogym.md"
 N_TRIALS = 50  # trials that are averaged for a row of results
 REACHING = PAPERS_TASKS["Reaching"].env_kwargs
 TASKS: dict[str, tuple[dict[str, Any], int]] = {
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__ or "", "neurogym", SEEDS)
     chosen = parser.parse_args(arguments)
     results, status = results_of(parser, chosen, lambda seeds: list(starmap(training, product(TASKS, SETTINGS, seeds))))
-    tables.publish(tabulate(results), chosen.out, "neurogym")
+    tables.publish(tabulate(results), chosen.out, "neurogym", DOCUMENT)
     return status
 
 

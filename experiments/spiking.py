@@ -21,6 +21,7 @@ from experiments.execution import command_line, results_of
 from experiments.learning import GOALS, STYLES, middle, training
 from experiments.runs import ROOT, Columns, Results, Run, Store
 
+DOCUMENT = tables.DOCS / "spikes.md"
 BUDGET = {"CartPole-v1": "90 k (200 k)", "Acrobot-v1": "30 k"}
 """Goals for the median (all) of the seeds; elsewhere 1.5 times the rate network's median in 8 of 10 seeds."""
 COMPARED = {
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables.save(draw(results), chosen.out.with_suffix(".png"))
     if any(run.of[0] == "cost" for run in results):
         tables.save(draw_costs(results), chosen.out.with_name(f"{chosen.out.name}_costs.png"))
-    tables.publish(tabulate(results), chosen.out, "spiking", ROOT / "docs" / "spikes.md")
+    tables.publish(tabulate(results), chosen.out, "spiking", DOCUMENT)
     return status
 
 

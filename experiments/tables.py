@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from experiments.runs import ROOT, write_whole
 
-README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+"""Folder of the pages, each table in one of them."""
 
 BLUE, LIGHT_BLUE, ORANGE, GREEN, BLACK, GREY = "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#000000", "#808080"
 """Colours that people with colour blindness can distinguish."""
@@ -34,7 +35,7 @@ def section(document: pathlib.Path, name: str) -> tuple[str, str, str]:
     return before + start, text, end + after
 
 
-def publish(text: str, folder: pathlib.Path, name: str, document: pathlib.Path = README) -> None:
+def publish(text: str, folder: pathlib.Path, name: str, document: pathlib.Path) -> None:
     """Print a table. If its results are the committed ones, also write it into its section of a document."""
     print(text)
     if folder.resolve() == ROOT / "results" / name:

@@ -26,6 +26,7 @@ from experiments.execution import command_line, results_of
 from experiments.runs import ROOT, Columns, Results, Run, csv_text, write_whole
 from experiments.stepping import ACTION_SPACES, ALGORITHMS, ALONE
 
+DOCUMENT = tables.DOCS / "performance.md"
 N_ENVS = (1, 8, 32)
 CASES = [
     *(f"{name} / {n_envs} / Discrete" for n_envs in N_ENVS for name in (ALONE, *ALGORITHMS)),
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates = read(path)
     lines = [[LABELS[name][0], *(f"{round(rate, -2):,.0f}" for rate in found)] for name, found in rates.items()]
     tables.save(draw(rates), path.with_suffix(".png"))
-    tables.publish(tables.markdown(("", *(f"{n} at once" for n in N_ENVS)), lines), chosen.out, "throughput")
+    tables.publish(tables.markdown(("", *(f"{n} at once" for n in N_ENVS)), lines), chosen.out, "throughput", DOCUMENT)
     return status
 
 

@@ -43,8 +43,8 @@ class NoisyPolicy(PerturbablePolicy):
     run in NumPy if all layers do, else in PyTorch; calling the policy always uses PyTorch. Modules stay in evaluation
     mode: dropout does nothing, and batch normalization uses its stored statistics.
 
-    A subclass that wants other layers overrides :meth:`make_layer`. Training calls :meth:`act`, :meth:`values`,
-    :meth:`sample_noise`, :meth:`noisy_pass` and :meth:`outer`. It does not use :meth:`forward`,
+    A subclass that wants other layers overrides :meth:`make_layer`. Training calls ``act``, ``values``,
+    ``sample_noise``, ``noisy_pass`` and ``outer``. It does not use :meth:`forward`,
     :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which Stable-Baselines3 and users
     call.
 
@@ -302,7 +302,7 @@ class NoisyPolicy(PerturbablePolicy):
 
         :param obs: Observations, B rows
         :param actions: Actions, B rows
-        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π(·|s), shape (B,)
+        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π, shape (B,)
         """
         parameters = self._action_parameters(th, obs)
         values = None if self.critic is None else self.predict_values(obs)

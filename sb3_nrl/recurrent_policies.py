@@ -186,7 +186,7 @@ class RnnPolicy(RecurrentWeightsPolicy):
         :param actions: Actions, B rows
         :param states: Hidden states before the step, shape (B, S)
         :param episode_starts: Whether an episode begins with the step
-        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π(·|s), shape (B,)
+        :return: V(s) of shape (B, 1), None without a critic; log π(a|s), shape (B,); the entropy of π, shape (B,)
         """
         actor, *critic = self._run(th, obs, None, states, episode_starts.bool()[None])
         parameters = self.action_dist.parameters(th, actor.outputs)

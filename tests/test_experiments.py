@@ -522,7 +522,7 @@ def test_published_reproduction_is_that_of_the_committed_runs() -> None:
     results = Store(folder).read_all(runs)
     assert len(results) == len(runs) == sum(1 for _ in folder.glob("*/*.csv"))
     page = (folder / "table.md").read_text()
-    assert page.startswith(tables.section(tables.README, "reproduction")[1])
+    assert page.startswith(tables.section(tables.DOCS / "reproduction.md", "reproduction")[1])
     summaries = report.summarize(results)
     published = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     ours = list(csv.DictReader(report.csv_table(summaries).splitlines()))
@@ -545,8 +545,7 @@ def test_published_table_is_that_of_the_committed_runs(
     assert command.main(["--report", "--out", str(tmp_path / name)]) == 0
     output = capsys.readouterr().out
     assert "counts as missing" not in output
-    document = {"ablation": ROOT / "docs" / "ablation.md"}.get(name, getattr(command, "DOCUMENT", tables.README))
-    _, published, _ = tables.section(document, name)
+    _, published, _ = tables.section(command.DOCUMENT, name)
     assert published.count("\n") > 5
     assert published in output
 

@@ -18,7 +18,9 @@ from experiments.paper.figures import draw
 from experiments.paper.protocol import CELLS, SEEDS, plan
 from experiments.paper.report import csv_table, findings, summarize, table
 from experiments.runs import Run, Store, write_whole
-from experiments.tables import publish, save
+from experiments.tables import DOCS, publish, save
+
+DOCUMENT = DOCS / "reproduction.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = [f"- {line}" for line in findings(summaries, results)]
     if chosen.quick:
         told = ["These trainings are too short to be compared with the paper's."]
-    publish(comparison, chosen.out, "reproduction")
+    publish(comparison, chosen.out, "reproduction", DOCUMENT)
     print("", *told, sep="\n")
     write_whole(chosen.out / "table.md", "\n".join([comparison, "", *told, ""]))
     write_whole(chosen.out / "table.csv", csv_table(summaries))
