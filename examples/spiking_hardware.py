@@ -58,7 +58,7 @@ class ChipLif(Lif):
         for values in (self.beta, self.threshold):
             values *= (1 + self.chip.mismatch * th.randn_like(values)).clamp(0.2, 1.8)
         self.beta.clamp_(max=0.99)
-        self.threshold[th.rand_like(self.threshold) < self.chip.dead] = th.inf
+        self.threshold[th.rand_like(self.threshold) < self.chip.dead] = 1e9
 
 
 class ChipHead(Dense):

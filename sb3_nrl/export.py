@@ -85,7 +85,7 @@ def nir(
     else:
         ones = np.ones(len(weight))
         last = add("head", package.Linear(weight), last)
-        last = add("integrator", package.LI(tau=dt / (1 - read_out.beta) * ones, r=ones, v_leak=0 * ones), last)
+        last = add("integrator", package.LI(tau=dt / (1 - float(read_out.beta)) * ones, r=ones, v_leak=0 * ones), last)
         last = add("offset", package.Affine(np.eye(len(weight)), bias), last)
     add("output", package.Output({"output": np.array([len(weight)])}), last)
     metadata: dict[str, Any] = {
@@ -210,8 +210,18 @@ def load_nir(
         check("node", type(node).__name__, isinstance(node, known), f"one of {[kind.__name__ for kind in known]}")
     integrators = [node for node in neurons if isinstance(node, package.LI)]
     lifs = [node for node in neurons if not isinstance(node, package.LI)]
-    alternating = len(maps) == len(lifs) + 1 + bool(integrators) and len(lifs) > 0 and len(integrators) <= 1
+    is_map = [node in maps for node in chain]
+    in_turn = is_map == [place % 2 == 0 for place in range(len(chain))] and is_map[-1] and len(lifs) > 0
+    alternating = in_turn and integrators == neurons[len(lifs) :] and len(integrators) <= 1
     check("graph", [type(node).__name__ for node in chain], alternating, "maps and neurons in turn, and a head")
+    if integrators:
+        node, before, after = integrators[0], maps[-2], maps[-1]
+        plain = np.allclose(node.r, 1) and not np.any(node.v_leak) and not np.any(getattr(before, "bias", 0))
+        is_identity = after.weight.shape[0] == after.weight.shape[1] and np.array_equal(
+            after.weight, np.eye(len(after.weight))
+        )
+        wanted = "one with R = 1 and no leak, after a map without bias and before one that only adds a bias"
+        check("LI", node, plain and is_identity, wanted)
     settings = _settings(lifs, dt, package)
     if integrators and lifs:
         beta = 1 - dt / np.unique(integrators[0].tau)
@@ -271,6 +281,10 @@ def _chain(graph: Any) -> tuple[list[Any], dict[int, np.ndarray]]:
         onward = []
         for target in after.get(name, []):
             if after.get(target) == [name]:
+                node = graph.nodes[target]
+                wanted = "Linear, or Affine without bias, where neurons excite themselves"
+                plain = hasattr(node, "weight") and not np.any(getattr(node, "bias", 0))
+                check("node", type(node).__name__, plain, wanted)
                 recurrent[id(graph.nodes[name])] = graph.nodes[target].weight
             else:
                 onward.append(target)

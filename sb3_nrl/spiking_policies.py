@@ -86,7 +86,10 @@ class LifPolicy(RecurrentWeightsPolicy):
         check("ticks", ticks, is_count(ticks), "a whole number of ticks, at least 1")
         check("dt", dt, is_number(dt, 0), "positive and finite")
         check("beta", beta, beta is None or tau is None, "None if tau is given")
-        valid = all(value == 0 or (is_number(value, 0) and value < 1) for value in np.ravel(beta or 0).tolist())
+        valid = all(
+            value == 0 or (is_number(value, 0) and value < 1)
+            for value in np.ravel(0 if beta is None else beta).tolist()
+        )
         check("beta", beta, valid, "in [0, 1): a number or a list")
         valid = tau is None or all(is_number(value, 0) and value >= dt for value in np.ravel(tau).tolist())
         check("tau", tau, valid, f"at least dt, which is {dt:g}, and finite: a number or a list")
@@ -94,7 +97,8 @@ class LifPolicy(RecurrentWeightsPolicy):
         check("tau_synapse", tau_synapse, valid, f"None, or at least dt, which is {dt:g}, and finite")
         check("dt", dt, dt == 1 or tau is not None or tau_synapse is not None, "1.0 without tau and tau_synapse")
         thresholds = np.ravel(threshold).tolist()
-        check("threshold", threshold, all(is_number(value, 0) for value in thresholds), "positive: a number or a list")
+        valid = len(thresholds) > 0 and all(is_number(value, 0) for value in thresholds)
+        check("threshold", threshold, valid, "positive: a number or a list")
         below = v_reset is None or (is_number(v_reset, -np.inf) and v_reset < min(thresholds))
         check("v_reset", v_reset, below, "None, or a number below the threshold")
         check("refractory", refractory, is_count(refractory, 0), "a whole number of ticks")
@@ -115,6 +119,7 @@ class LifPolicy(RecurrentWeightsPolicy):
         check(
             "holds_noise", holds_noise, holds_noise is None or self.perturbs == "node", "None but with noise on nodes"
         )
+        check("spike_cost", spike_cost, spike_cost == 0 or self.critic is not None, "0 without a critic")
         wanted = "a list with at least one hidden layer of the actor, since hidden layers are what spikes"
         check("net_arch", self.net_arch, any(isinstance(layer, Lif) for layer in self.actor.hidden), wanted)
 
@@ -176,11 +181,13 @@ class LifPolicy(RecurrentWeightsPolicy):
 
     def diagnostics(self, n_rows: int) -> dict[str, float]:
         rates = self.spike_rates()
-        found = {"spike_rate": sum(float(rate.mean()) for rate in rates) / len(rates)}
+        n_neurons = sum(rate.shape[1] for rate in rates)
+        found = {"spike_rate": sum(float(rate.mean()) * rate.shape[1] for rate in rates) / n_neurons}
         if len(rates[0]) > n_rows:  # several copies with noise of their own
-            of_copies = [rate.reshape(-1, n_rows, rate.shape[1]) for rate in rates]
-            same = sum((copies[1:] == copies[0]).all(2) * 1.0 for copies in of_copies) == len(rates)
-            found["unchanged_spikes"] = float((same * 1.0).mean())
+            trains = [layer.spikes for layer in self.actor.hidden if isinstance(layer, Lif)]
+            of_copies = [spikes.reshape(-1, n_rows, spikes.shape[1]) for train in trains for spikes in train]
+            n_same = sum((copies[1:] == copies[0]).all(2) * 1.0 for copies in of_copies)
+            found["unchanged_spikes"] = float(((n_same == len(of_copies)) * 1.0).mean())
             self._n_silent = self._n_silent + 1 if found["unchanged_spikes"] > 0.95 else 0
             if self._n_silent == _MAX_SILENT:
                 warnings.warn(

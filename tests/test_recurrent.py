@@ -213,7 +213,8 @@ def with_clean_log_probs(policy: Any, window: RolloutWindow) -> RolloutWindow:
 
 
 def recurrent_weights(policy: Any) -> list[th.Tensor]:
-    return [part.recurrent_weight.detach() for part in policy.modules() if isinstance(part, RecurrentDense)]
+    units: list[Any] = [part for part in policy.modules() if isinstance(part, RecurrentDense)]
+    return [part.recurrent_weight.detach() for part in units]
 
 
 @pytest.mark.parametrize("policy_class", [RnnPolicy, CtrnnPolicy, GruPolicy])

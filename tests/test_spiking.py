@@ -120,9 +120,9 @@ def read_out(layer: SpikeReadOut, train: list[float]) -> float:
         return sum(train) / layer.ticks
     if layer.read_out == "first_spike":
         return (layer.ticks - train.index(1.0)) / layer.ticks if 1.0 in train else 0.0
-    v = 0.0
+    v, beta = 0.0, float(layer.beta)
     for spike in train:
-        v = layer.beta * v + (1 - layer.beta) * spike
+        v = beta * v + (1 - beta) * spike
     return v
 
 
@@ -310,10 +310,30 @@ def test_spike_cost_is_descended_along_the_gradient_of_the_rate() -> None:
     assert np.linalg.norm(change) == pytest.approx(np.linalg.norm(expected), rel=0.1)
 
 
-def test_rules_that_measure_no_cost_refuse_it() -> None:
-    model = make_model(RMHL, policy="MlpLifPolicy", policy_kwargs={"spike_cost": 1.0})
-    with pytest.raises(ValueError, match="spike_cost: must be 0 with HebbianExploration"):
-        model.learn(200)
+@pytest.mark.parametrize(("algorithm", "rule"), [(RMHL, "average"), (NRL, "average")])
+def test_spike_cost_needs_a_critic(algorithm: Any, rule: str) -> None:
+    with pytest.raises(ValueError, match=r"spike_cost=1\.0: must be 0 without a critic"):
+        make_model(algorithm, rule=rule, policy="MlpLifPolicy", policy_kwargs={"spike_cost": 1.0, "net_arch": [4]})
+
+
+def test_changed_constants_of_neurons_count_at_once() -> None:
+    policy = make_lif_policy({})
+    obs = batch(policy.observation_space, 3)
+    policy.predict(obs)
+    assert max(float(rates.max()) for rates in policy.spike_rates()) > 0
+    policy.actor.hidden[0].threshold.fill_(50.0)
+    policy.predict(obs)
+    assert max(float(rates.max()) for rates in policy.spike_rates()) == 0
+
+
+def test_noise_that_shifts_spikes_in_time_changes_them() -> None:
+    kwargs = {"ticks": 32, "refractory": 40, "read_out": "first_spike", "net_arch": [8]}
+    model = make_model(policy="MlpLifPolicy", n_steps=4, noise_std=0.05, policy_kwargs=kwargs)
+    synapses: Any = model.policy.actor.hidden[0].synapses
+    synapses.bias.data.fill_(0.4)
+    synapses.weight.data *= 0.02
+    model.learn(40)
+    assert model.logger.name_to_value["train/unchanged_spikes"] < 0.5
 
 
 def test_noise_that_changes_no_spike_is_noticed() -> None:

@@ -81,9 +81,10 @@ def energy(
     head: Any = model.policy.actor.head
     widths = [layer.n_neurons for layer in layers]
     fan_outs = [*widths[1:], (head.mean if isinstance(head, GaussianHead) else head).out_features]
-    within = [layer.n_neurons if layer.recurrent else 0 for layer in layers]
-    spikes = [float(train.sum((1, 2)).mean()) for train in recording.spikes]
-    synaptic = sum(n * (out + own) for n, out, own in zip(spikes, fan_outs, within, strict=True))
+    own_H = [_own_fan_out(layer) for layer in layers]
+    spikes_H = [train.sum(1).mean(0) for train in recording.spikes]
+    spikes = [float(of_neurons.sum()) for of_neurons in spikes_H]
+    synaptic = float(sum(n_H @ (out + own) for n_H, out, own in zip(spikes_H, fan_outs, own_H, strict=True)))
     encoder = model.policy.actor.hidden[0]
     n_inputs, products = first.n_inputs, float(first.n_inputs * first.n_hidden)
     if isinstance(encoder, SpikeEncoder):
@@ -93,7 +94,7 @@ def energy(
         n_inputs, products = n_inputs // 2, 0.0
     updates = float(sum(widths) * ticks)
     of_rates = n_inputs * widths[0]
-    of_rates += sum(width * (out + own) for width, out, own in zip(widths, fan_outs, within, strict=True))
+    of_rates += int(sum((out + own).sum() for out, own in zip(fan_outs, own_H, strict=True)))
     returns = np.bincount(recording.trial, recording.rewards, recording.n_trials)
     return Energy(
         spikes=sum(spikes),
@@ -105,6 +106,14 @@ def energy(
         rate_joules=of_rates * joules_per_multiply_accumulate,
         mean_return=float(returns.mean()),
     )
+
+
+def _own_fan_out(layer: Lif) -> np.ndarray:
+    """Number of recurrent synapses that each neuron of a layer reaches, shape (H,)."""
+    if not layer.recurrent:
+        return np.zeros(layer.n_neurons)
+    connections = layer.synapses.connections
+    return np.full(layer.n_neurons, layer.n_neurons) if connections is None else connections.sum(0).cpu().numpy()
 
 
 def plot_raster(

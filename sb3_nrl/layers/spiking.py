@@ -103,10 +103,8 @@ class Lif(CompoundLayer):
         self._constants: dict[Any, list[Array]] = {}
         self.spikes: list[Array] = []
         """Spike train of the last pass."""
-        self.keeps_potentials = False
-        """Whether ``potentials`` are kept."""
-        self.potentials: list[Array] = []
-        """Potentials v after each tick of the last pass, shape (B, H) each."""
+        self.keeps_potentials, self.potentials = False, list[Array]()
+        """Whether the potentials v after each tick of the last pass are kept; and these, shape (B, H) each."""
 
     @property
     def holds_noise(self) -> bool:
@@ -127,10 +125,11 @@ class Lif(CompoundLayer):
 
     def constants(self, xp: ArrayNamespace) -> list[Array]:
         """β and θ: of each neuron, or one number, which is quicker, if all neurons have the same."""
-        if xp not in self._constants:
+        key = xp, self.beta._version, self.threshold._version
+        if key not in self._constants:
             both = [values if xp is th else values.cpu().numpy() for values in (self.beta, self.threshold)]
-            self._constants[xp] = [float(of[0]) if bool((of == of[0]).all()) else of for of in both]
-        return self._constants[xp]
+            self._constants = {key: [float(of[0]) if bool((of == of[0]).all()) else of for of in both]}
+        return self._constants[key]
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: LayerNoise = None
@@ -255,9 +254,9 @@ class Lif(CompoundLayer):
         pre = [xp.concatenate(part if isinstance(part, list) else [part] * self.ticks) for part in received]
         return self.synapses.outer(xp, xp.concatenate(posts), pre, n_envs)
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
+    def _apply(self, *arguments: Any, **named: Any) -> "Layer":
         self._constants = {}
-        super()._load_from_state_dict(*arguments)
+        return super()._apply(*arguments, **named)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "spikes": [], "potentials": [], "_constants": {}}
@@ -298,8 +297,8 @@ class SpikeEncoder(Layer):
     Makes spike trains of numbers. Each number has two inputs, one for its positive and one for its negative part, of
     which the size p counts up to 1.
 
-    :param encoding: ``"poisson"``: a spike in each tick with probability p. All rows of a batch get the same random
-        numbers, so that passes with and without noise can be compared. ``"latency"``: one spike, the earlier the
+    :param encoding: ``"poisson"``: a spike in each tick with probability p; all rows of a batch get the same random
+        numbers, each pass new ones. ``"latency"``: one spike, the earlier the
         larger p is, none if it is 0
     :param ticks: Number of ticks M
     """
@@ -330,9 +329,12 @@ class SpikeReadOut(Layer):
     :param beta: β of the leaky integrator
     """
 
+    beta: th.Tensor
+
     def __init__(self, read_out: ReadOut, ticks: int, beta: float) -> None:
         super().__init__()
-        self.read_out, self.ticks, self.beta = read_out, ticks, beta
+        self.read_out, self.ticks = read_out, ticks
+        self.register_buffer("beta", th.tensor(beta))
 
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: LayerNoise = None
@@ -340,9 +342,10 @@ class SpikeReadOut(Layer):
         if self.read_out == "rate":
             return mean_of_ticks(x), None, []
         if self.read_out == "membrane":
-            v = (1 - self.beta) * x[0]
+            beta = self.beta if xp is th else float(self.beta)
+            v = (1 - beta) * x[0]
             for spikes in x[1:]:
-                v = self.beta * v + (1 - self.beta) * spikes
+                v = beta * v + (1 - beta) * spikes
             return v, None, []
         has_fired = [x[0]]
         for spikes in x[1:]:
