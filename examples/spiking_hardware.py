@@ -22,11 +22,10 @@ FLAWS: dict[str, dict[str, float]] = {
     "mismatch of 60 %": {"mismatch": 0.6},
     "weights of 8 bits": {"bits": 8},
     "weights of 4 bits": {"bits": 4},
-    "weights of 2 bits": {"bits": 2},
     "80 % of the neurons dead": {"dead": 0.8},
     "noise of 100 % on every synapse": {"synapse_noise": 1.0},
+    "4 bits, mismatch, dead neurons and noise": {"bits": 4, "mismatch": 0.6, "dead": 0.5, "synapse_noise": 0.5},
 }
-LEARNING_RATE = 2e-3  # on the chip: lower than from new weights
 
 
 class Chip:
@@ -88,8 +87,8 @@ def mean_return(model: Any, env: Any) -> float:
 def main() -> None:
     """Train an ideal network with a surrogate gradient, then move it to each chip, and train it there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=150_000, help="environment steps of the surrogate gradient")
-    parser.add_argument("--on-chip", type=int, default=60_000, help="environment steps of NRL on each chip")
+    parser.add_argument("--timesteps", type=int, default=50_000, help="environment steps of the surrogate gradient")
+    parser.add_argument("--on-chip", type=int, default=150_000, help="environment steps of NRL on each chip")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
 
@@ -100,7 +99,7 @@ def main() -> None:
     print(f"surrogate gradient, ideal neurons: mean return {mean_return(ideal, env):.0f}")
     for name, flaw in FLAWS.items():
         ChipLif.chip = ChipHead.chip = Chip(**flaw)
-        model = NRL(ChipPolicy, env, seed=chosen.seed, **{**tuned.algorithm, "learning_rate": LEARNING_RATE})
+        model = NRL(ChipPolicy, env, seed=chosen.seed, **tuned.algorithm)
         model.policy.load_state_dict(ideal.policy.state_dict())
         for layer in model.policy.modules():
             if isinstance(layer, ChipLif):

@@ -193,17 +193,18 @@ def judge(curve: Columns, bar: float) -> dict[str, float]:
 
 
 def cost(folder: pathlib.Path, task: str, algorithm: str) -> dict[str, float]:
-    """What a decision of a trained spiking policy costs."""
+    """What a decision of a trained spiking policy costs, and the mean return of 20 episodes without exploration."""
     model, env = load(folder, task, algorithm, seed=20_000)
     if isinstance(model, sb3_nrl.ThreeFactorAlgorithm):
-        return sb3_nrl.analysis.energy(model, env, n_episodes=20)._asdict()
+        mean_return, _ = evaluate_policy(model, env, 20)
+        return {**sb3_nrl.analysis.energy(model, env, n_episodes=3)._asdict(), "mean_return": float(mean_return)}  # type: ignore[arg-type]
     extractor, spikes = model.policy.pi_features_extractor, []
 
     def count(*_: Any) -> None:
         spikes.append(extractor.ticks * float(extractor.rates.sum()))
 
-    evaluate_policy(model, env, 20, callback=count)
-    return {"spikes": float(np.mean(spikes))}
+    mean_return, _ = evaluate_policy(model, env, 20, callback=count)
+    return {"spikes": float(np.mean(spikes)), "mean_return": float(mean_return)}  # type: ignore[arg-type]
 
 
 def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episodes: int) -> float:

@@ -122,6 +122,9 @@ OURS: dict[str, dict[str, Any]] = {
 """What NRL and BPTT have in common."""
 
 
+_SPIKING = {"net_arch": [32], "ticks": 2, "beta": 0.5, "tau_synapse": 8.0, "threshold": 2.0, "recurrent": True}
+
+
 def _with(algorithm: str, **arguments: Any) -> dict[str, dict[str, Any]]:
     return {
         group: {**settings, "algorithm": algorithm, "arguments": {**settings["arguments"], **arguments}}
@@ -133,6 +136,12 @@ CASES = {
     "ppo": Case("RecurrentPPO", (0, 1, 2), 1_000_000, PPO),
     "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32)),
     "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=64)),
+    "spiking": Case(
+        "NRL, spiking",
+        (0, 1, 2),
+        2_000_000,
+        _with("NRL", policy="MlpStatefulLifPolicy", policy_kwargs=_SPIKING, n_noise_samples=32, noise_std=0.05),
+    ),
 }
 
 

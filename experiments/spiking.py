@@ -41,14 +41,14 @@ def plan(seeds: Sequence[int]) -> list[Run]:
     others = [name for name in COMPARED if name != "spiking"]
     runs += [_run(task, name, seed) for name in others for task in COMPARED_TASKS for seed in few]
     for cost, seed in product(COSTS, few):
-        changes = [f"policy_kwargs:'dict(spike_cost={cost})'", "n_timesteps:200_000"]
+        changes = [f"policy_kwargs:'dict(spike_cost={cost})'", "n_timesteps:150_000"]
         run = _run(COMPARED_TASKS[0], "spiking", seed, changes)
         runs.append(replace(run, name=f"{COMPARED_TASKS[0]}_cost-{cost}_{seed}", of=("cost", cost)))
     return runs
 
 
 def _run(task: str, name: str, seed: int, changes: Sequence[str] = ()) -> Run:
-    run = training(task, name, seed, changes, is_spiking=True)
+    run = training(task, name, seed, changes, is_spiking=True, n_eval_episodes=0)
     return replace(run, expected_seconds=run.settings["config"]["n_timesteps"] / 1_500)
 
 
@@ -77,7 +77,7 @@ def tabulate(results: Results) -> str:
                     BUDGET.get(task, f"{1.5 * of_rate:,.0f}: {n_within} of {len(runs)} within"),
                     f"{of_rate:,.0f}",
                     f"{min(lowest):.3g}" if lowest else "–",
-                    f"{np.mean([run['evaluation'] for run in runs]):.3g}",
+                    f"{np.mean([run['mean_return'] for run in runs]):.3g}",
                     *_costs(runs),
                 ]
             )
@@ -139,14 +139,14 @@ def draw(results: Results) -> Figure:
 
 
 def draw_costs(results: Results) -> Figure:
-    """Evaluated return against synaptic operations per decision, for each price of spikes and each seed."""
+    """Return without exploration against synaptic operations per decision, for each price of spikes and each seed."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(COSTS)))
     for cost, colour in zip(COSTS, colours, strict=True):
         runs = [result.columns for run, result in results.items() if run.of == ("cost", cost)]
         ratios = [100 * run["synaptic_operations"] / run["rate_multiply_accumulates"] for run in runs]
-        axes.plot(ratios, [run["evaluation"] for run in runs], "o", color=colour, label=f"spike_cost={cost:g}")
+        axes.plot(ratios, [run["mean_return"] for run in runs], "o", color=colour, label=f"spike_cost={cost:g}")
     axes.set(xlabel="synaptic operations, % of the rate network's multiply-accumulates", ylabel="return", ylim=(0, 520))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
@@ -159,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))
-    tables.save(draw_costs(results), chosen.out.with_name(f"{chosen.out.name}_costs.png"))
+    if any(run.of[0] == "cost" for run in results):
+        tables.save(draw_costs(results), chosen.out.with_name(f"{chosen.out.name}_costs.png"))
     tables.publish(tabulate(results), chosen.out, "spiking", DOCUMENT)
     return status
 

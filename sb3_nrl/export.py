@@ -292,7 +292,7 @@ def _settings(lifs: list[Any], dt: float, package: Any) -> dict[str, Any]:
         found["threshold"].append(node.v_threshold)
         found["v_reset"].append(node.v_reset)
         found["tau_synapse"].append(node.tau_syn if isinstance(node, package.CubaLIF) else np.array([np.nan]))
-    settings: dict[str, Any] = {"dt": dt}
+    settings: dict[str, Any] = {}
     for name, of_layers in found.items():
         values = np.unique(np.concatenate([np.asarray(part, float).ravel() for part in of_layers]))
         if len(values) == 1:
@@ -303,8 +303,9 @@ def _settings(lifs: list[Any], dt: float, package: Any) -> dict[str, Any]:
             check(name, of_layers, alike and name in ("beta", "threshold"), wanted)
             settings[name] = np.asarray(of_layers[0]).tolist()
     if np.isnan(settings["tau_synapse"]):
-        settings["tau_synapse"] = None
-    return settings
+        del settings["tau_synapse"]
+        return settings
+    return {**settings, "dt": dt}
 
 
 __all__ = ["SNNTORCH_DT", "load_nir", "nir"]

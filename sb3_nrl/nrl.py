@@ -202,8 +202,8 @@ class NRL(ThreeFactorAlgorithm):
     :param learning_rate: Learning rate η, or a function of the remaining progress. By default 5e-3, or
         5e-3 √(100 K / n) for node perturbation with K noise samples and n > 100 K nodes
     :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights. By
-        default 0.01: it should be small, so that ρ approximates a directional derivative. With spiking neurons 0.2: it
-        has to make and prevent spikes, so its size is that of the distance to the threshold
+        default 0.01: it should be small, so that ρ approximates a directional derivative. With spiking neurons 0.2,
+        or 0.05 on weights: it has to make and prevent spikes, so its size is that of the distance to the threshold
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
         another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes
@@ -266,9 +266,6 @@ class NRL(ThreeFactorAlgorithm):
             self._setup_model()
 
     def make_rule(self) -> LearningRule:
-        if self.noise_std is None:
-            self.noise_std = 0.2 if issubclass(self.policy_class, LifPolicy) else 1e-2
-        noise = Noise(self.noise_std, self.noise_distribution)
         is_recurrent = issubclass(self.policy_class, RnnPolicy)
         if self.perturbation is None:
             self.perturbation = "weight" if is_recurrent else "node"
@@ -276,6 +273,10 @@ class NRL(ThreeFactorAlgorithm):
         check("perturbation", kind, kind in get_args(Perturbation), f"None, or one of {get_args(Perturbation)}")
         if self.n_noise_samples is None:
             self.n_noise_samples = 32 if kind == "weight" else 4
+        if self.noise_std is None:
+            of_spikes = 0.2 if kind == "node" else 0.05
+            self.noise_std = of_spikes if issubclass(self.policy_class, LifPolicy) else 1e-2
+        noise = Noise(self.noise_std, self.noise_distribution)
         if kind == "node":
             for name in ("noise_rank", "noise_hold"):
                 value = getattr(self, name)

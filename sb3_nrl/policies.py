@@ -23,6 +23,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_nrl.arrays import map_observations
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.distributions import make_distribution
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
@@ -261,9 +262,12 @@ class NoisyPolicy(PerturbablePolicy):
         return actions.reshape(-1, *self.action_space.shape) if isinstance(self.action_space, spaces.Box) else actions
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        actions, _, log_probs = self(observation, deterministic)
-        self._check_outputs(log_probs)
-        return actions
+        xp = self.xp if self.device.type == "cpu" else th
+        parameters = th.as_tensor(
+            self._action_parameters(xp, map_observations(partial(self.array, xp=xp), observation))
+        )
+        self._check_outputs(parameters)
+        return self._as_space(self._choose(parameters, deterministic))
 
     @staticmethod
     def _check_outputs(outputs: th.Tensor) -> None:

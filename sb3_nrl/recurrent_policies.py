@@ -5,6 +5,7 @@ the first are the actor's.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_nrl.arrays import Array, ArrayNamespace, Observations, map_observations
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.layers import Gru, Layer, LeakyRnn
 from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
@@ -96,12 +98,12 @@ class RnnPolicy(RecurrentWeightsPolicy):
         after = th.cat([passed.states for passed in (actor, *critic) if passed.states is not None], 1)
         return self._as_space(actions), values, log_probs, after
 
-    def _actor_pass(self, obs: PyTorchObs, states: th.Tensor, episode_starts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _actor_pass(self, xp: ArrayNamespace, obs: Observations, states: Array, starts_E: Array) -> tuple[Array, Array]:
         """Parameters of the action distribution, and the actor's states after the step."""
         own = states[:, self.parts[0].states]
-        passed = self.actor.run(th, obs, None, own, episode_starts.bool()[None])
+        passed = self.actor.run(xp, obs, None, own, starts_E[None])
         assert passed.states is not None
-        return self.action_dist.parameters(th, passed.outputs), passed.states
+        return self.action_dist.parameters(xp, passed.outputs), passed.states
 
     def predict(  # type: ignore[override]
         self,
@@ -134,9 +136,10 @@ class RnnPolicy(RecurrentWeightsPolicy):
             raise ValueError(f"episode_start has {starts.size} values: must have one for each of {n_rows} observations")
         starts = np.repeat(starts, n_rows // starts.size)
         with th.no_grad():
-            parameters, after = self._actor_pass(
-                obs, th.as_tensor(state, device=self.device).float(), th.as_tensor(starts, device=self.device)
-            )
+            xp = self.xp if self.device.type == "cpu" else th
+            obs = map_observations(partial(self.array, xp=xp), obs)
+            passed = self._actor_pass(xp, obs, self.array(state, xp), self.array(starts, xp))
+            parameters, after = map(th.as_tensor, passed)
             drawn = self._choose(parameters, deterministic)
         self._check_outputs(parameters)
         actions = drawn.cpu().numpy().reshape(-1, *(self.action_space.shape or ()))
@@ -155,7 +158,7 @@ class RnnPolicy(RecurrentWeightsPolicy):
         :param episode_starts: Whether an episode begins with the step
         :return: The distribution, as an object of Stable-Baselines3, and the actor's states after the step
         """
-        parameters, after = self._actor_pass(obs, states, episode_starts)
+        parameters, after = self._actor_pass(th, obs, states, episode_starts.bool())
         return self.action_dist.to_sb3(parameters), after
 
     def predict_values(  # type: ignore[override]

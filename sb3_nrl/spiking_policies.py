@@ -92,6 +92,7 @@ class LifPolicy(RecurrentWeightsPolicy):
         check("tau", tau, valid, f"at least dt, which is {dt:g}, and finite: a number or a list")
         valid = tau_synapse is None or (is_number(tau_synapse, 0) and tau_synapse >= dt)
         check("tau_synapse", tau_synapse, valid, f"None, or at least dt, which is {dt:g}, and finite")
+        check("dt", dt, dt == 1 or tau is not None or tau_synapse is not None, "1.0 without tau and tau_synapse")
         thresholds = np.ravel(threshold).tolist()
         check("threshold", threshold, all(is_number(value, 0) for value in thresholds), "positive: a number or a list")
         below = v_reset is None or (is_number(v_reset, -np.inf) and v_reset < min(thresholds))
@@ -111,6 +112,9 @@ class LifPolicy(RecurrentWeightsPolicy):
         self.spiking_critic, self.spike_cost = spiking_critic, spike_cost
         check("spike_cost", spike_cost, spike_cost == 0 or is_number(spike_cost, 0), "0, or positive and finite")
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        check(
+            "holds_noise", holds_noise, holds_noise is None or self.perturbs == "node", "None but with noise on nodes"
+        )
         wanted = "a list with at least one hidden layer of the actor, since hidden layers are what spikes"
         check("net_arch", self.net_arch, any(isinstance(layer, Lif) for layer in self.actor.hidden), wanted)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch as th
 
 from sb3_nrl.analysis import energy, plot_raster, record
 from sb3_nrl.layers import Lif, SpikeEncoder
@@ -30,7 +29,7 @@ def test_energy_counts_what_each_decision_takes(policy: str, encoding: str) -> N
     for obs, start in zip(recording.observations, starts, strict=True):
         _, state = model.predict(obs, state, np.array([start]), deterministic=True)
         for layer, fan_out in zip(layers, fan_outs, strict=True):
-            count = float(th.stack(layer.spikes).sum())
+            count = float(np.sum(layer.spikes))
             n_spikes += count
             n_operations += count * fan_out
         encoder = model.policy.actor.hidden[0]

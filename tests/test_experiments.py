@@ -24,7 +24,7 @@ from rl_zoo3.utils import StoreDict
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from experiments import ablation, learning, memory, memory_needed, neurogym_tasks, tables, throughput
+from experiments import ablation, learning, memory, memory_needed, neurogym_tasks, spiking, tables, throughput
 from experiments.execution import execute, seconds_left
 from experiments.paper import figures, protocol, report
 from experiments.paper.protocol import CELLS, RECOMMENDED, SEEDS, TASKS, Cell, plan
@@ -532,7 +532,7 @@ def test_published_reproduction_is_that_of_the_committed_runs() -> None:
     assert all(f"- {line}\n" in page for line in report.findings(summaries, results))
 
 
-@pytest.mark.parametrize("command", [learning, neurogym_tasks, ablation, throughput, memory, memory_needed])
+@pytest.mark.parametrize("command", [learning, neurogym_tasks, ablation, throughput, memory, memory_needed, spiking])
 def test_published_table_is_that_of_the_committed_runs(
     command: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,7 +113,7 @@ def run_episode(model: Any, graph: Any, n_steps: int = 200) -> None:
             spikes.append([interpreter.state[name]["out"] for name in sorted(graph.nodes) if "neurons" in name])
         layers = [layer for layer in model.policy.actor.hidden if isinstance(layer, Lif)]
         for place, layer in enumerate(layers):
-            ours = th.cat(layer.spikes).numpy()
+            ours = np.concatenate(layer.spikes)
             np.testing.assert_array_equal(ours, np.array([of_layers[place] for of_layers in spikes]))
             n_spikes += ours.sum()
         logits = outputs[-1] if graph.metadata["read_out"] in ("membrane", b"membrane") else np.mean(outputs, 0)

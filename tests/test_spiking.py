@@ -333,6 +333,7 @@ def test_noise_that_changes_no_spike_is_noticed() -> None:
         ({"beta": 1.0}, r"beta=1.0: must be in \[0, 1\)"),
         ({"beta": 0.5, "tau": 2.0}, "beta=0.5: must be None if tau is given"),
         ({"tau": 0.5}, "tau=0.5: must be at least dt"),
+        ({"dt": 0.5}, "dt=0.5: must be 1.0 without tau and tau_synapse"),
         ({"threshold": 0}, "threshold=0: must be positive"),
         ({"threshold": [1.0, 2.0]}, "threshold=.*: must be one number, or one for each of the 64 neurons"),
         ({"v_reset": 1.0}, "v_reset=1.0: must be None, or a number below the threshold"),
@@ -347,6 +348,11 @@ def test_noise_that_changes_no_spike_is_noticed() -> None:
 def test_arguments_out_of_range_are_named(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_model(policy="MlpLifPolicy", policy_kwargs=kwargs)
+
+
+def test_noise_on_weights_is_always_held() -> None:
+    with pytest.raises(ValueError, match="holds_noise=False: must be None but with noise on nodes"):
+        make_model(policy="MlpLifPolicy", perturbation="weight", policy_kwargs={"holds_noise": False})
 
 
 # As any policy of Stable-Baselines3
