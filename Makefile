@@ -4,7 +4,7 @@ PYTEST_ARGS ?=
 
 bin  := .venv/bin
 pip  := $(bin)/python -m pip install -c constraints.txt
-code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments docs docs/figures)))))
+code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments docs)))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -51,7 +51,6 @@ results: .venv/.installed  ## make all tables and figures again from the committ
 	$(bin)/python -m experiments.throughput --report --out results/throughput
 
 docs: .venv/.installed  ## build the pages: docs/_build/html/index.html
-	$(bin)/python docs/figures/rule.py
 	$(bin)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 check: lint type  ## all static checks

@@ -1,7 +1,7 @@
 """What does a trained network remember, and how? NRL learns delayed match to sample, and we look at its units.
 
 A sample is shown; after a delay, a test; the network has to say whether they are the same. Some units have to tell the
-sample in the delay, while nothing shows it. Needs NeuroGym (the README says how to install it) and Matplotlib.
+sample in the delay, while nothing shows it. Needs NeuroGym (docs/neurogym.md says how to install it) and Matplotlib.
 
     python examples/inspect_memory.py
     python examples/inspect_memory.py --load runs/inspect_memory/model.zip  # look again, without training

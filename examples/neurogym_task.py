@@ -1,6 +1,6 @@
 """A task of NeuroGym: turn towards the target. NRL learns the task, and one trial is plotted.
 
-This example needs NeuroGym: see the README. This command makes the picture of the README:
+This example needs NeuroGym: see docs/neurogym.md. This command makes the picture of that page:
 
     python examples/neurogym_task.py --picture docs/trial.png
 """
