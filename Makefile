@@ -4,7 +4,7 @@ PYTEST_ARGS ?=
 
 bin  := .venv/bin
 pip  := $(bin)/python -m pip install -c constraints.txt
-code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments docs)))))
+code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests examples experiments)))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -17,7 +17,7 @@ from torch import nn
 from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import Layer, Lif, SpikeEncoder, SpikeReadOut, StatefulLif
-from sb3_nrl.layers.spiking import Encoding, ReadOut, mean_of_ticks
+from sb3_nrl.layers.coding import Encoding, ReadOut, mean_of_ticks
 from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
 

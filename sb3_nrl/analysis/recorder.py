@@ -19,7 +19,7 @@ from sb3_nrl.analysis.recording import Recording
 from sb3_nrl.arrays import Observations
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers import Lif, RecurrentLayer, SpikeEncoder, SpikeReadOut
-from sb3_nrl.layers.spiking import mean_of_ticks
+from sb3_nrl.layers.coding import mean_of_ticks
 from sb3_nrl.network import Network
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 

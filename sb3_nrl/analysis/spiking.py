@@ -14,7 +14,7 @@ from sb3_nrl.analysis.recorder import record
 from sb3_nrl.analysis.recording import Recording
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import GaussianHead, Lif, SpikeEncoder
-from sb3_nrl.layers.spiking import mean_of_ticks
+from sb3_nrl.layers.coding import mean_of_ticks
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 if TYPE_CHECKING:
