@@ -1,8 +1,8 @@
 """Move trained spiking networks to a chip with flaws, and let NRL train them there, through the flaws.
 
-A surrogate gradient needs a model of every neuron. NRL needs only what comes out of the chip. So weights that BPTT
-trained for ideal neurons lose return on the chip, and NRL gets it back in place. Each chip has one flaw: mismatch of
-thresholds and time constants, weights of 8 or 4 bits, dead neurons, or noise on every synapse.
+A surrogate gradient needs a model of every neuron. NRL needs only what comes out of the chip. How much return do
+weights lose that BPTT trained for ideal neurons, and what does NRL make of them there? Each chip has one flaw, the last
+one has several: mismatch of thresholds and time constants, weights of 8 or 4 bits, dead neurons, noise on every synapse.
 
     python examples/spiking_hardware.py
 """
