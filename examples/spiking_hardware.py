@@ -2,7 +2,7 @@
 
 A surrogate gradient needs a model of every neuron. NRL needs only what comes out of the chip. How much return do
 weights lose that BPTT trained for ideal neurons, and what does NRL make of them there? Each chip has one flaw, the last
-one has several: mismatch of thresholds and time constants, weights of 8 or 4 bits, dead neurons, noise on every synapse.
+one has several: mismatch of thresholds and time constants, weights of 8 or 4 bits, dead neurons, noisy synapses.
 
     python examples/spiking_hardware.py
 """
