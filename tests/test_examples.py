@@ -76,6 +76,12 @@ CASES = [
         ["runs/spiking/raster.png", "runs/spiking/policy.nir"],
     ),
     (
+        "spiking_hardware.py",
+        ["--timesteps", "300", "--on-chip", "300"],
+        r"(?s)ideal neurons: mean return \d+.*4 bits: mean return \d+ after the move, \d+ after NRL on the chip",
+        [],
+    ),
+    (
         "tensorboard_and_resume.py",
         ["--timesteps", "2000"],
         r"2000 steps so far",

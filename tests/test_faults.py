@@ -47,7 +47,7 @@ BAD: list[tuple[Any, str, str, list[Any]]] = [
     (NRL, "critic", "gae_lambda", [-0.5, 1.01, math.nan, "half"]),
     (NRL, "critic", "max_grad_norm", [0, -1.0, math.nan]),
     (NRL, "critic", "stats_window_size", [0, -1]),
-    (NRL, "critic", "noise_std", [0, -1e-3, math.nan, math.inf, None]),
+    (NRL, "critic", "noise_std", [0, -1e-3, math.nan, math.inf]),
     (NRL, "critic", "noise_distribution", ["", "Gaussian", "cauchy", None]),
     (NRL, "critic", "noise_normalization", ["", "none", "Layer", None]),
     (NRL, "critic", "n_noise_samples", [0, -1, 1.5, True]),

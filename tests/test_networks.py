@@ -473,7 +473,7 @@ def test_no_backward_pass_and_noisy_passes_only_on_request(
     assert n_backward == 0
     is_clean = "n_baseline_passes" not in settings
     assert of_training == {(xp, True, False)} | ({(xp, False, False)} if is_clean and algorithm is NRL else set())
-    assert of_predict == {(th, not is_clean, False)}
+    assert of_predict == {(xp, not is_clean, False)}
 
 
 @each_engine
