@@ -12,6 +12,8 @@ from gymnasium import spaces
 
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import FlatFeatures, GaussianHead, Lif, SpikeReadOut
+from sb3_nrl.layers.dense import linear_layer
+from sb3_nrl.layers.spiking import lif_layers
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.spiking_policies import LifPolicy, StatefulLifPolicy
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -59,7 +61,7 @@ def nir(
     if for_snntorch:
         _check_snntorch(policy, dt)
     actor = policy.actor
-    lifs = [layer for layer in actor.hidden if isinstance(layer, Lif)]
+    lifs = lif_layers(actor.hidden)
     nodes: dict[str, Any] = {"input": package.Input({"input": np.array([lifs[0].synapses.n_inputs])})}
     edges: list[tuple[str, str]] = []
 
@@ -71,12 +73,14 @@ def nir(
     last = "input"
     for place, layer in enumerate(lifs):
         synapses = layer.synapses
-        last = add(f"synapses{place}", _affine(package, synapses.weight, synapses.bias), last)
+        last = add(
+            f"synapses{place}", package.Affine(_array(synapses.weight), _array(synapses.bias, layer.n_neurons)), last
+        )
         last = add(f"neurons{place}", _neurons(package, layer, dt), last)
         if synapses.recurrent_weight is not None:
             add(f"recurrent{place}", package.Linear(_array(synapses.recurrent_weight)), last)
             edges.append((f"recurrent{place}", last))
-    head = _linear_head(policy)
+    head = linear_layer(policy.actor.head)
     weight, bias = _array(head.weight), _array(head.bias if head.has_bias else None, len(head.weight))
     read_out = actor.hidden[-1]
     assert isinstance(read_out, SpikeReadOut)
@@ -131,7 +135,7 @@ def _array(values: th.Tensor | None, size: int = 0) -> np.ndarray:
 
 def _check_snntorch(policy: LifPolicy, dt: float) -> None:
     """Refuse what snnTorch's ``import_from_nir`` does not read, or reads otherwise than it is meant."""
-    thresholds = [len(set(layer.threshold.tolist())) for layer in policy.actor.hidden if isinstance(layer, Lif)]
+    thresholds = [len(set(layer.threshold.tolist())) for layer in lif_layers(policy.actor.hidden)]
     for is_misread, cause in (
         (dt != SNNTORCH_DT, f"it takes dt={SNNTORCH_DT:g} for every graph"),
         (policy.v_reset != 0, "it resets neurons to 0, whatever v_reset is"),
@@ -141,16 +145,6 @@ def _check_snntorch(policy: LifPolicy, dt: float) -> None:
     ):
         if is_misread:
             raise ValueError(f"snnTorch cannot read this policy: {cause}.")
-
-
-def _linear_head(policy: NoisyPolicy) -> Any:
-    """The layer that gives logits, or the means of continuous actions."""
-    head = policy.actor.head
-    return head.mean if isinstance(head, GaussianHead) else head
-
-
-def _affine(package: Any, weight: th.Tensor, bias: th.Tensor | None) -> Any:
-    return package.Affine(_array(weight), _array(bias, len(weight)))
 
 
 def _neurons(package: Any, layer: Lif, dt: float) -> Any:
@@ -204,29 +198,26 @@ def load_nir(
     chain, recurrent = _chain(graph)
     maps: list[Any] = []
     neurons: list[Any] = []
+    known = (package.Affine, package.Linear, package.LIF, package.CubaLIF, package.LI)
     for node in chain:
-        (neurons if isinstance(node, package.LIF | package.CubaLIF | package.LI) else maps).append(node)
-        known = (package.Affine, package.Linear, package.LIF, package.CubaLIF, package.LI)
         check("node", type(node).__name__, isinstance(node, known), f"one of {[kind.__name__ for kind in known]}")
+        (maps if isinstance(node, package.Affine | package.Linear) else neurons).append(node)
     integrators = [node for node in neurons if isinstance(node, package.LI)]
     lifs = [node for node in neurons if not isinstance(node, package.LI)]
     is_map = [node in maps for node in chain]
     in_turn = is_map == [place % 2 == 0 for place in range(len(chain))] and is_map[-1] and len(lifs) > 0
     alternating = in_turn and integrators == neurons[len(lifs) :] and len(integrators) <= 1
     check("graph", [type(node).__name__ for node in chain], alternating, "maps and neurons in turn, and a head")
+    settings = _settings(lifs, dt, package)
     if integrators:
         node, before, after = integrators[0], maps[-2], maps[-1]
         plain = np.allclose(node.r, 1) and not np.any(node.v_leak) and not np.any(getattr(before, "bias", 0))
-        is_identity = after.weight.shape[0] == after.weight.shape[1] and np.array_equal(
-            after.weight, np.eye(len(after.weight))
-        )
+        is_identity = np.array_equal(after.weight, np.eye(len(after.weight)))
         wanted = "one with R = 1 and no leak, after a map without bias and before one that only adds a bias"
         check("LI", node, plain and is_identity, wanted)
-    settings = _settings(lifs, dt, package)
-    if integrators and lifs:
-        beta = 1 - dt / np.unique(integrators[0].tau)
+        beta = 1 - dt / np.unique(node.tau)
         wanted = "one time constant, that of the neurons"
-        check("LI.tau", integrators[0].tau, len(beta) == 1 and np.allclose(beta, np.mean(settings["beta"])), wanted)
+        check("LI.tau", node.tau, len(beta) == 1 and np.allclose(beta, np.mean(settings["beta"])), wanted)
     kind = StatefulLifPolicy if metadata.get("is_carried", False) else LifPolicy
     policy = kind(
         observation_space,
@@ -239,8 +230,8 @@ def load_nir(
         recurrent=bool(recurrent),
         **settings,
     )
-    layers = [layer for layer in policy.actor.hidden if isinstance(layer, Lif)]
-    head = _linear_head(policy)
+    layers = lif_layers(policy.actor.hidden)
+    head = linear_layer(policy.actor.head)
     for place, (layer, node) in enumerate(zip(layers, lifs, strict=True)):
         scale = node.r * dt / (node.tau if isinstance(node, package.LIF) else node.tau_mem)
         if isinstance(node, package.CubaLIF):

@@ -18,6 +18,7 @@ from sb3_nrl.arrays import Array
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import Layer, Lif, SpikeEncoder, SpikeReadOut, StatefulLif
 from sb3_nrl.layers.coding import Encoding, ReadOut, mean_of_ticks
+from sb3_nrl.layers.spiking import lif_layers
 from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
 
@@ -121,7 +122,7 @@ class LifPolicy(RecurrentWeightsPolicy):
         )
         check("spike_cost", spike_cost, spike_cost == 0 or self.critic is not None, "0 without a critic")
         wanted = "a list with at least one hidden layer of the actor, since hidden layers are what spikes"
-        check("net_arch", self.net_arch, any(isinstance(layer, Lif) for layer in self.actor.hidden), wanted)
+        check("net_arch", self.net_arch, bool(lif_layers(self.actor.hidden)), wanted)
 
     def make_lif(self, n_inputs: int, n_neurons: int, is_input_held: bool) -> Lif:
         """
@@ -171,7 +172,7 @@ class LifPolicy(RecurrentWeightsPolicy):
 
     def spike_rates(self) -> list[Array]:
         """Spikes per tick in the last pass, of shape (B, H) for each of the actor's layers."""
-        return [mean_of_ticks(layer.spikes) for layer in self.actor.hidden if isinstance(layer, Lif)]
+        return [mean_of_ticks(layer.spikes) for layer in lif_layers(self.actor.hidden)]
 
     def costs(self) -> Array | None:
         if self.spike_cost == 0:
@@ -184,8 +185,8 @@ class LifPolicy(RecurrentWeightsPolicy):
         n_neurons = sum(rate.shape[1] for rate in rates)
         found = {"spike_rate": sum(float(rate.mean()) * rate.shape[1] for rate in rates) / n_neurons}
         if len(rates[0]) > n_rows:  # several copies with noise of their own
-            trains = [layer.spikes for layer in self.actor.hidden if isinstance(layer, Lif)]
-            of_copies = [spikes.reshape(-1, n_rows, spikes.shape[1]) for train in trains for spikes in train]
+            trains = [spikes for layer in lif_layers(self.actor.hidden) for spikes in layer.spikes]
+            of_copies = [spikes.reshape(-1, n_rows, spikes.shape[1]) for spikes in trains]
             n_same = sum((copies[1:] == copies[0]).all(2) * 1.0 for copies in of_copies)
             found["unchanged_spikes"] = float(((n_same == len(of_copies)) * 1.0).mean())
             self._n_silent = self._n_silent + 1 if found["unchanged_spikes"] > 0.95 else 0

@@ -20,6 +20,7 @@ from sb3_nrl.arrays import Observations
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers import Lif, RecurrentLayer, SpikeEncoder, SpikeReadOut
 from sb3_nrl.layers.coding import mean_of_ticks
+from sb3_nrl.layers.spiking import lif_layers
 from sb3_nrl.network import Network
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
@@ -122,7 +123,7 @@ class _ActivityReader:
 
     def __init__(self, model: ThreeFactorAlgorithm, n_envs: int) -> None:
         self.policy = model.policy
-        self.spiking = [layer for layer in self.policy.actor.hidden if isinstance(layer, Lif)]
+        self.spiking = lif_layers(self.policy.actor.hidden)
         self.states = [
             th.zeros(n_envs, network.n_states, device=self.policy.device) for network in self.policy.networks
         ]

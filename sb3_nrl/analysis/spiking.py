@@ -3,7 +3,7 @@
 Shapes: M ticks of a step, H neurons of a layer, T steps of a trial.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,8 +13,10 @@ from sb3_nrl.analysis.plots import figure_of
 from sb3_nrl.analysis.recorder import record
 from sb3_nrl.analysis.recording import Recording
 from sb3_nrl.checks import check, is_count, is_number
-from sb3_nrl.layers import GaussianHead, Lif, SpikeEncoder
+from sb3_nrl.layers import Lif, SpikeEncoder
 from sb3_nrl.layers.coding import mean_of_ticks
+from sb3_nrl.layers.dense import linear_layer
+from sb3_nrl.layers.spiking import lif_layers
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def energy(
     :return: The cost of a decision
     :raises ValueError: If the policy is not spiking, or an argument is out of range
     """
-    layers = [layer for layer in model.policy.actor.hidden if isinstance(layer, Lif)]
+    layers = lif_layers(model.policy.actor.hidden)
     check("model.policy", type(model.policy).__name__, bool(layers), 'spiking, such as "MlpLifPolicy"')
     check("n_episodes", n_episodes, is_count(n_episodes), "a positive number of episodes")
     for name, value in (
@@ -78,9 +80,8 @@ def energy(
         check(name, value, is_number(value, 0), "positive and finite")
     recording = record(model, env, n_episodes, deterministic=True, seed=seed)
     ticks, first = layers[0].ticks, layers[0].synapses
-    head: Any = model.policy.actor.head
     widths = [layer.n_neurons for layer in layers]
-    fan_outs = [*widths[1:], (head.mean if isinstance(head, GaussianHead) else head).out_features]
+    fan_outs = [*widths[1:], linear_layer(model.policy.actor.head).out_features]
     own_H = [_own_fan_out(layer) for layer in layers]
     spikes_H = [train.sum(1).mean(0) for train in recording.spikes]
     spikes = [float(of_neurons.sum()) for of_neurons in spikes_H]

@@ -32,8 +32,7 @@ class SpikeEncoder(Layer):
     which the size p counts up to 1.
 
     :param encoding: ``"poisson"``: a spike in each tick with probability p; all rows of a batch get the same random
-        numbers, each pass new ones. ``"latency"``: one spike, the earlier the
-        larger p is, none if it is 0
+        numbers, each pass new ones. ``"latency"``: one spike, the earlier the larger p is, none if it is 0
     :param ticks: Number of ticks M
     """
 

@@ -187,3 +187,8 @@ class GaussianHead(CompoundLayer):
         mean, _, potentials = self.mean.step(xp, of_mean[1], x, of_mean[2])
         log_std, _, more_potentials = self.log_std.step(xp, of_log_std[1], ones, of_log_std[2])
         return xp.concatenate((mean, log_std), axis=1), (x, ones), potentials + more_potentials
+
+
+def linear_layer(head: Layer) -> Any:
+    """The :class:`Dense` layer of a head, whose outputs are logits, values, or the means of continuous actions."""
+    return head.mean if isinstance(head, GaussianHead) else head

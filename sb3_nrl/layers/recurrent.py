@@ -5,6 +5,7 @@ step, I inputs and H hidden units of a layer, M inputs of weight matrices, with 
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,6 +218,37 @@ class RecurrentDense(Layer):
         return [part.reshape(n_envs, -1) for part in sums]
 
 
+def forget(xp: ArrayNamespace, memory: list[Array], starts_E: Array) -> list[Array]:
+    """
+    Set what is remembered to 0 where an episode begins.
+
+    :param xp: ``numpy`` or ``torch``
+    :param memory: Arrays of R rows
+    :param starts_E: Whether an episode begins
+    :return: The arrays, the same ones if none begins
+    """
+    is_export = xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())  # which would keep one branch
+    if not is_export and not starts_E.any():
+        return memory
+    keep_E1 = as_float(xp, ~starts_E)[:, None]
+    return [(part.reshape(-1, len(keep_E1), part.shape[1]) * keep_E1).reshape(part.shape) for part in memory]
+
+
+def in_rows(xp: ArrayNamespace, of_steps: Sequence[Array], n_envs: int) -> Array:
+    """
+    Put steps in the order of a batch.
+
+    :param xp: ``numpy`` or ``torch``
+    :param of_steps: An array of R rows for each of T steps
+    :param n_envs: Number of environments E
+    :return: One array of B rows
+    """
+    if len(of_steps) == 1:
+        return of_steps[0]
+    width = of_steps[0].shape[1]
+    return xp.stack([part.reshape(-1, n_envs, width) for part in of_steps], 1).reshape(-1, width)
+
+
 class Step(NamedTuple):
     """
     One step of a layer, R rows.
@@ -265,30 +297,18 @@ class UnrolledLayer(CompoundLayer, RecurrentLayer):
                 drives.append(Drive(xp.broadcast_to(h, (n_copies, n_steps, n_envs, self.n_states)), None))
         memory = self.remember(xp, states_RS)
         steps = []
-        is_export = xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())  # which would keep one branch
         for t in range(n_steps):
-            if is_export or starts_TE[t].any():
-                keep_E = as_float(xp, ~starts_TE[t])
-                memory = [(part.reshape(n_copies, n_envs, -1) * keep_E[:, None]).reshape(part.shape) for part in memory]
-            steps.append(self.advance(xp, drives, t, memory))
+            steps.append(self.advance(xp, drives, t, forget(xp, memory, starts_TE[t])))
             memory = steps[-1].memory
-
-        def in_rows(parts: Any) -> Array:
-            """Arrays of R rows, one for each step, as one array of B rows."""
-            if len(parts) == 1:
-                return parts[0]
-            stacked = xp.stack([part.reshape(n_copies, n_envs, -1) for part in parts], 1)
-            return stacked.reshape(n_rows * n_steps, -1)
-
-        outputs = in_rows([step.output for step in steps])
+        outputs = in_rows(xp, [step.output for step in steps], n_envs)
         if not is_of_nodes:
             return outputs, None, [], memory[0]
-        hidden = [in_rows(parts) for parts in zip(*(step.hidden for step in steps), strict=True)]
+        hidden = [in_rows(xp, parts, n_envs) for parts in zip(*(step.hidden for step in steps), strict=True)]
         received = [
             (pre, hidden.pop(0)) if isinstance(layer, RecurrentDense) else pre
             for layer, pre in zip(self.sublayers, inputs, strict=True)
         ]
-        potentials = [in_rows(parts) for parts in zip(*(step.potentials for step in steps), strict=True)]
+        potentials = [in_rows(xp, parts, n_envs) for parts in zip(*(step.potentials for step in steps), strict=True)]
         return outputs, received, potentials, memory[0]
 
     def remember(self, xp: ArrayNamespace, states_RS: Array) -> list[Array]:

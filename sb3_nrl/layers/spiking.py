@@ -7,15 +7,17 @@ Shapes: B = K · T · E rows of a batch (K copies of T steps of E environments, 
 a layer, R = K · E rows of one tick.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch as th
+from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace, as_float
 from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
 from sb3_nrl.layers.coding import mean_of_ticks
-from sb3_nrl.layers.recurrent import RecurrentDense
+from sb3_nrl.layers.recurrent import RecurrentDense, forget, in_rows
 
 
 class _SurrogateSpike(th.autograd.Function):
@@ -170,37 +172,31 @@ class Lif(CompoundLayer):
         else:
             state = [states_RS[:, i * shape[1] : (i + 1) * shape[1]] for i in range(self.n_variables)]
         constants = self.constants(xp)
-        is_export = xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())  # which would keep one branch
         before: list[list[Array]] = [[] for _ in range(self.ticks)]
         spikes: list[list[Array]] = [[] for _ in range(self.ticks)]
         potentials: list[list[Array]] = [[] for _ in range(self.ticks)]
         for t in range(n_steps):
-            if states_RS is not None and (is_export or starts_TE[t].any()):
-                keep_E = as_float(xp, ~starts_TE[t])
-                state = [(part.reshape(n_copies, n_envs, -1) * keep_E[:, None]).reshape(shape) for part in state]
+            if states_RS is not None:
+                state = forget(xp, state, starts_TE[t])
             for m in range(self.ticks):
-                received = state[-1] if self.recurrent else None
-                before[m].append(received)
+                received = None
+                if self.recurrent:
+                    received = state[-1]
+                    before[m].append(received)
                 current = self.synapses.pre_activations(xp, drives[m % len(drives)], t, received)
                 *state, spiked = self._tick(xp, current, state, constants)
                 if self.recurrent:
                     state.append(spiked)
                 spikes[m].append(spiked)
-                potentials[m].append(state[0])
-
-        def in_rows(of_steps: list[Array]) -> Array:
-            """Arrays of R rows, one for each step, as one array of B rows."""
-            if n_steps == 1:
-                return of_steps[0]
-            return xp.stack([part.reshape(n_copies, n_envs, -1) for part in of_steps], 1).reshape(-1, shape[1])
-
-        self.spikes = [in_rows(of_steps) for of_steps in spikes]
-        self.potentials = [in_rows(of_steps) for of_steps in potentials] if self.keeps_potentials else []
+                if self.keeps_potentials:
+                    potentials[m].append(state[0])
+        self.spikes = [in_rows(xp, of_steps, n_envs) for of_steps in spikes]
+        self.potentials = [in_rows(xp, of_steps, n_envs) for of_steps in potentials if of_steps]
         after = xp.concatenate(state, 1) if states_RS is not None else None
         if noise is None or isinstance(noise, RankOne):
             return self.spikes, None, [], after
         currents = [drive.base.reshape(-1, shape[1]) for drive in drives]
-        all_received = [x, [in_rows(of_steps) for of_steps in before]] if self.recurrent else [x]
+        all_received = [x, [in_rows(xp, of_steps, n_envs) for of_steps in before]] if self.recurrent else [x]
         return self.spikes, all_received, [mean_of_ticks(currents)] if self.holds_noise else currents, after
 
     def _frames(self, x: Any, noise: LayerNoise) -> list[tuple[Array, LayerNoise]]:
@@ -279,3 +275,8 @@ class StatefulLif(Lif, RecurrentLayer):
         starts_TE: Array,
     ) -> tuple[Array, Any, list[Array], Array]:
         return self._simulate(xp, parameters, x, noise, states_RS, starts_TE)
+
+
+def lif_layers(layers: Iterable[nn.Module]) -> list[Lif]:
+    """Those of the layers that spike."""
+    return [layer for layer in layers if isinstance(layer, Lif)]
