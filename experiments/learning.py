@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rl_zoo3
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
@@ -266,6 +267,17 @@ def middle(values: Sequence[float], take: Callable[[list[float]], float] = media
     return f"{value:,.0f}" if math.isfinite(value) else "–"
 
 
+def draw_spread(
+    axes: Axes, curves: Sequence[Columns], x: str, grid: np.ndarray, color: str, line: str = "-", label: str = ""
+) -> None:
+    """Draw the median of learning curves and their range, where all have begun."""
+    means = np.array([np.interp(grid, curve[x], curve["return"], left=np.nan) for curve in curves])
+    begun = ~np.isnan(means).any(axis=0)
+    low, center, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
+    axes.plot(grid[begun], center, line, color=color, label=label)
+    axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
+
+
 def draw(results: Results) -> Figure:
     """
     Draw the median over seeds and their range, against steps and seconds, until the first seed ends. Circles are the
@@ -283,11 +295,7 @@ def draw(results: Results) -> Figure:
         for algorithm, (_, color, line) in STYLES.items():
             if own := curves[algorithm]:
                 grid = np.linspace(0, min(longest, *(curve[x][-1] for curve in own)), N_ROWS)
-                means = np.array([np.interp(grid, curve[x], curve["return"], left=np.nan) for curve in own])
-                begun = ~np.isnan(means).any(axis=0)
-                low, center, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
-                axes.plot(grid[begun], center, line, color=color)
-                axes.fill_between(grid[begun], low, high, color=color, alpha=0.15, linewidth=0)
+                draw_spread(axes, own, x, grid, color, line)
                 if algorithm not in BEYOND_BAR:
                     ends = np.array([(curve[x][-1], curve["return"][-1]) for curve in own])
                     axes.plot(*ends.T, "o", color=color, markersize=4, markerfacecolor="white")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments import tables
 from experiments.execution import command_line, results_of
-from experiments.learning import GOALS, STYLES, middle, training
+from experiments.learning import GOALS, N_ROWS, draw_spread, middle, training
 from experiments.runs import ROOT, Columns, Results, Run, Store
 
 DOCUMENT = tables.DOCS / "spikes.md"
@@ -52,11 +52,17 @@ def _run(task: str, name: str, seed: int, changes: Sequence[str] = ()) -> Run:
     return replace(run, expected_seconds=run.settings["config"]["n_timesteps"] / 1_500)
 
 
+def _rate_results() -> Results:
+    """The trainings of rate networks of ``learning.py``."""
+    return Store(ROOT / "results" / "learning").read_all(
+        [training(*case) for case in product(GOALS, ["nrl"], range(10))]
+    )
+
+
 def tabulate(results: Results) -> str:
     """Both tables, in Markdown."""
-    rate_runs = [training(task, "nrl", seed) for task in GOALS for seed in range(10)]
     rate: dict[str, list[Columns]] = {}
-    for run, result in Store(ROOT / "results" / "learning").read_all(rate_runs).items():
+    for run, result in _rate_results().items():
         rate.setdefault(run.of[0], []).append(result.columns)
     found: dict[tuple[str, str], list[Columns]] = {}
     for run, result in sorted(results.items(), key=lambda item: item[0].seed):
@@ -115,18 +121,13 @@ def draw(results: Results) -> Figure:
     tasks = [task for task in GOALS if any(run.of == (task, "spiking") for run in results)]
     figure = Figure(figsize=(10, 2.6 * -(-len(tasks) // 3)), layout="constrained")
     panels = figure.subplots(-(-len(tasks) // 3), 3, squeeze=False).flat
-    rate_runs = [training(task, "nrl", seed) for task in tasks for seed in range(10)]
-    both = {**Store(ROOT / "results" / "learning").read_all(rate_runs), **results}
+    both = {**_rate_results(), **results}
     kinds = (("nrl", "rate units", tables.GREY), ("spiking", "spiking neurons", tables.BLUE))
     for task, axes in zip(tasks, panels, strict=False):
         for name, label, color in kinds:
             curves = [result.columns for run, result in both.items() if run.of == (task, name)]
-            grid = np.linspace(0, min(curve["steps"][-1] for curve in curves), 200)
-            means = np.array([np.interp(grid, curve["steps"], curve["return"], left=np.nan) for curve in curves])
-            begun = ~np.isnan(means).any(axis=0)
-            low, center, high = np.quantile(means[:, begun], (0, 0.5, 1), axis=0)
-            axes.plot(grid[begun], center, STYLES["nrl"][2], color=color, label=label)
-            axes.fill_between(grid[begun], low, high, color=color, alpha=0.2, linewidth=0)
+            grid = np.linspace(0, min(curve["steps"][-1] for curve in curves), N_ROWS)
+            draw_spread(axes, curves, "steps", grid, color, label=label)
         axes.axhline(GOALS[task].bar, color="0.6", linewidth=0.8, zorder=0)
         axes.set(title=task.split("/")[-1], xlabel="steps")
         axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 3))

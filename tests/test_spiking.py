@@ -10,11 +10,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_nrl import NRL, RMHL, Noise, RolloutWindow
+from sb3_nrl import NRL, RMHL, Noise, RolloutWindow, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Lif, SpikeEncoder, SpikeReadOut
 from sb3_nrl.nrl import NodePerturbation
 from sb3_nrl.passes import PolicyWeightNoise
+from sb3_nrl.rmhl import HebbianExploration
 from sb3_nrl.spiking_policies import SPIKING_POLICIES, LifPolicy, StatefulLifPolicy
 from sb3_nrl.weight_perturbation import WeightPerturbation
 from tests.conftest import each_algorithm, make_model, weights
@@ -314,6 +315,15 @@ def test_spike_cost_is_descended_along_the_gradient_of_the_rate() -> None:
 def test_spike_cost_needs_a_critic(algorithm: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=r"spike_cost=1\.0: must be 0 without a critic"):
         make_model(algorithm, rule=rule, policy="MlpLifPolicy", policy_kwargs={"spike_cost": 1.0, "net_arch": [4]})
+
+
+def test_rules_that_measure_no_cost_refuse_it() -> None:
+    rule = HebbianExploration(Noise(0.1))
+    kwargs = {"spike_cost": 1.0}
+    env = make_vec_env("CartPole-v1", 1, seed=0)
+    model = ThreeFactorAlgorithm("MlpLifPolicy", env, rule=rule, policy_kwargs=kwargs, seed=0, device="cpu")
+    with pytest.raises(ValueError, match="spike_cost: must be 0 with HebbianExploration"):
+        model.learn(200)
 
 
 def test_changed_constants_of_neurons_count_at_once() -> None:
