@@ -231,7 +231,7 @@ def forget(xp: ArrayNamespace, memory: list[Array], starts_E: Array) -> list[Arr
     if not is_export and not starts_E.any():
         return memory
     keep_E1 = as_float(xp, ~starts_E)[:, None]
-    return [(part.reshape(-1, len(keep_E1), part.shape[1]) * keep_E1).reshape(part.shape) for part in memory]
+    return [(part.reshape(-1, keep_E1.shape[0], part.shape[1]) * keep_E1).reshape(part.shape) for part in memory]
 
 
 def in_rows(xp: ArrayNamespace, of_steps: Sequence[Array], n_envs: int) -> Array:
