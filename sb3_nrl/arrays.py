@@ -71,6 +71,11 @@ def norm(x: Array) -> float:
     return largest * norm(x / largest) if math.isfinite(largest) else largest
 
 
+def is_exported(xp: ArrayNamespace) -> bool:
+    """Whether PyTorch traces the code, which would keep the branch of the example only."""
+    return xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())
+
+
 def repeat_batch(xp: ArrayNamespace, rows: Observations, n: int) -> Observations:
     """The whole batch ``n`` times, one copy after the other. Lists of arrays are spike trains."""
     if isinstance(rows, list):

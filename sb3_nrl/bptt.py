@@ -82,7 +82,9 @@ class GradientThroughTime:
         weights_B = self.policy.array(weights_TE.ravel(), th)
         with th.enable_grad():
             objective = (weights_B * self.objective_B).sum()
-        return th.autograd.grad(objective, variables, retain_graph=True)
+        if not objective.requires_grad:  # nothing that learns changes what the actor's activity costs
+            return tuple(th.zeros_like(variable) for variable in variables)
+        return th.autograd.grad(objective, variables, retain_graph=True, materialize_grads=True)
 
 
 class BPTT(ThreeFactorAlgorithm):

@@ -71,13 +71,16 @@ class NodePerturbation(LearningRule):
         obs, actions, n_samples = window.observations, window.actions, self.n_noise_samples
         time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
         noise_BN = policy.sample_noise(len(actions), n_samples)
-        noisy = policy.noisy_pass(obs, actions, noise_BN, **time)
         if self.antithetic:
+            device = policy.learnable[0].device
+            with th.random.fork_rng([device] if device.type == "cuda" else []):  # so that a Poisson encoder repeats
+                noisy = policy.noisy_pass(obs, actions, noise_BN, **time)
             opposite = policy.noisy_pass(obs, actions, -noise_BN, **time)
             rhos = [(plus - minus) / 2 for plus, minus in zip(noisy.objectives, opposite.objectives, strict=True)]
             # With −ξ, ρ has the opposite sign too, so both passes of a pair have the same post-synaptic factor ρ ξ.
             pre = map_received(lambda plus, minus: (plus + minus) / 2, noisy.received, opposite.received)
         else:
+            noisy = policy.noisy_pass(obs, actions, noise_BN, **time)
             clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
             rhos = [
                 (objective.reshape(n_samples, -1) - policy.array(value)).reshape(-1)

@@ -1,9 +1,12 @@
 """Energy of decisions and pictures of spikes, against counts by hand."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
+from stable_baselines3.common.envs import FakeImageEnv
 
 from sb3_nrl.analysis import energy, plot_raster, record
 from sb3_nrl.layers import Lif, SpikeEncoder
@@ -45,6 +48,16 @@ def test_energy_counts_what_each_decision_takes(policy: str, encoding: str) -> N
     assert found.joules == pytest.approx(2 * additions + 3 * found.multiply_accumulates)
     assert found.rate_joules == pytest.approx(3 * found.rate_multiply_accumulates)
     assert found.mean_return == pytest.approx(recording.rewards.sum() / 3)
+
+
+def test_energy_counts_the_spikes_that_encode_features_of_images() -> None:
+    env = FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, channel_first=True)
+    kwargs = {"net_arch": [6], "encoding": "latency", "ticks": 3}
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # many nodes
+        model = make_model(env=env, policy="CnnLifPolicy", policy_kwargs=kwargs)
+    found = energy(model, model.env, 1, seed=0)
+    n_features = model.policy.actor.hidden[0].step(th, (), th.ones(1, 512))[0][0].shape[1] // 2
+    assert 0 < found.synaptic_operations - found.spikes * 6 <= n_features * 6
 
 
 def test_recording_has_spikes_and_potentials_of_each_tick() -> None:

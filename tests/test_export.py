@@ -33,13 +33,14 @@ ENVS: dict[str, Callable[[], gymnasium.Env]] = {
     "multi-discrete": lambda: ActionsEnv(spaces.MultiDiscrete([3, 3])),
     "uneven": lambda: ActionsEnv(spaces.MultiDiscrete([2, 4, 3])),
     "multi-binary": lambda: ActionsEnv(spaces.MultiBinary(3)),
+    "spiking": lambda: ActionsEnv(spaces.Discrete(3)),
     "image": lambda: FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, channel_first=True),
 }
 
 
 def make(kind: str, algorithm: Any = NRL, **settings: Any) -> Any:
     """A model with large weights in its heads, so that errors change actions too."""
-    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(kind, "MlpPolicy")
+    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy", "spiking": "MlpLifPolicy"}.get(kind, "MlpPolicy")
     env = SimpleMultiObsEnv() if kind == "dict" else ENVS[kind]()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # many nodes
         return make_model(algorithm, env, policy=policy, policy_kwargs={"head_gain": 2.0}, **settings)
@@ -202,6 +203,7 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
     "ctrnn": ("MlpCtrnnPolicy", {"tau": [2.0, 3.0, 4.0]}),
     "learned tau": ("MlpCtrnnPolicy", {"learn_tau": True}),
     "gru": ("MlpGruPolicy", {"recurrent_critic": False}),
+    "spiking": ("MlpStatefulLifPolicy", {"ticks": 3, "tau_synapse": 2.0, "refractory": 1, "recurrent": True}),
 }
 
 

@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_nrl import NRL, RMHL, Noise, RolloutWindow, ThreeFactorAlgorithm
+from sb3_nrl import BPTT, NRL, RMHL, Noise, RolloutWindow, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Lif, SpikeEncoder, SpikeReadOut
 from sb3_nrl.nrl import NodePerturbation
@@ -311,6 +311,19 @@ def test_spike_cost_is_descended_along_the_gradient_of_the_rate() -> None:
     assert np.linalg.norm(change) == pytest.approx(np.linalg.norm(expected), rel=0.1)
 
 
+def test_spike_cost_that_nothing_learns_to_avoid_changes_nothing() -> None:
+    changes = []
+    for cost in (0.0, 3.0):
+        model = make_model(BPTT, policy="MlpLifPolicy", policy_kwargs={"net_arch": [4], "spike_cost": cost})
+        model.policy.actor.hidden.requires_grad_(False)
+        model.refresh()
+        before = weights(model)
+        model.learn(64)
+        changes.append(weights(model) - before)
+    assert changes[0].any()
+    np.testing.assert_allclose(changes[0], changes[1], atol=1e-6)
+
+
 @pytest.mark.parametrize(("algorithm", "rule"), [(RMHL, "average"), (NRL, "average")])
 def test_spike_cost_needs_a_critic(algorithm: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=r"spike_cost=1\.0: must be 0 without a critic"):
@@ -430,3 +443,12 @@ def test_poisson_spikes_have_the_rate_of_the_input() -> None:
     np.testing.assert_allclose(np.mean(train, 0), [[0.3, 0, 1, 0, 0.8, 0]], atol=0.01)
     in_torch, _, _ = encoder.step(th, (), th.tensor([[0.3, -0.8, 2.0]]))
     np.testing.assert_allclose(th.stack(in_torch).mean(0), [[0.3, 0, 1, 0, 0.8, 0]], atol=0.01)
+
+
+def test_both_passes_of_a_pair_see_the_same_poisson_spikes() -> None:
+    policy = make_lif_policy({"encoding": "poisson"})
+    window = make_window(policy, T)
+    policy.noise = Noise(1e-6)
+    eligibility: Any = NodePerturbation(policy.noise).eligibility(policy, window, None)[0]
+    assert eligibility.diagnostics["rho_std"] < 1e-5
+    assert float(np.std([policy.actor.run(np, window.observations).outputs for _ in range(9)], 0).max()) > 1e-3

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.analysis.plots import figure_of
@@ -89,8 +90,9 @@ def energy(
     encoder = model.policy.actor.hidden[0]
     n_inputs, products = first.n_inputs, float(first.n_inputs * first.n_hidden)
     if isinstance(encoder, SpikeEncoder):
-        features = model.policy.actor.features.step(np, (), recording.observations)[0]
-        train = encoder.step(np, (), features)[0]
+        with th.no_grad():
+            features = model.policy.actor.features(model.policy.obs_to_tensor(recording.observations)[0])
+        train = encoder.step(th, (), features)[0]
         synaptic += float(mean_of_ticks(train).sum(1).mean()) * ticks * first.n_hidden
         n_inputs, products = n_inputs // 2, 0.0
     updates = float(sum(widths) * ticks)
@@ -143,11 +145,13 @@ def plot_raster(
     valid = is_count(trial, 0) and trial < recording.n_trials
     check("trial", trial, valid, f"one of {recording.n_trials} trials, from 0")
     length = int(recording.lengths[trial])
-    check("steps", steps, 0 <= steps[0] < min(steps[1], length), f"two numbers, the first one below {length}")
+    valid = np.shape(steps) == (2,) and 0 <= steps[0] < min(steps[1], length)
+    check("steps", steps, valid, f"two numbers, the first one below the second and below {length}")
     rows = np.flatnonzero(recording.trial == trial)[slice(*steps)]
     spikes_TMH, potentials_TMH = recording.spikes[layer][rows], recording.potentials[layer][rows]
     n_steps, n_ticks, n_neurons = spikes_TMH.shape
-    check("n_potentials", n_potentials, is_count(n_potentials) and n_potentials <= n_neurons, f"at most {n_neurons}")
+    valid = is_count(n_potentials, 0) and n_potentials <= n_neurons
+    check("n_potentials", n_potentials, valid, f"a whole number of neurons, from 0 to {n_neurons}")
     first = steps[0]
     times = first + np.arange(n_steps * n_ticks) / n_ticks
     order = np.argsort(-spikes_TMH.sum((0, 1)), kind="stable")

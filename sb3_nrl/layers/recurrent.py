@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_nrl.arrays import Array, ArrayNamespace, as_float
+from sb3_nrl.arrays import Array, ArrayNamespace, as_float, is_exported
 from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
 from sb3_nrl.layers.dense import per_env, product
 
@@ -227,8 +227,7 @@ def forget(xp: ArrayNamespace, memory: list[Array], starts_E: Array) -> list[Arr
     :param starts_E: Whether an episode begins
     :return: The arrays, the same ones if none begins
     """
-    is_export = xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())  # which would keep one branch
-    if not is_export and not starts_E.any():
+    if not is_exported(xp) and not starts_E.any():
         return memory
     keep_E1 = as_float(xp, ~starts_E)[:, None]
     return [(part.reshape(-1, keep_E1.shape[0], part.shape[1]) * keep_E1).reshape(part.shape) for part in memory]

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_nrl.arrays import Array, ArrayNamespace, as_float
+from sb3_nrl.arrays import Array, ArrayNamespace, as_float, is_exported
 from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
 from sb3_nrl.layers.coding import mean_of_ticks
 from sb3_nrl.layers.recurrent import RecurrentDense, forget, in_rows
@@ -43,7 +43,7 @@ def fire(xp: ArrayNamespace, v: Array, threshold: Array) -> Array:
     :param threshold: Threshold
     :return: 1 for a spike, 0 for none. Only where autograd records, as in BPTT, it has a derivative: a surrogate
     """
-    if xp is th and v.requires_grad and th.is_grad_enabled():
+    if xp is th and v.requires_grad and th.is_grad_enabled() and not is_exported(xp):
         return _SurrogateSpike.apply(v - threshold)
     return as_float(xp, v > threshold)
 
@@ -125,6 +125,8 @@ class Lif(CompoundLayer):
 
     def constants(self, xp: ArrayNamespace) -> list[Array]:
         """β and θ: of each neuron, or one number, which is quicker, if all neurons have the same."""
+        if is_exported(xp):
+            return [self.beta, self.threshold]
         key = xp, self.beta._version, self.threshold._version
         if key not in self._constants:
             both = [values if xp is th else values.cpu().numpy() for values in (self.beta, self.threshold)]
@@ -134,13 +136,13 @@ class Lif(CompoundLayer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
-        n_copies, n_rows = 1, len(x[0] if isinstance(x, list) else x)
+        n_copies, n_rows = 1, (x[0] if isinstance(x, list) else x).shape[0]
         if isinstance(noise, RankOne):
             n_copies = len(noise.post)
             noise = RankOne(*(self._of_rows(xp, part, n_rows // n_copies) for part in noise))
         elif parameters[0].ndim == 3:
             n_copies = len(parameters[0])
-        return self._simulate(xp, parameters, x, noise, None, np.ones((1, n_rows // n_copies), bool))[:3]
+        return self._simulate(xp, parameters, x, noise, (1, n_rows // n_copies))[:3]
 
     @staticmethod
     def _of_rows(xp: ArrayNamespace, noise_KTEN: Array, n_rows: int) -> Array:
@@ -155,16 +157,17 @@ class Lif(CompoundLayer):
         parameters: tuple[Array, ...],
         x: Any,
         noise: LayerNoise,
-        states_RS: Array | None,
-        starts_TE: Array,
+        n_steps_and_envs: tuple[int, int],
+        states_RS: Array | None = None,
+        starts_TE: Any = None,
     ) -> tuple[list[Array], Any, list[Array], Array]:
         """As :meth:`RecurrentLayer.unroll`; without states neurons are at rest before the first tick."""
-        n_steps, n_envs = starts_TE.shape
+        n_steps, n_envs = n_steps_and_envs
         drives = [
             self.synapses.drive(xp, parameters, received, own, n_steps, n_envs)
             for received, own in self._frames(x, noise)
         ]
-        n_copies = drives[0].base.shape[0] if states_RS is None else len(states_RS) // n_envs
+        n_copies = drives[0].base.shape[0] if states_RS is None else states_RS.shape[0] // n_envs
         shape = (n_copies * n_envs, self.n_neurons)
         if states_RS is None:
             like = {"dtype": np.float32} if xp is np else {"dtype": th.float32, "device": drives[0].base.device}
@@ -190,14 +193,15 @@ class Lif(CompoundLayer):
                 spikes[m].append(spiked)
                 if self.keeps_potentials:
                     potentials[m].append(state[0])
-        self.spikes = [in_rows(xp, of_steps, n_envs) for of_steps in spikes]
+        train = [in_rows(xp, of_steps, n_envs) for of_steps in spikes]
+        self.spikes = [] if is_exported(xp) else train
         self.potentials = [in_rows(xp, of_steps, n_envs) for of_steps in potentials if of_steps]
         after = xp.concatenate(state, 1) if states_RS is not None else None
         if noise is None or isinstance(noise, RankOne):
-            return self.spikes, None, [], after
+            return train, None, [], after
         currents = [drive.base.reshape(-1, shape[1]) for drive in drives]
         all_received = [x, [in_rows(xp, of_steps, n_envs) for of_steps in before]] if self.recurrent else [x]
-        return self.spikes, all_received, [mean_of_ticks(currents)] if self.holds_noise else currents, after
+        return train, all_received, [mean_of_ticks(currents)] if self.holds_noise else currents, after
 
     def _frames(self, x: Any, noise: LayerNoise) -> list[tuple[Array, LayerNoise]]:
         """What the synapses receive, and their noise: in each tick, or once if both are the same in all ticks."""
@@ -274,7 +278,7 @@ class StatefulLif(Lif, RecurrentLayer):
         states_RS: Array,
         starts_TE: Array,
     ) -> tuple[Array, Any, list[Array], Array]:
-        return self._simulate(xp, parameters, x, noise, states_RS, starts_TE)
+        return self._simulate(xp, parameters, x, noise, starts_TE.shape, states_RS, starts_TE)
 
 
 def lif_layers(layers: Iterable[nn.Module]) -> list[Lif]:
