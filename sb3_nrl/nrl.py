@@ -68,37 +68,45 @@ class NodePerturbation(LearningRule):
         check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
-        obs, actions, n_samples = window.observations, window.actions, self.n_noise_samples
+        obs, actions = window.observations, window.actions
         time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
-        noise_BN = policy.sample_noise(len(actions), n_samples)
+        noise_BN = policy.sample_noise(len(actions), self.n_noise_samples)
         if self.antithetic:
             device = policy.learnable[0].device
             with th.random.fork_rng([device] if device.type == "cuda" else []):  # so that a Poisson encoder repeats
-                noisy = policy.noisy_pass(obs, actions, noise_BN, **time)
-            opposite = policy.noisy_pass(obs, actions, -noise_BN, **time)
-            rhos = [(plus - minus) / 2 for plus, minus in zip(noisy.objectives, opposite.objectives, strict=True)]
-            # With −ξ, ρ has the opposite sign too, so both passes of a pair have the same post-synaptic factor ρ ξ.
-            pre = map_received(lambda plus, minus: (plus + minus) / 2, noisy.received, opposite.received)
+                passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
+            passes.append(policy.noisy_pass(obs, actions, -noise_BN, **time))
         else:
-            noisy = policy.noisy_pass(obs, actions, noise_BN, **time)
+            passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
+        measured = [[*of.objectives, *([] if of.costs is None else [of.costs])] for of in passes]
+        n_samples = self.n_noise_samples
+        if self.antithetic and policy.is_smooth:
+            rhos = [(plus - minus) / 2 for plus, minus in zip(*measured, strict=True)]
+            # With −ξ, ρ has the opposite sign too, so both passes of a pair have the same post-synaptic factor ρ ξ.
+            pre = map_received(lambda plus, minus: (plus + minus) / 2, *(of.received for of in passes))
+        else:
             clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
+            if passes[0].costs is not None:
+                clean.append(policy.noisy_pass(obs, actions, 0 * noise_BN[: len(actions)], **time).costs)
             rhos = [
-                (objective.reshape(n_samples, -1) - policy.array(value)).reshape(-1)
-                for objective, value in zip(noisy.objectives, clean, strict=True)
+                (policy.xp.concatenate(of_passes).reshape(-1, len(actions)) - policy.array(value)).reshape(-1)
+                for *of_passes, value in zip(*measured, clean, strict=True)
             ]
-            pre = noisy.received
+            pre = map_received(lambda *of_passes: policy.xp.concatenate(of_passes), *(of.received for of in passes))
+            if self.antithetic:
+                noise_BN, n_samples = policy.xp.concatenate([noise_BN, -noise_BN]), self.n_passes
         costs: Eligibility | None = None
-        if noisy.costs is not None:
-            check("antithetic", self.antithetic, self.antithetic, "True with a spike_cost")
-            of_costs = (noisy.costs - opposite.costs) / 2
-            costs = self._sums(policy, noise_BN, [of_costs, 0 * of_costs][: len(rhos)], pre, window.starts_TE)
+        if passes[0].costs is not None:
+            of_costs = [rhos.pop(), 0 * rhos[0]]
+            costs = self._sums(policy, noise_BN, n_samples, of_costs, pre, window.starts_TE)
         diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
-        return self._sums(policy, noise_BN, rhos, pre, window.starts_TE, diagnostics, costs), None
+        return self._sums(policy, noise_BN, n_samples, rhos, pre, window.starts_TE, diagnostics, costs), None
 
     def _sums(
         self,
         policy: PerturbablePolicy,
         noise_BN: Array,
+        n_samples: int,
         rhos: list[Array],
         pre: list[Any],
         starts_TE: np.ndarray | None,
@@ -107,13 +115,16 @@ class NodePerturbation(LearningRule):
     ) -> Eligibility:
         if policy.n_states > 0:
             assert self.noise is not None and starts_TE is not None
-            post_BN = noise_BN / (self.n_noise_samples * self.noise.std**2)
+            post_BN = noise_BN / (n_samples * self.noise.std**2)
             return NoiseThroughTime(policy, post_BN, rhos, pre, starts_TE, diagnostics, costs)
-        return OuterProducts(policy, self._post_synaptic(policy, noise_BN, rhos), pre, diagnostics, costs)
+        post_BN = self._post_synaptic(policy, noise_BN, n_samples, rhos)
+        return OuterProducts(policy, post_BN, pre, diagnostics, costs)
 
-    def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, rhos: list[Array]) -> Array:
+    def _post_synaptic(
+        self, policy: PerturbablePolicy, noise_BN: Array, n_samples: int, rhos: list[Array]
+    ) -> Array:
         """The post-synaptic factor ρ ξ / ‖ξ‖² of all nodes, normalized according to ``noise_normalization``."""
-        post_BN = noise_BN / self.n_noise_samples
+        post_BN = noise_BN / n_samples
         for part, rho_B in zip(policy.parts, rhos, strict=True):
             spans = part.layer_nodes if self.noise_normalization == "layer" else [part.nodes]
             if self.noise_normalization == "unbiased":

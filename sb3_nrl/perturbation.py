@@ -84,6 +84,8 @@ class PerturbablePolicy(BasePolicy):
                     "it with requires_grad_(False)."
                 )
         self.n_nodes, self.n_pre, self.n_states, self.n_weights = node, column, state, weight
+        self.is_smooth = all(layer.is_smooth for network in self.networks for layer in network.layers)
+        """Whether small noise changes the activity of all layers little."""
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)

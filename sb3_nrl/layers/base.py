@@ -49,6 +49,9 @@ class Layer(nn.Module, ABC):
     runs_in_numpy: ClassVar[bool] = True
     """Whether ``step`` can be called with NumPy."""
 
+    is_smooth: ClassVar[bool] = True
+    """Whether small noise changes the output little. The two passes of a pair then have nearly the same activity."""
+
     shares_input: ClassVar[bool] = False
     """Whether a pass of K copies may give it once what all copies receive."""
 

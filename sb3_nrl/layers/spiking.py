@@ -73,6 +73,7 @@ class Lif(CompoundLayer):
     :param is_input_held: Whether the input is a constant current
     """
 
+    is_smooth = False
     beta: th.Tensor
     threshold: th.Tensor
 
