@@ -120,9 +120,7 @@ class NodePerturbation(LearningRule):
         post_BN = self._post_synaptic(policy, noise_BN, n_samples, rhos)
         return OuterProducts(policy, post_BN, pre, diagnostics, costs)
 
-    def _post_synaptic(
-        self, policy: PerturbablePolicy, noise_BN: Array, n_samples: int, rhos: list[Array]
-    ) -> Array:
+    def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, n_samples: int, rhos: list[Array]) -> Array:
         """The post-synaptic factor ρ ξ / ‖ξ‖² of all nodes, normalized according to ``noise_normalization``."""
         post_BN = noise_BN / n_samples
         for part, rho_B in zip(policy.parts, rhos, strict=True):

@@ -236,11 +236,19 @@ def smoothed_gradient(policy: Any, window: RolloutWindow, std: float) -> th.Tens
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "perturbs"),
-    [({}, "node"), ({"recurrent": True}, "node"), ({"net_arch": [3, 2]}, "node"), ({"net_arch": [3, 2]}, "weight")],
-    ids=["held noise", "recurrent", "two layers", "weight noise"],
+    ("arguments", "perturbs", "cosine"),
+    [
+        ({}, "node", 0.99),
+        ({"recurrent": True}, "node", 0.99),
+        ({"net_arch": [3, 2]}, "node", 0.99),
+        ({"net_arch": [3, 2], "recurrent": True, "head_gain": 4.0}, "node", 0.998),  # less with the mean of a pair
+        ({"net_arch": [3, 2]}, "weight", 0.99),
+    ],
+    ids=["held noise", "recurrent", "two layers", "large outputs", "weight noise"],
 )
-def test_expected_update_is_the_gradient_of_the_smoothed_policy(arguments: dict[str, Any], perturbs: Any) -> None:
+def test_expected_update_is_the_gradient_of_the_smoothed_policy(
+    arguments: dict[str, Any], perturbs: Any, cosine: float
+) -> None:
     kwargs = {"net_arch": [3], "ticks": 4, "observation_space": spaces.Box(-2, 2, (2,), np.float32), **arguments}
     policy = make_lif_policy(kwargs, perturbs=perturbs)
     window = make_window(policy, 1)
@@ -250,7 +258,7 @@ def test_expected_update_is_the_gradient_of_the_smoothed_policy(arguments: dict[
         rule = WeightPerturbation(Noise(0.3), 20_000, rank="full")
     th.manual_seed(0)
     mean = th.stack([estimate(policy, window, rule, np.ones((1, 1))) for _ in range(15)]).mean(0)
-    assert th.cosine_similarity(mean, expected, dim=0) > 0.99
+    assert th.cosine_similarity(mean, expected, dim=0) > cosine
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -448,7 +456,9 @@ def test_poisson_spikes_have_the_rate_of_the_input() -> None:
 def test_both_passes_of_a_pair_see_the_same_poisson_spikes() -> None:
     policy = make_lif_policy({"encoding": "poisson"})
     window = make_window(policy, T)
-    policy.noise = Noise(1e-6)
-    eligibility: Any = NodePerturbation(policy.noise).eligibility(policy, window, None)[0]
-    assert eligibility.diagnostics["rho_std"] < 1e-5
+    policy.noise = Noise(1e-4)
+    eligibility, _ = NodePerturbation(policy.noise).eligibility(policy, window, None)
+    assert (
+        abs(eligibility.weighted_sum(np.ones((T, E)))).max() < 10
+    )  # other spikes would change log π by far more than σ
     assert float(np.std([policy.actor.run(np, window.observations).outputs for _ in range(9)], 0).max()) > 1e-3
