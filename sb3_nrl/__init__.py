@@ -10,6 +10,7 @@ from sb3_nrl.rmhl import RMHL
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 from sb3_nrl.tuned import TUNED
+from sb3_nrl.vec_env import GymnasiumVecEnv
 
 __version__ = "0.2.0.dev0"
 
@@ -20,6 +21,7 @@ __all__ = [
     "RMHL",
     "TUNED",
     "Eligibility",
+    "GymnasiumVecEnv",
     "LearningRule",
     "Noise",
     "OuterProducts",

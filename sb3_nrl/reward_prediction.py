@@ -213,7 +213,7 @@ class RunningAverage(RewardPredictor):
         self.average_E = np.full(n_envs, np.nan)
         """r̄, NaN before the first reward that counts."""
         self._average_of_type: dict[tuple[int, Any], float] = {}
-        self._types: list[Any] = [None] * n_envs
+        self._types: list[tuple[int, Any]] = []  # of the trials whose rewards are due, and their environments
         self.restart()
 
     def take_over(self, previous: "RunningAverage") -> None:
@@ -256,7 +256,8 @@ class RunningAverage(RewardPredictor):
             self._due_E = dones_E | (rewards_E != 0)
         due = self.due
         if due:
-            self._types = [info.get("trial_type") for info in infos]
+            due_envs = np.flatnonzero(self._due_E).tolist()
+            self._types = [(env, infos[env]["trial_type"]) for env in due_envs if "trial_type" in infos[env]]
         return due
 
     def skip(self) -> None:
@@ -283,13 +284,12 @@ class RunningAverage(RewardPredictor):
         :return: δ, 0 where no reward counts, and where one does; shape (E,)
         """
         due_E = self._due_E
-        typed = [(env, kind) for env, kind in enumerate(self._types) if kind is not None and due_E[env]]
-        for env, kind in typed:
+        for env, kind in self._types:
             self.average_E[env] = self._average_of_type.get((env, kind), np.nan)
         unknown_E = self._first_E if self.reward_timing == "step" else np.isnan(self.average_E)
         errors_E = np.where(due_E & ~unknown_E, self._sum_E - self.average_E, 0.0)
         self.average_E = np.where(due_E & unknown_E, self._sum_E, self.average_E + self.reward_smoothing * errors_E)
-        self._average_of_type |= {key: float(self.average_E[key[0]]) for key in typed}
+        self._average_of_type |= {key: float(self.average_E[key[0]]) for key in self._types}
         if self.scale_rpe:
             np.divide(errors_E, np.abs(self._sum_E), out=errors_E, where=self._sum_E != 0)
         self._sum_E = np.where(due_E, 0.0, self._sum_E)

@@ -249,7 +249,9 @@ class ThreeFactorAlgorithm(ModelSetup):
 
             callback.update_locals(locals())
             going_on = callback.on_step()
-            self._update_info_buffer(infos, dones)
+            if np.count_nonzero(dones):
+                ended = np.flatnonzero(dones)
+                self._update_info_buffer([infos[env] for env in ended], dones[ended])
         if going_on:
             callback.update_locals(locals())
             callback.on_rollout_end()
