@@ -83,6 +83,10 @@ class ActionDistribution(ABC):
         """log π(a|s), shape (B,)."""
 
     @abstractmethod
+    def score(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        """The derivative of log π(a|s) with respect to each output of the head, shape (B, P)."""
+
+    @abstractmethod
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
         """Entropy of π(·|s), shape (B,)."""
 
@@ -163,6 +167,13 @@ class Categorical(ActionDistribution):
             return parameters[0, actions, rows]
         return parameters[self._components, actions.T, rows].sum(0)
 
+    def score(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        score = -xp.exp(parameters)
+        chosen = actions.long() if xp is th else actions
+        score[self._components, chosen[None] if self._is_single else chosen.T, xp.arange(parameters.shape[2])] += 1
+        of_outputs = score.reshape(-1, score.shape[2])
+        return (of_outputs if self._padding is None else of_outputs[self._padding.ravel() < self.n_outputs]).T
+
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
         return -(xp.exp(parameters) * parameters).sum(1).sum(0)
 
@@ -216,6 +227,9 @@ class Bernoulli(ActionDistribution):
     def log_prob(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
         return (actions * parameters + _log_sigmoid(xp, -parameters)).sum(1)
 
+    def score(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        return actions - xp.exp(_log_sigmoid(xp, parameters))
+
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
         yes, no = _log_sigmoid(xp, parameters), _log_sigmoid(xp, -parameters)
         return -(xp.exp(yes) * yes + xp.exp(no) * no).sum(1)
@@ -261,6 +275,11 @@ class Gaussian(ActionDistribution):
         mean, log_std = self._split(parameters)
         z = (actions - mean) / xp.exp(log_std)
         return (-0.5 * (z * z + math.log(2 * math.pi)) - log_std).sum(1)
+
+    def score(self, xp: ArrayNamespace, parameters: Array, actions: Array) -> Array:
+        mean, log_std = self._split(parameters)
+        z = (actions - mean) / xp.exp(log_std)
+        return xp.concatenate((z / xp.exp(log_std), z * z - 1), axis=1)
 
     def entropy(self, xp: ArrayNamespace, parameters: Array) -> Array:
         return (self._split(parameters)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)

@@ -9,10 +9,12 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
-from sb3_nrl.arrays import Array, map_received
+from sb3_nrl.arrays import Array, map_received, repeat_batch
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
+from sb3_nrl.layers.dense import learned_outputs
 from sb3_nrl.noise import ORTHOGONAL, Noise, NoiseDistribution
+from sb3_nrl.passes import NoisyPass
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.recurrent_policies import RnnPolicy
@@ -47,11 +49,13 @@ class NodePerturbation(LearningRule):
         noise_normalization: NoiseNormalization = "unbiased",
         n_noise_samples: int = 4,
         antithetic: bool = True,
+        local_head: bool = False,
     ) -> None:
         self.noise = noise
         self.noise_normalization = noise_normalization
         self.n_noise_samples = n_noise_samples
         self.antithetic = antithetic
+        self.local_head = local_head
         self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
@@ -65,12 +69,16 @@ class NodePerturbation(LearningRule):
         valid = normalization != "layer" or not orthogonal
         wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
         check("noise_normalization", normalization, valid, wanted)
-        check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
+        for name in ("antithetic", "local_head"):
+            value = getattr(self, name)
+            check(name, value, isinstance(value, bool), "True or False")
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         obs, actions = window.observations, window.actions
         time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
         noise_BN = policy.sample_noise(len(actions), self.n_noise_samples)
+        for nodes in self._local(policy):
+            noise_BN[:, nodes] = 0
         if self.antithetic:
             device = policy.learnable[0].device
             with th.random.fork_rng([device] if device.type == "cuda" else []):  # so that a Poisson encoder repeats
@@ -78,12 +86,14 @@ class NodePerturbation(LearningRule):
             passes.append(policy.noisy_pass(obs, actions, -noise_BN, **time))
         else:
             passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
+        scores = [self._scores(policy, of, actions) for of in passes]
         measured = [[*of.objectives, *([] if of.costs is None else [of.costs])] for of in passes]
         n_samples = self.n_noise_samples
         if self.antithetic and policy.is_smooth:
             rhos = [(plus - minus) / 2 for plus, minus in zip(*measured, strict=True)]
             # With −ξ, ρ has the opposite sign too, so both passes of a pair have the same post-synaptic factor ρ ξ.
             pre = map_received(lambda plus, minus: (plus + minus) / 2, *(of.received for of in passes))
+            of_heads = [(plus + minus) / 2 for plus, minus in zip(*scores, strict=True)]
         else:
             clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
             if passes[0].costs is not None:
@@ -93,14 +103,33 @@ class NodePerturbation(LearningRule):
                 for *of_passes, value in zip(*measured, clean, strict=True)
             ]
             pre = map_received(lambda *of_passes: policy.xp.concatenate(of_passes), *(of.received for of in passes))
+            of_heads = [policy.xp.concatenate(of_passes) for of_passes in zip(*scores, strict=True)]
             if self.antithetic:
                 noise_BN, n_samples = policy.xp.concatenate([noise_BN, -noise_BN]), self.n_passes
         costs: Eligibility | None = None
         if passes[0].costs is not None:
             of_costs = [rhos.pop(), 0 * rhos[0]]
-            costs = self._sums(policy, noise_BN, n_samples, of_costs, pre, window.starts_TE)
+            costs = self._sums(policy, noise_BN, n_samples, of_costs, [0 * of for of in of_heads], pre, window)
         diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
-        return self._sums(policy, noise_BN, n_samples, rhos, pre, window.starts_TE, diagnostics, costs), None
+        return self._sums(policy, noise_BN, n_samples, rhos, of_heads, pre, window, diagnostics, costs), None
+
+    def _local(self, policy: PerturbablePolicy) -> list[slice]:
+        """The nodes of the heads of actor and critic, if they learn without noise."""
+        return [part.layer_nodes[-1] for part in policy.parts] if self.local_head else []
+
+    def _scores(self, policy: PerturbablePolicy, noisy: NoisyPass, actions: Array) -> list[Array]:
+        """
+        The derivatives of log π(a|s) and V(s) with respect to the outputs of the heads, if these learn without noise.
+        """
+        if not self.local_head:
+            return []
+        parameters, xp = noisy.parameters, policy.xp
+        n_copies = parameters.shape[policy.action_dist.batch_axis] // len(actions)
+        score = policy.action_dist.score(xp, parameters, repeat_batch(xp, policy.array(actions), n_copies))
+        scores = [score[:, learned_outputs(policy.actor.head)]]
+        if policy.critic is not None:
+            scores.append(xp.ones_like(noisy.objectives[1])[:, None][:, learned_outputs(policy.critic.head)])
+        return scores
 
     def _sums(
         self,
@@ -108,25 +137,33 @@ class NodePerturbation(LearningRule):
         noise_BN: Array,
         n_samples: int,
         rhos: list[Array],
+        of_heads: list[Array],
         pre: list[Any],
-        starts_TE: np.ndarray | None,
+        window: RolloutWindow,
         diagnostics: dict[str, float] | None = None,
         costs: Eligibility | None = None,
     ) -> Eligibility:
-        if policy.n_states > 0:
-            assert self.noise is not None and starts_TE is not None
+        is_recurrent = policy.n_states > 0
+        if is_recurrent:
+            assert self.noise is not None
             post_BN = noise_BN / (n_samples * self.noise.std**2)
-            return NoiseThroughTime(policy, post_BN, rhos, pre, starts_TE, diagnostics, costs)
-        post_BN = self._post_synaptic(policy, noise_BN, n_samples, rhos)
-        return OuterProducts(policy, post_BN, pre, diagnostics, costs)
+        else:
+            post_BN = self._post_synaptic(policy, noise_BN, n_samples, rhos)
+        for nodes, score in zip(self._local(policy), of_heads, strict=True):
+            post_BN[:, nodes] = score / n_samples
+        if not is_recurrent:
+            return OuterProducts(policy, post_BN, pre, diagnostics, costs)
+        assert window.starts_TE is not None
+        return NoiseThroughTime(policy, post_BN, rhos, pre, window.starts_TE, self.local_head, diagnostics, costs)
 
     def _post_synaptic(self, policy: PerturbablePolicy, noise_BN: Array, n_samples: int, rhos: list[Array]) -> Array:
         """The post-synaptic factor ρ ξ / ‖ξ‖² of all nodes, normalized according to ``noise_normalization``."""
         post_BN = noise_BN / n_samples
         for part, rho_B in zip(policy.parts, rhos, strict=True):
-            spans = part.layer_nodes if self.noise_normalization == "layer" else [part.nodes]
+            nodes = slice(part.nodes.start, part.layer_nodes[-1].start) if self.local_head else part.nodes
+            spans = part.layer_nodes if self.noise_normalization == "layer" else [nodes]
             if self.noise_normalization == "unbiased":
-                rho_B = rho_B * part.n_nodes
+                rho_B = rho_B * (nodes.stop - nodes.start)
             for span in spans:
                 noise = noise_BN[:, span]
                 # The noise of a layer with one node can be exactly 0; _TINY avoids a division by 0.
@@ -144,6 +181,7 @@ class NoiseThroughTime(OuterProducts):
     :param rhos: ρ of actor and critic, shape (B,)
     :param pre: Pre-synaptic activity of each layer
     :param starts_TE: Whether an episode begins with each step
+    :param local_head: Whether the post-synaptic factors of the heads have their own derivatives, which need no ρ
     :param diagnostics: What to log, by name
     :param costs: The same for what the actor's activity costs, None if nothing
     """
@@ -155,12 +193,13 @@ class NoiseThroughTime(OuterProducts):
         rhos: list[Array],
         pre: list[Any],
         starts_TE: np.ndarray,
+        local_head: bool = False,
         diagnostics: dict[str, float] | None = None,
         costs: Eligibility | None = None,
     ) -> None:
         super().__init__(policy, post_BN, pre, diagnostics, costs)
         self._rhos_KTE = [policy.numpy(rho_B).reshape(-1, *starts_TE.shape) for rho_B in rhos]
-        self._starts_TE = starts_TE
+        self._starts_TE, self._local_head = starts_TE, local_head
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         policy, n_envs = self.policy, weights_TE.shape[1]
@@ -173,7 +212,9 @@ class NoiseThroughTime(OuterProducts):
                 later_KTE[:, t] += later_KTE[:, t + 1] * ~self._starts_TE[t + 1]
             last = part.nodes.start + network.n_remembered
             post_KTEN[..., part.nodes.start : last] *= policy.array(later_KTE)[..., None]
-            post_KTEN[..., last : part.nodes.stop] *= policy.array(now_KTE)[..., None]
+            head = part.layer_nodes[-1].start if self._local_head else part.nodes.stop
+            post_KTEN[..., last:head] *= policy.array(now_KTE)[..., None]
+            post_KTEN[..., head : part.nodes.stop] *= policy.array(weights_TE)[..., None]
         sum_EW = policy.outer(post_KTEN.reshape(self.post_BN.shape), self.pre, n_envs if per_env else 1)
         return sum_EW if per_env else sum_EW[0]
 
@@ -236,6 +277,9 @@ class NRL(ThreeFactorAlgorithm):
         environments
     :param noise_hold: For noise on weights: the number of steps for which noise is held, by default 32 with a recurrent
         policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
+    :param local_head: For noise on nodes: whether the output layer learns from its own derivative instead of from noise,
+        (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then noise is on the hidden nodes
+        only. By default True with spiking policies, else False
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values
@@ -257,6 +301,7 @@ class NRL(ThreeFactorAlgorithm):
         perturbation: Perturbation | None = None,
         noise_rank: NoiseRank | None = None,
         noise_hold: int | None = None,
+        local_head: bool | None = None,
         _init_setup_model: bool = True,
         clean_passes: int | None = None,
         **shared: Unpack[SharedArguments],
@@ -274,6 +319,7 @@ class NRL(ThreeFactorAlgorithm):
         self.perturbation: Perturbation | None = perturbation
         self.noise_rank: NoiseRank | None = noise_rank
         self.noise_hold = noise_hold
+        self.local_head = local_head
         if _init_setup_model:
             self._setup_model()
 
@@ -293,7 +339,14 @@ class NRL(ThreeFactorAlgorithm):
             for name in ("noise_rank", "noise_hold"):
                 value = getattr(self, name)
                 check(name, value, value is None, 'None but with perturbation="weight"')
-            return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic)
+            if self.local_head is None:
+                self.local_head = issubclass(self.policy_class, LifPolicy)
+            return NodePerturbation(
+                noise, self.noise_normalization, self.n_noise_samples, self.antithetic, self.local_head
+            )
+        if self.local_head is None:
+            self.local_head = False
+        check("local_head", self.local_head, self.local_head is False, "None or False with noise on weights")
         if self.noise_rank is None:
             self.noise_rank = "one"
         if self.noise_hold is None:

@@ -65,6 +65,7 @@ class NoisyPass(NamedTuple):
     :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
         of the nodes
     :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
+    :param parameters: Parameters of the action distribution
     :param costs: What the actor's activity costs, shape (B,); None if nothing
     """
 
@@ -72,4 +73,5 @@ class NoisyPass(NamedTuple):
     received: list[Any]
     potentials: list[Array]
     states: Array | None
+    parameters: Array
     costs: Array | None = None

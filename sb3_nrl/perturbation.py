@@ -284,6 +284,7 @@ class PerturbablePolicy(BasePolicy):
             [received for passed in passes for received in passed.received],
             [potential for passed in passes for potential in passed.potentials],
             xp.concatenate(after, 1) if after else None,
+            parameters,
             self.costs(),
         )
 

@@ -192,3 +192,9 @@ class GaussianHead(CompoundLayer):
 def linear_layer(head: Layer) -> Any:
     """The :class:`Dense` layer of a head, whose outputs are logits, values, or the means of continuous actions."""
     return head.mean if isinstance(head, GaussianHead) else head
+
+
+def learned_outputs(head: Layer) -> slice:
+    """The outputs of a head whose weights or bias learn, which are its nodes."""
+    first = head.mean.out_features if isinstance(head, GaussianHead) and head.mean.n_nodes == 0 else 0
+    return slice(first, first + head.n_nodes)
