@@ -277,9 +277,9 @@ class NRL(ThreeFactorAlgorithm):
         environments
     :param noise_hold: For noise on weights: the number of steps for which noise is held, by default 32 with a recurrent
         policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
-    :param local_head: For noise on nodes: whether the output layer learns from its own derivative instead of from noise,
-        (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then noise is on the hidden nodes
-        only. By default True with spiking policies, else False
+    :param local_head: For noise on nodes: whether the output layer learns from its own derivative instead of from
+        noise, (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only hidden nodes
+        get noise. By default True with spiking policies, else False
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values

@@ -114,6 +114,42 @@ def test_so_it_is_with_a_mean_of_noisy_passes_for_the_clean_one() -> None:
     assert_mean_eligibility_is_exact(make_policy(**ACTOR_ALONE, noise=Noise(1e-2), n_baseline_passes=3))
 
 
+@each_network
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_a_local_head_learns_from_its_exact_gradient(network: dict[str, Any], antithetic: bool) -> None:
+    """One sample is enough for the heads. The layers before them learn from noise, which only they get."""
+    policy = make_policy(**{"noise": Noise(1e-4), "net_arch": [12], **network})
+    assert policy.noise is not None
+    window = make_window(policy, n_steps=4)
+    gradient = exact(policy, window)
+    hidden = [name for name in gradient if ".head." not in name]
+    for n_samples in (1, 100 * policy.n_nodes):
+        rule = NodePerturbation(policy.noise, "unbiased", n_samples, antithetic, local_head=True)
+        estimated = estimate(policy, window, rule)
+        for name in gradient.keys() - hidden:
+            th.testing.assert_close(estimated[name], gradient[name], rtol=2e-2, atol=2e-2)
+        if hidden and n_samples > 1:
+            assert cosine(*(th.cat([of[name].flatten() for name in hidden]) for of in (estimated, gradient))) > 0.98
+
+
+@pytest.mark.parametrize("frozen", ["mean", "log_std", None])
+def test_a_local_head_may_be_frozen_in_part(frozen: str | None) -> None:
+    policy = make_policy(action_space=spaces.Box(-1, 1, (2,)), noise=Noise(1e-4), net_arch=[5])
+    head: Any = policy.actor.head
+    if frozen is None:
+        head.requires_grad_(False)
+    else:
+        getattr(head, frozen).requires_grad_(False)
+    policy.refresh()
+    window = make_window(policy, n_steps=4)
+    gradient = exact(policy, window)
+    estimated = estimate(policy, window, NodePerturbation(Noise(1e-4), local_head=True))
+    of_heads = [name for name in estimated if ".head." in name]
+    assert len(of_heads) == {"mean": 1, "log_std": 2, None: 0}[frozen] + 2
+    for name in of_heads:
+        th.testing.assert_close(estimated[name], gradient[name], rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("normalization", ["unbiased", "network", "layer"])
 @pytest.mark.parametrize("antithetic", [False, True])
 @each_action_space

@@ -174,6 +174,7 @@ def test_bptt_is_backpropagation_through_time(arguments: dict[str, Any], engine:
 
 RULES: dict[str, Any] = {
     "node": lambda k: NodePerturbation(Noise(1e-2), n_noise_samples=k),
+    "node, local head": lambda k: NodePerturbation(Noise(1e-2), n_noise_samples=k, local_head=True),
     "node, one-sided": lambda k: NodePerturbation(Noise(1e-3), n_noise_samples=k, antithetic=False),
     "weight, rank one": lambda k: WeightPerturbation(Noise(1e-2), k, rank="one"),
     "weight, rank one, Rademacher": lambda k: WeightPerturbation(Noise(1e-2, "rademacher"), k, rank="one"),
