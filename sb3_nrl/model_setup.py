@@ -32,7 +32,6 @@ from sb3_nrl.reward_prediction import (
     RewardPrediction,
     RewardPredictor,
     RewardTiming,
-    RunningAverage,
     make_predictor,
 )
 from sb3_nrl.rules import LearningRule
@@ -56,6 +55,8 @@ class SharedArguments(TypedDict, total=False):
     trace_decay: float | None
     gae_lambda: float | None
     max_grad_norm: float | None
+    norm_obs: bool
+    norm_reward: bool | None
     stats_window_size: int
     tensorboard_log: str | None
     policy_kwargs: dict[str, Any] | None
@@ -96,6 +97,7 @@ class ModelSetup(OnPolicyAlgorithm):
     reward_prediction: RewardPrediction
     trace_decay: float | None
     gae_lambda: float | None  # type: ignore[assignment]
+    norm_obs: bool
     n_baseline_passes: int | None = None
     """Number of noisy passes whose mean is used instead of a clean pass; None for a clean pass."""
 
@@ -108,7 +110,7 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def _make_predictor(self) -> RewardPredictor:
         """Make the reward predictor from the model's arguments. A running average keeps the averages learned so far."""
-        names = ("gamma", "ent_coef", "vf_coef", "reward_timing", "reward_smoothing", "scale_rpe")
+        names = ("gamma", "ent_coef", "vf_coef", "reward_timing", "reward_smoothing", "scale_rpe", "norm_reward")
         predictor, used = make_predictor(
             self.reward_prediction, {name: getattr(self, name) for name in names}, self.n_envs
         )
@@ -117,7 +119,7 @@ class ModelSetup(OnPolicyAlgorithm):
         before: RewardPredictor | None = vars(self).get("predictor")
         same = before is None or before.has_critic == predictor.has_critic
         check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
-        if isinstance(predictor, RunningAverage) and isinstance(before, RunningAverage):
+        if before is not None:
             predictor.take_over(before)
         return predictor
 
@@ -139,6 +141,11 @@ class ModelSetup(OnPolicyAlgorithm):
         check("gae_lambda", part, alone, "None if trace_decay is given, which is gamma times gae_lambda")
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
+        is_bool = isinstance(self.norm_obs, bool)
+        check("norm_obs", self.norm_obs, is_bool, "True or False")
+        if "policy" in vars(self):
+            same = self.norm_obs == (self.policy.normalizer is not None)
+            check("norm_obs", self.norm_obs, same, "what it was when the model was made")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
         if self.learning_rate != self._scheduled_rate:
@@ -151,7 +158,7 @@ class ModelSetup(OnPolicyAlgorithm):
         known = "a name or a subclass of sb3_nrl.policies.NoisyPolicy, which no model of another algorithm has"
         check("policy", kind, issubclass(kind, NoisyPolicy), known)
         check_spaces(self.observation_space, self.action_space)
-        for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes"):
+        for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes", "norm_obs"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
         wanted = "without ortho_init: make_features_extractor and head_gain decide the initial weights"
         check("policy_kwargs", self.policy_kwargs, "ortho_init" not in self.policy_kwargs, wanted)
@@ -187,6 +194,7 @@ class ModelSetup(OnPolicyAlgorithm):
             noise=self.rule.noise,
             perturbs=self.rule.perturbs,
             n_baseline_passes=self.n_baseline_passes,
+            norm_obs=self.norm_obs,
             **self.policy_kwargs,
         ).to(self.device)  # type: ignore[assignment]
         self.policy.refresh()

@@ -14,6 +14,7 @@ from torch import nn
 from sb3_nrl.arrays import Array, ArrayNamespace, Observations, repeat_batch
 from sb3_nrl.layers import Layer, RankOne, RecurrentLayer
 from sb3_nrl.layers.base import LayerNoise
+from sb3_nrl.normalization import ObservationNormalizer
 
 
 class WeightNoise(NamedTuple):
@@ -58,10 +59,14 @@ class Network(nn.Module):
     :param features: Layer that makes features of observations
     :param hidden: Hidden layers
     :param head: Output layer
+    :param normalizer: Normalises observations before the features, None for none; actor and critic may share it
     """
 
-    def __init__(self, features: Layer, hidden: Iterable[Layer], head: Layer) -> None:
+    def __init__(
+        self, features: Layer, hidden: Iterable[Layer], head: Layer, normalizer: ObservationNormalizer | None = None
+    ) -> None:
         super().__init__()
+        self.normalizer = normalizer
         self.features = features
         self.hidden = nn.ModuleList(hidden)
         self.head = head
@@ -124,7 +129,7 @@ class Network(nn.Module):
         :param starts_TE: Whether an episode begins with the step; for recurrent networks
         :return: What the pass gives
         """
-        x: Any = obs
+        x: Any = obs if self.normalizer is None else self.normalizer.forward(xp, obs)
         all_received: list[Any] = []
         all_potentials: list[Array] = []
         if self.n_states == 0 and noise is None:  # what happens at every step of most trainings

@@ -31,6 +31,7 @@ from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.layers.module import example_observations
 from sb3_nrl.network import Network
 from sb3_nrl.noise import Noise
+from sb3_nrl.normalization import ObservationNormalizer
 from sb3_nrl.perturbation import PerturbablePolicy
 
 
@@ -66,6 +67,7 @@ class NoisyPolicy(PerturbablePolicy):
     :param n_baseline_passes: None: actions and values come from a clean pass. N: they come from the mean of N noisy
         passes (section 3.3), for hardware that is always noisy
     :param critic: Whether there is a critic
+    :param norm_obs: Whether the networks normalise observations by their running mean and standard deviation
     :param features_extractor_class: Features extractor; by default the observation is flattened
     :param features_extractor_kwargs: Keyword arguments of the features extractor
     :param normalize_images: Whether to divide images by 255
@@ -92,6 +94,7 @@ class NoisyPolicy(PerturbablePolicy):
         perturbs: Perturbs = "node",
         n_baseline_passes: int | None = None,
         critic: bool = False,
+        norm_obs: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -123,8 +126,9 @@ class NoisyPolicy(PerturbablePolicy):
         shared = [] if isinstance(self.net_arch, dict) else self.net_arch
         widths = {"pi": shared, "vf": shared, **(self.net_arch if isinstance(self.net_arch, dict) else {})}
         self.action_dist = make_distribution(action_space)
-        self.actor = self._make_network(widths["pi"], self.action_dist.n_outputs, is_critic=False)
-        self.critic = self._make_network(widths["vf"], 1, is_critic=True) if critic else None
+        normalizer = ObservationNormalizer(observation_space) if norm_obs else None
+        self.actor = self._make_network(widths["pi"], self.action_dist.n_outputs, normalizer, is_critic=False)
+        self.critic = self._make_network(widths["vf"], 1, normalizer, is_critic=True) if critic else None
         self.eval()
         self.generator = np.random.default_rng(int(th.randint(2**62, ())))
         """Random generator of actions in training. It is not NumPy's global one, which an environment may seed."""
@@ -168,7 +172,14 @@ class NoisyPolicy(PerturbablePolicy):
                 module.apply(partial(self.init_weights, gain=math.sqrt(2)))
         return extractor
 
-    def _make_network(self, widths: Sequence[int], n_outputs: int, is_critic: bool) -> Network:
+    @property
+    def normalizer(self) -> ObservationNormalizer | None:
+        """What normalises observations in actor and critic, None for nothing."""
+        return self.actor.normalizer
+
+    def _make_network(
+        self, widths: Sequence[int], n_outputs: int, normalizer: ObservationNormalizer | None, is_critic: bool
+    ) -> Network:
         extractor = self.make_features_extractor()
         is_flat = type(extractor) is FlattenExtractor or (
             type(extractor) is CombinedExtractor and not any(True for _ in extractor.parameters())
@@ -189,10 +200,10 @@ class NoisyPolicy(PerturbablePolicy):
         if self.use_bias:
             nn.init.zeros_(head.bias)
         if not is_gaussian:
-            return Network(features, hidden, head)
+            return Network(features, hidden, head, normalizer)
         log_std = Dense(1, n_outputs // 2, bias=False)
         nn.init.constant_(log_std.weight, self.log_std_init)
-        return Network(features, hidden, GaussianHead(head, log_std))
+        return Network(features, hidden, GaussianHead(head, log_std), normalizer)
 
     def make_layer(self, n_inputs: int, n_outputs: int, activation: nn.Module | None) -> Dense:
         """
@@ -234,6 +245,7 @@ class NoisyPolicy(PerturbablePolicy):
             **super()._get_constructor_parameters(),
             "lr_schedule": self._dummy_schedule,
             "critic": self.critic is not None,
+            "norm_obs": self.normalizer is not None,
             **{name: getattr(self, name) for name in names},
         }
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import explained_variance
 from sb3_nrl.arrays import Array, Observations, n_rows
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_number
+from sb3_nrl.normalization import RewardScale
 from sb3_nrl.perturbation import PerturbablePolicy
 
 RewardPrediction = Literal["critic", "average"]
@@ -56,6 +57,13 @@ class RewardPredictor(ABC):
 
     due: bool = False
     """Whether there is a reward that counts and that no update has used yet."""
+
+    def take_over(self, previous: Any) -> None:
+        """
+        Keep what another predictor of the same class has learned.
+
+        :param previous: The other predictor
+        """
 
     @abstractmethod
     def restart(self) -> None:
@@ -120,21 +128,31 @@ class TDCritic(RewardPredictor):
 
     :param gamma: Discount γ, in [0, 1]
     :param ent_coef: Coefficient of the entropy bonus: −ent_coef · log π(a|s) is added to each reward
+    :param norm_reward: Whether to divide rewards by the running standard deviation of the discounted return
     :raises ValueError: If an argument is out of range
     """
 
     name = "critic"
     has_critic = True
 
-    def __init__(self, gamma: float = 0.99, ent_coef: float = 0.0) -> None:
+    def __init__(self, gamma: float = 0.99, ent_coef: float = 0.0, norm_reward: bool = False) -> None:
         check("gamma", gamma, gamma == 0 or is_number(gamma, 0, 1), "in [0, 1]")
         check("ent_coef", ent_coef, ent_coef == 0 or is_number(ent_coef, 0), "finite and not negative")
+        check("norm_reward", norm_reward, isinstance(norm_reward, bool), "None, True or False")
         self.gamma = gamma
         self.ent_coef = ent_coef
+        self.norm_reward = norm_reward
+        self.reward_scale = RewardScale(gamma) if norm_reward else None
         self.default_decay = DEFAULT_LAMBDA * gamma
 
+    def take_over(self, previous: Any) -> None:
+        if self.reward_scale is not None and getattr(previous, "reward_scale", None) is not None:
+            self.reward_scale = previous.reward_scale
+            self.reward_scale.gamma = self.gamma
+
     def restart(self) -> None:
-        pass
+        if self.reward_scale is not None:
+            self.reward_scale.restart()
 
     def check_decay(self, decay: float) -> None:
         valid = decay == 0 or is_number(decay, 0, self.gamma)
@@ -164,7 +182,10 @@ class TDCritic(RewardPredictor):
         last_starts = None if states is None else window.dones_TE[-1]
         values, _ = policy.values(window.last_observations, states, last_starts)
         values_TE = np.concatenate([*batches, values]).reshape(-1, window.n_envs)
-        rewards_TE = window.rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape).astype(float)
+        rewards_TE = window.rewards_TE
+        if self.reward_scale is not None:
+            rewards_TE = self.reward_scale.update(rewards_TE, window.dones_TE)
+        rewards_TE = rewards_TE - self.ent_coef * window.log_probs.reshape(window.rewards_TE.shape).astype(float)
         rewards_TE += self.gamma * window.terminal_values_TE
         errors_TE = rewards_TE + self.gamma * values_TE[1:] * ~window.dones_TE - values_TE[:-1]
         targets_TE = values_TE[:-1] + errors_TE
@@ -216,7 +237,7 @@ class RunningAverage(RewardPredictor):
         self._types: list[tuple[int, Any]] = []  # of the trials whose rewards are due, and their environments
         self.restart()
 
-    def take_over(self, previous: "RunningAverage") -> None:
+    def take_over(self, previous: Any) -> None:
         """
         Continue with the averages of another predictor. If the number of environments is different, each environment
         starts with the mean of these averages.
@@ -307,6 +328,7 @@ _WITHOUT_MEANING = {
     "reward_timing": "step",
     "reward_smoothing": None,
     "scale_rpe": None,
+    "norm_reward": False,
 }
 """The value of each argument with a predictor that does not use it."""
 

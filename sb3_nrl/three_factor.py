@@ -66,6 +66,9 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param gae_lambda: λ in [0, 1], as in A2C and PPO, to be given instead of ``trace_decay``, which is then γλ
     :param max_grad_norm: Bound on the norm of the update, for actor and critic separately; None for no bound. With the
         default most updates are clipped, so the scale of rewards hardly matters
+    :param norm_obs: Whether actor and critic normalise observations by their running mean and standard deviation. The
+        statistics are saved with the model, and ``predict`` uses them. The first window only measures
+    :param norm_reward: Critic only: whether to divide rewards by the running standard deviation of the discounted return
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
@@ -111,6 +114,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         trace_decay: float | None = None,
         gae_lambda: float | None = None,
         max_grad_norm: float | None = 0.5,
+        norm_obs: bool = False,
+        norm_reward: bool | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -148,6 +153,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         self.reward_smoothing = reward_smoothing
         self.scale_rpe = scale_rpe
         self.trace_decay = trace_decay
+        self.norm_obs = norm_obs
+        self.norm_reward = norm_reward
         if _init_setup_model:
             self._setup_model()
 
@@ -294,6 +301,11 @@ class ThreeFactorAlgorithm(ModelSetup):
             predictor.skip()
             return
         window = buffer.window(self._last_obs)
+        if policy.normalizer is not None and policy.normalizer.is_empty:
+            policy.normalizer.update(window.observations)
+            buffer.reset()
+            predictor.skip()
+            return
         n_steps = max(1, _MAX_NODES_PER_BATCH // (self.rule.n_passes * self.n_envs * policy.n_nodes))
         errors = predictor.errors(policy, window, n_steps)
         if policy.n_states > 0:
@@ -332,6 +344,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             self.logger.record_mean("train/rpe", errors.errors_TE.sum() / errors.n_rewards)
             self.logger.record_mean("train/trace_norm", update.trace_norm)
             self.logger.record_mean("train/update_norm", update_norm)
+        if policy.normalizer is not None:
+            policy.normalizer.update(window.observations)
 
     def dump_logs(self, iteration: int = 0) -> None:
         head = self.policy.actor.head
