@@ -17,7 +17,10 @@ from sb3_nrl.arrays import Array, ArrayNamespace, Observations, as_float
 _LARGEST = 10.0
 """Bound on normalised observations and rewards, as in ``VecNormalize``."""
 
-_SMALLEST_VARIANCE = 1e-8
+_SMALLEST_VARIANCE = 1e-16
+
+_PRIOR_COUNT = 1e-12
+"""Weight of the initial variance of 1, in observations: so little that small observations and rewards count, too."""
 
 
 class ObservationNormalizer(nn.Module):
@@ -33,7 +36,7 @@ class ObservationNormalizer(nn.Module):
         super().__init__()
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
         self.statistics = {
-            key: RunningMeanStd(shape=part.shape or ()) for key, part in parts.items() if _is_numbers(part)
+            key: RunningMeanStd(_PRIOR_COUNT, part.shape or ()) for key, part in parts.items() if _is_numbers(part)
         }
         self.is_empty = True
         """Whether no observation was seen yet."""
@@ -81,7 +84,7 @@ class ObservationNormalizer(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """The statistics, for ``state_dict``."""
         return {
-            str(key): {name: th.as_tensor(getattr(of, name)) for name in ("mean", "var", "count")}
+            str(key): {name: th.as_tensor(getattr(of, name), dtype=th.float64) for name in ("mean", "var", "count")}
             for key, of in self.statistics.items()
             if not self.is_empty
         }
@@ -109,7 +112,7 @@ class RewardScale:
 
     def __init__(self, gamma: float) -> None:
         self.gamma = gamma
-        self.statistics = RunningMeanStd(shape=())
+        self.statistics = RunningMeanStd(_PRIOR_COUNT, ())
         self._returns_E: np.ndarray | None = None
 
     def restart(self) -> None:
