@@ -58,6 +58,7 @@ class RewardPredictor(ABC):
     due: bool = False
     """Whether there is a reward that counts and that no update has used yet."""
 
+    @abstractmethod
     def take_over(self, previous: Any) -> None:
         """
         Keep what another predictor of the same class has learned.

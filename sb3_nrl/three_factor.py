@@ -68,7 +68,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         default most updates are clipped, so the scale of rewards hardly matters
     :param norm_obs: Whether actor and critic normalise observations by their running mean and standard deviation. The
         statistics are saved with the model, and ``predict`` uses them. The first window only measures
-    :param norm_reward: Critic only: whether to divide rewards by the running standard deviation of the discounted return
+    :param norm_reward: Critic only: whether to divide rewards by the running standard deviation of the discounted
+        return
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_nrl import BPTT, NRL, RMHL
@@ -91,11 +92,11 @@ def test_networks_see_normalised_observations() -> None:
 
 
 def test_only_vectors_of_numbers_are_normalised() -> None:
-    parts = {
+    parts: dict[str, spaces.Space] = {
         "numbers": spaces.Box(-1, 1, (2,)),
         "counts": spaces.Box(0, 900, (2,), np.int64),
         "image": spaces.Box(0, 255, (3, 36, 36), np.uint8),
-        "bools": spaces.Box(0, 1, (4,), np.bool_),
+        "bools": spaces.Box(0, 1, (4,), np.bool_),  # type: ignore[arg-type]
         "choice": spaces.Discrete(3),
     }
     space = spaces.Dict(parts)
@@ -147,12 +148,13 @@ def test_rewards_are_divided_by_the_spread_of_discounted_returns() -> None:
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "MlpRnnPolicy", "MlpLifPolicy"])
 def test_statistics_are_saved_and_restored_bit_by_bit(policy: str, tmp_path: Any) -> None:
-    model = make_model(policy=policy, n_steps=8, **BOTH).learn(64)
+    model: Any = make_model(policy=policy, n_steps=8, **BOTH)
+    model.learn(64)
     model.save(tmp_path / "model")
     model.policy.save(tmp_path / "policy")
     obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     expected = model.predict(obs, deterministic=True)[0]
-    loaded = NRL.load(tmp_path / "model", device="cpu")
+    loaded: Any = NRL.load(tmp_path / "model", device="cpu")
     for other in (
         loaded.policy,
         type(model.policy).load(tmp_path / "policy"),
@@ -182,7 +184,8 @@ def test_training_in_parts_is_training_at_once() -> None:
 
 def test_vec_normalize_and_raw_environments_both_evaluate() -> None:
     model = make_model(env=DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]), n_steps=8, norm_obs=True).learn(64)
-    assert evaluate_policy(model, gymnasium.make("CartPole-v1"), 1)[0] > 0
+    mean_return: Any = evaluate_policy(model, Monitor(gymnasium.make("CartPole-v1")), 1)[0]
+    assert mean_return > 0
     model = make_model(env=VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")])), n_steps=8, **BOTH)
     assert model.learn(64).num_timesteps == 64
 
