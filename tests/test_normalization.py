@@ -96,7 +96,7 @@ def test_only_vectors_of_numbers_are_normalised() -> None:
         "numbers": spaces.Box(-1, 1, (2,)),
         "counts": spaces.Box(0, 900, (2,), np.int64),
         "image": spaces.Box(0, 255, (3, 36, 36), np.uint8),
-        "bools": spaces.Box(0, 1, (4,), np.bool_),  # type: ignore[arg-type]
+        "bools": spaces.Box(0, 1, (4,), np.bool_),
         "choice": spaces.Discrete(3),
     }
     space = spaces.Dict(parts)
