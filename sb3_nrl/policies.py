@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -26,6 +26,7 @@ from torch import nn
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.distributions import make_distribution
+from sb3_nrl.features import GridCnn
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
 from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.layers.module import example_observations
@@ -102,10 +103,15 @@ class NoisyPolicy(PerturbablePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor
+            is_image = is_image_space(observation_space, normalized_image=not normalize_images)
+            if features_extractor_class is NatureCNN and not is_image and GridCnn.fits(observation_space):
+                features_extractor_class = GridCnn
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class or self.default_features_extractor,
+            features_extractor_class,
             features_extractor_kwargs,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
@@ -325,7 +331,10 @@ class NoisyPolicy(PerturbablePolicy):
 
 
 class NoisyCnnPolicy(NoisyPolicy):
-    """A :class:`NoisyPolicy` for images: the default features extractor is ``NatureCNN``."""
+    """
+    A :class:`NoisyPolicy` for images, whose features are those of ``NatureCNN``; or for small grids, such as those of
+    MinAtar, with :class:`~sb3_nrl.features.GridCnn`.
+    """
 
     default_features_extractor = NatureCNN
 

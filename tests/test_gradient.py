@@ -14,7 +14,7 @@ from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.layers import ForeignModule
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, ORTHOGONAL, Noise
 from sb3_nrl.nrl import NodePerturbation
-from sb3_nrl.policies import NoisyMultiInputPolicy, NoisyPolicy
+from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.rules import LearningRule
 from tests.conftest import make_model
 from tests.policies import (
@@ -73,6 +73,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "features_extractor_class": SmallCnn,
         "features_extractor_kwargs": {},
     },
+    "grid": {"policy_class": NoisyCnnPolicy, "observation_space": spaces.Box(0, 1, (4, 4, 2))},
     "convolution at several positions": {"observation_space": IMAGE, "features_extractor_class": CnnOfTwoHalves},
     "linear layer at several positions": {"features_extractor_class": TwiceThroughOneLayer},
     "dictionary": {
