@@ -10,7 +10,9 @@ import sys
 from time import perf_counter
 from typing import Any
 
+import gymnasium
 import numpy as np
+import sb3_contrib
 import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
@@ -28,6 +30,10 @@ ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "BPTT": (BPTT, PAPER["BPTT"]),
     "A2C": (A2C, {}),
     "PPO": (PPO, {}),
+    "NRL, 8 pairs and critic": (NRL, {"n_noise_samples": 8, "n_steps": 8}),
+    "NRL, spiking": (NRL, {"policy": "MlpLifPolicy", "n_noise_samples": 8, "n_steps": 8}),
+    "NRL, recurrent": (NRL, {"policy": "MlpCtrnnPolicy", "n_noise_samples": 32, "n_steps": 16}),
+    "RecurrentPPO": (sb3_contrib.RecurrentPPO, {"policy": "MlpLstmPolicy", "policy_kwargs": {"lstm_hidden_size": 64}}),
 }
 ACTION_SPACES = {"MultiDiscrete": spaces.MultiDiscrete([2]), "MultiBinary": spaces.MultiBinary(1)}
 
@@ -51,14 +57,24 @@ class Stopwatch(BaseCallback):
         return not self.end[0]
 
 
-def measure(case: str, seconds: float) -> float:
-    """Measure the environment steps per second of a case."""
-    name, n_envs, space = case.split(" / ")
+def make_env(n_envs: int, detail: str) -> Any:
+    """CartPole behind an action space, or all copies in one call (``vectorised``); or another task, by its name."""
 
     def wrap(env: Any) -> Any:
-        return TransformAction(env, lambda action: int(action[0]), ACTION_SPACES[space])
+        return TransformAction(env, lambda action: int(action[0]), ACTION_SPACES[detail])
 
-    env = make_vec_env("CartPole-v1", int(n_envs), seed=0, wrapper_class=wrap if space in ACTION_SPACES else None)
+    if detail == "vectorised":
+        from sb3_nrl import GymnasiumVecEnv  # which other source trees may not have
+
+        return GymnasiumVecEnv(gymnasium.make_vec("CartPole-v1", n_envs, vectorization_mode="vector_entry_point"))
+    task = "CartPole-v1" if detail in ("Discrete", *ACTION_SPACES) else f"sb3_nrl.envs:neurogym/{detail}-v0"
+    return make_vec_env(task, n_envs, seed=0, wrapper_class=wrap if detail in ACTION_SPACES else None)
+
+
+def measure(case: str, seconds: float) -> float:
+    """Measure the environment steps per second of a case."""
+    name, n_envs, detail = case.split(" / ")
+    env = make_env(int(n_envs), detail)
     if name == ALONE:
         env.reset()
         actions = [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(100)]
@@ -70,7 +86,8 @@ def measure(case: str, seconds: float) -> float:
     algorithm, arguments = ALGORITHMS[name]
     more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}  # 2048 steps in all
     watch = Stopwatch(seconds)
-    algorithm("MlpPolicy", env, seed=0, device="cpu", **arguments, **more).learn(10**9, watch)
+    arguments = {"policy": "MlpPolicy", **arguments, **more}
+    algorithm(env=env, seed=0, device="cpu", **arguments).learn(10**9, watch)
     return (watch.end[0] - watch.start[0]) / (watch.end[1] - watch.start[1])
 
 

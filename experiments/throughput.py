@@ -1,5 +1,6 @@
 """
-Measure environment steps per second on CartPole, with NRL, RMHL, BPTT, A2C and PPO, and without any algorithm.
+Measure environment steps per second, with NRL, RMHL, BPTT, A2C and PPO, and without any algorithm: on CartPole, and
+with recurrent networks on a task that needs memory.
 
 A round measures every case once, in random order, on one thread. Results are medians over rounds, and ratios within a
 round with their range. With ``--against PATH``, each case is also measured with the ``sb3_nrl`` of another source tree,
@@ -23,27 +24,56 @@ from matplotlib.figure import Figure
 
 from experiments import stepping, tables
 from experiments.execution import command_line, results_of
-from experiments.runs import ROOT, Columns, Results, Run, csv_text, write_whole
-from experiments.stepping import ACTION_SPACES, ALGORITHMS, ALONE
+from experiments.runs import ROOT, Columns, Run, csv_text, write_whole
+from experiments.stepping import ACTION_SPACES, ALONE
 
 DOCUMENT = tables.DOCS / "performance.md"
 N_ENVS = (1, 8, 32)
+_OURS = ("NRL, critic", "NRL")
+_MEMORY = "16 / DelayMatchSample"
+_PLAIN = "{} / {} / Discrete".format
 CASES = [
-    *(f"{name} / {n_envs} / Discrete" for n_envs in N_ENVS for name in (ALONE, *ALGORITHMS)),
-    *(f"{name} / 8 / {space}" for space in ACTION_SPACES for name in ("NRL, critic", "NRL")),
+    *(_PLAIN(name, n_envs) for n_envs in N_ENVS for name in (ALONE, *_OURS, "RMHL", "BPTT", "A2C", "PPO")),
+    *(f"{name} / 8 / {space}" for space in ACTION_SPACES for name in _OURS),
+    *(f"{name} / {n_envs} / vectorised" for n_envs in (8, 256) for name in (ALONE, *_OURS)),
+    *(_PLAIN(name, 256) for name in _OURS),
+    *(_PLAIN(name, 8) for name in ("NRL, spiking", "NRL, 8 pairs and critic")),
+    *(f"{name} / {_MEMORY}" for name in (ALONE, "NRL, recurrent", "RecurrentPPO")),
 ]
-"""Name, number of environments and action space."""
+"""Name, number of environments, and what is special: see ``stepping.make_env``."""
+RATIOS: list[tuple[str, str, int, str, str]] = [
+    *(("NRL, the paper's rule", "the environment alone", n, _PLAIN("NRL", n), _PLAIN(ALONE, n)) for n in N_ENVS),
+    *(("NRL, defaults", "the environment alone", n, _PLAIN("NRL, critic", n), _PLAIN(ALONE, n)) for n in N_ENVS),
+    *((name, "the environment alone", 8, _PLAIN(name, 8), _PLAIN(ALONE, 8)) for name in ("RMHL", "BPTT")),
+    *(("NRL, defaults", name, n, _PLAIN("NRL, critic", n), _PLAIN(name, n)) for n in N_ENVS for name in ("A2C", "PPO")),
+    *(
+        (f"NRL, {label}, {space}", "the same, Discrete", 8, f"{name} / 8 / {space}", _PLAIN(name, 8))
+        for space in ACTION_SPACES
+        for name, label in zip(_OURS, ("defaults", "the paper's rule"), strict=True)
+    ),
+    *(
+        (f"NRL, {label}, in one call", "the same, `DummyVecEnv`", n, f"{name} / {n} / vectorised", _PLAIN(name, n))
+        for n in (8, 256)
+        for name, label in zip(_OURS, ("defaults", "the paper's rule"), strict=True)
+    ),
+    (
+        *("NRL, 64 spiking neurons", "64 rate units, as many samples", 8),
+        *(_PLAIN("NRL, spiking", 8), _PLAIN("NRL, 8 pairs and critic", 8)),
+    ),
+    *(
+        ("NRL, recurrent, DelayMatchSample", label, 16, f"NRL, recurrent / {_MEMORY}", f"{name} / {_MEMORY}")
+        for name, label in ((ALONE, "the environment alone"), ("RecurrentPPO", "RecurrentPPO"))
+    ),
+]
+"""Two cases each, whose ratio is reported: their labels, the number of environments, and their names."""
 LABELS = {
     ALONE: ("environment alone", tables.GREY),
-    "bare policy": ("network that never learns, in NumPy", tables.GREY),
     "NRL": ("NRL, the paper's rule", tables.BLUE),
-    "NRL, 8 pairs": ("NRL, the paper's rule with 8 pairs", tables.BLUE),
     "NRL, critic": ("NRL, defaults (critic, 4 pairs)", tables.BLUE),
     "RMHL": ("RMHL, the paper's rule", tables.BLUE),
     "BPTT": ("BPTT, the paper's settings", tables.BLUE),
     "A2C": ("A2C", tables.ORANGE),
     "PPO": ("PPO", tables.ORANGE),
-    "plain loop": ("the paper's equations in PyTorch", tables.GREY),
 }
 """The cases that are shown, with label and colour: grey for comparison, blue for this package, orange for others."""
 
@@ -73,31 +103,23 @@ def measure_round(settings: dict[str, Any]) -> Columns:
     return columns
 
 
-def ratios(results: Results) -> str:
-    """Make a table of ratios within a round, with their median over rounds and their range, in Markdown."""
-    plain = "{} / {} / Discrete".format
-    pairs = [(plain("NRL, critic", n), plain(name, n)) for n in N_ENVS for name in (ALONE, "A2C", "PPO")]
-    pairs += [(f"{name} / 8 / {space}", plain(name, 8)) for space in ACTION_SPACES for name in ("NRL, critic", "NRL")]
-    pairs += [(case, f"old: {case}") for case in CASES]
-    rows = []
-    for one, two in pairs:
-        rounds = [columns for columns, *_ in results.values() if one in columns and two in columns]
-        values = [float(columns[one] / columns[two]) for columns in rounds]
-        if values:
-            rows.append([one, two, f"{median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}"])
-    return tables.markdown(("ratio of", "to", "median", "range"), rows)
-
-
-def read(path: pathlib.Path) -> dict[str, list[float]]:
-    """Read the median steps per second of each name on CartPole, for each number of environments."""
+def read(path: pathlib.Path) -> dict[str, dict[int, float]]:
+    """Read the steps per second of each case, by round."""
+    rates: dict[str, dict[int, float]] = {}
     with path.open() as file:
-        rows = [
-            row for row in csv.DictReader(file) if row["task"] == "CartPole-v1" and row["detail"] in ("", "Discrete")
-        ]
-    rates: dict[tuple[str, int], list[float]] = {}
-    for row in rows:
-        rates.setdefault((row["name"], int(row["n_envs"])), []).append(float(row["steps_per_second"]))
-    return {name: [median(rates[name, n]) for n in N_ENVS] for name in LABELS if (name, 1) in rates}
+        for row in csv.DictReader(file):
+            rates.setdefault(row["case"], {})[int(row["round"])] = float(row["steps_per_second"])
+    return rates
+
+
+def compare(rates: dict[str, dict[int, float]]) -> list[list[str]]:
+    """Rows of a table of ratios within a round: their median over rounds and their range."""
+    rows = []
+    old = [(case, "the other tree", int(case.split(" / ")[1]), case, f"old: {case}") for case in CASES]
+    for one, two, n_envs, first, second in [*RATIOS, *(pair for pair in old if pair[-1] in rates)]:
+        values = [rates[first][number] / rates[second][number] for number in rates[first]]
+        rows.append([one, two, str(n_envs), f"{median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}"])
+    return rows
 
 
 def draw(rates: dict[str, list[float]]) -> Figure:
@@ -130,18 +152,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser, chosen, lambda seeds: [Run(f"round-{seed}", measure_round, settings, seed) for seed in seeds]
         )
         rows = [
-            ("CartPole-v1", *case.split(" / "), run.seed, f"{rate:.0f}", made_with)
+            (case, run.seed, f"{rate:.0f}", made_with)
             for run, (columns, _, made_with) in results.items()
             for case, rate in columns.items()
-            if not case.startswith("old")
         ]
-        header = ("task", "name", "n_envs", "detail", "round", "steps_per_second", "versions")
-        write_whole(path, csv_text([header, *rows]))
-        print(ratios(results))
+        write_whole(path, csv_text([("case", "round", "steps_per_second", "versions"), *rows]))
     rates = read(path)
-    lines = [[LABELS[name][0], *(f"{round(rate, -2):,.0f}" for rate in found)] for name, found in rates.items()]
-    tables.save(draw(rates), path.with_suffix(".png"))
-    tables.publish(tables.markdown(("", *(f"{n} at once" for n in N_ENVS)), lines), chosen.out, "throughput", DOCUMENT)
+    medians = {name: [median(rates[_PLAIN(name, n)].values()) for n in N_ENVS] for name in LABELS}
+    lines = [[LABELS[name][0], *(f"{round(rate, -2):,.0f}" for rate in found)] for name, found in medians.items()]
+    tables.save(draw(medians), path.with_suffix(".png"))
+    of_steps = tables.markdown(("", *(f"{n} at once" for n in N_ENVS)), lines)
+    of_ratios = tables.markdown(("ratio of", "to", "environments", "median", "range"), compare(rates))
+    tables.publish(f"{of_steps}\n\n{of_ratios}", chosen.out, "throughput", DOCUMENT)
     return status
 
 
