@@ -339,6 +339,8 @@ class NRL(ThreeFactorAlgorithm):
             for name in ("noise_rank", "noise_hold"):
                 value = getattr(self, name)
                 check(name, value, value is None, 'None but with perturbation="weight"')
+            normalization, wanted = self.noise_normalization, "'unbiased' with a recurrent policy"
+            check("noise_normalization", normalization, not is_recurrent or normalization == "unbiased", wanted)
             if self.local_head is None:
                 self.local_head = issubclass(self.policy_class, LifPolicy)
             return NodePerturbation(

@@ -300,6 +300,15 @@ def test_what_is_out_of_range_is_named() -> None:
         ({"perturbation": "nodes"}, "perturbation='nodes': must be None, or one of"),
         ({"noise_normalization": "network"}, "noise_normalization='network': must be 'unbiased' with noise on weights"),
         ({"noise_distribution": "orthogonal"}, "noise_distribution='orthogonal'"),
+        (
+            {"perturbation": "node", "noise_normalization": "network"},
+            "noise_normalization='network': must be 'unbiased' with a recurrent policy",
+        ),
+        (
+            {"perturbation": "weight", "local_head": True},
+            "local_head=True: must be None or False with noise on weights",
+        ),
+        ({"perturbation": "node", "local_head": 2}, "local_head=2: must be True or False"),
         ({"perturbation": "node", "noise_hold": 4}, 'noise_hold=4: must be None but with perturbation="weight"'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -307,6 +316,11 @@ def test_what_is_out_of_range_is_named() -> None:
 
 
 def test_defaults_suit_the_kind_of_policy() -> None:
+    assert [make_model(policy=name).local_head for name in ("MlpLifPolicy", "MlpPolicy", "MlpGruPolicy")] == [
+        True,
+        False,
+        False,
+    ]
     recurrent, feed_forward = make_recurrent(), make_model()
     kinds = [(model.perturbation, model.n_noise_samples, model.noise_hold) for model in (recurrent, feed_forward)]
     assert kinds == [("weight", 32, 32), ("node", 4, None)]
