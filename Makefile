@@ -55,9 +55,10 @@ docs: .venv/.installed  ## build the pages: docs/_build/html/index.html
 
 check: lint type  ## all static checks
 
-lint: .venv/.installed  ## ruff: rules and format
+lint: .venv/.installed  ## ruff: rules and format; the workflow's schema
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 type: .venv/.installed  ## mypy
 	$(bin)/mypy $(code)
