@@ -12,10 +12,15 @@ project = "sb3_nrl"
 author = "the sb3_nrl authors"
 release = version = sb3_nrl.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_timeout = 300  # seconds for a cell
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove"
 smartquotes_action = "D"  # dashes only
 
 autodoc_member_order = "bysource"
