@@ -118,6 +118,8 @@ def _check_expressible(policy: NoisyPolicy) -> None:
     assert isinstance(policy, LifPolicy)
     if not isinstance(policy.actor.features, FlatFeatures):
         refuse("its features extractor is not spiking")
+    if policy.normalizer is not None:
+        refuse("it normalises observations itself (norm_obs=False; VecNormalize does the same outside)")
     if policy.v_reset is None:
         refuse("its neurons are reset by subtraction, NIR's to a value (v_reset=0.0)")
     if policy.refractory > 0:

@@ -12,7 +12,7 @@ class GridCnn(BaseFeaturesExtractor):
     """
     A convolution for small grids whose last dimension are channels, such as the bools of shape (10, 10, C) of MinAtar:
     16 filters of 3 × 3 and ReLU, as in the networks of MinAtar's authors (Young and Tian 2019). ``CnnPolicy`` and its
-    relatives use it for every ``Box`` of three dimensions that is no image.
+    relatives use it for such observations, up to 32 × 32, if they are no images.
 
     :param observation_space: A ``Box`` of shape (height, width, channels)
     :param n_filters: Number of filters
@@ -28,8 +28,11 @@ class GridCnn(BaseFeaturesExtractor):
 
     @staticmethod
     def fits(space: spaces.Space) -> bool:
-        """Whether observations are grids of at least 3 × 3."""
-        return isinstance(space, spaces.Box) and len(space.shape) == 3 and min(space.shape[:2]) >= 3
+        """Whether observations are grids, from 3 × 3 to 32 × 32, of no more channels than rows and columns."""
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            return False
+        height, width, n_channels = space.shape
+        return 3 <= min(height, width) and max(height, width) <= 32 and n_channels <= min(height, width)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.layers(observations.permute(0, 3, 1, 2))

@@ -103,6 +103,10 @@ class Network(nn.Module):
         for layer in self._layers:
             layer.constrain()
 
+    def normalized(self, xp: ArrayNamespace, obs: Observations) -> Observations:
+        """Observations as the features layer gets them."""
+        return obs if self.normalizer is None else self.normalizer.forward(xp, obs)
+
     def forward(self, obs: Observations) -> th.Tensor:
         return self.run(th, obs).outputs
 
@@ -129,7 +133,7 @@ class Network(nn.Module):
         :param starts_TE: Whether an episode begins with the step; for recurrent networks
         :return: What the pass gives
         """
-        x: Any = obs if self.normalizer is None else self.normalizer.forward(xp, obs)
+        x: Any = self.normalized(xp, obs)
         all_received: list[Any] = []
         all_potentials: list[Array] = []
         if self.n_states == 0 and noise is None:  # what happens at every step of most trainings

@@ -19,6 +19,8 @@ _LARGEST = 10.0
 
 _SMALLEST_VARIANCE = 1e-16
 
+_FEWEST_ROWS = 32
+
 _PRIOR_COUNT = 1e-12
 """Weight of the initial variance of 1, in observations: so little that small observations and rewards count, too."""
 
@@ -26,8 +28,8 @@ _PRIOR_COUNT = 1e-12
 class ObservationNormalizer(nn.Module):
     """
     Observations minus their running mean, divided by their running standard deviation, and clipped at ±10. It applies
-    to vectors of numbers. Images, bools and discrete observations stay as they are. Nothing is changed before the first
-    update.
+    to numbers. Images, bools and discrete observations stay as they are. Nothing is changed before 32 observations were
+    seen.
 
     :param space: Observation space
     """
@@ -38,9 +40,12 @@ class ObservationNormalizer(nn.Module):
         self.statistics = {
             key: RunningMeanStd(_PRIOR_COUNT, part.shape or ()) for key, part in parts.items() if _is_numbers(part)
         }
-        self.is_empty = True
-        """Whether no observation was seen yet."""
-        self._constants: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
+        self._compute_constants()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether enough observations were seen to normalise by them, or nothing is to be normalised."""
+        return all(of.count >= _FEWEST_ROWS for of in self.statistics.values())
 
     def update(self, observations: Observations) -> None:
         """
@@ -50,8 +55,7 @@ class ObservationNormalizer(nn.Module):
         """
         for key, statistics in self.statistics.items():
             statistics.update(np.asarray(observations if key is None else observations[key], np.float64))
-        self.is_empty = False
-        self._constants = {}
+        self._compute_constants()
 
     def forward(self, xp: ArrayNamespace, observations: Observations) -> Observations:
         """
@@ -61,7 +65,7 @@ class ObservationNormalizer(nn.Module):
         :param observations: Observations, B rows
         :return: The normalised ones, in single precision
         """
-        if self.is_empty:
+        if not self.is_ready:
             return observations
         if not isinstance(observations, dict):
             return self._normalize(xp, None, observations) if self.statistics else observations
@@ -71,31 +75,32 @@ class ObservationNormalizer(nn.Module):
         }
 
     def _normalize(self, xp: ArrayNamespace, key: Any, part: Array) -> Array:
-        if key not in self._constants:
-            mean, variance = self.statistics[key].mean, self.statistics[key].var
-            scale = 1 / np.sqrt(variance + _SMALLEST_VARIANCE)
-            self._constants[key] = mean.astype(np.float32), scale.astype(np.float32)
-        mean, scale = self._constants[key]
-        constants: Any = (mean, scale)
+        mean, scale = self._constants[key] if xp is np else self._tensors[key]
         if xp is th:
-            constants = [th.as_tensor(values, device=part.device) for values in constants]
-        return ((as_float(xp, part) - constants[0]) * constants[1]).clip(-_LARGEST, _LARGEST)
+            mean, scale = mean.to(part.device), scale.to(part.device)
+        return ((as_float(xp, part) - mean) * scale).clip(-_LARGEST, _LARGEST)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The statistics, for ``state_dict``."""
-        return {
-            str(key): {name: th.as_tensor(getattr(of, name), dtype=th.float64) for name in ("mean", "var", "count")}
+    def _compute_constants(self) -> None:
+        self._constants: dict[Any, Any] = {
+            key: (of.mean.astype(np.float32), (1 / np.sqrt(of.var + _SMALLEST_VARIANCE)).astype(np.float32))
             for key, of in self.statistics.items()
-            if not self.is_empty
         }
+        # Made here, since tracing warns of tensors that are made of arrays.
+        self._tensors = {key: tuple(map(th.as_tensor, both)) for key, both in self._constants.items()}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        for key, statistics in self.statistics.items():
-            if str(key) in state:
-                self.is_empty = False
-                for name, values in state[str(key)].items():
-                    setattr(statistics, name, values.item() if name == "count" else values.cpu().numpy().copy())
-        self._constants = {}
+    def get_extra_state(self) -> th.Tensor:
+        """The statistics, for ``state_dict``: count, means and variances of each part."""
+        parts = [np.ravel(values) for of in self.statistics.values() for values in (of.count, of.mean, of.var)]
+        return th.as_tensor(np.concatenate([np.empty(0), *parts]))
+
+    def set_extra_state(self, state: th.Tensor) -> None:
+        values, start = state.cpu().numpy(), 0
+        for of in self.statistics.values():
+            shape, end = of.mean.shape, start + 1 + 2 * of.mean.size
+            of.count = float(values[start])
+            of.mean, of.var = (part.reshape(shape).copy() for part in np.split(values[start + 1 : end], 2))
+            start = end
+        self._compute_constants()
 
 
 def _is_numbers(space: spaces.Space) -> bool:

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from sb3_nrl.arrays import Array, map_received, repeat_batch
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
-from sb3_nrl.layers.dense import learned_outputs
+from sb3_nrl.layers.dense import learned_outputs, linear_layer
 from sb3_nrl.noise import ORTHOGONAL, Noise, NoiseDistribution
 from sb3_nrl.passes import NoisyPass
 from sb3_nrl.perturbation import PerturbablePolicy
@@ -42,6 +42,8 @@ class NodePerturbation(LearningRule):
 
     For the parameters see :class:`NRL`.
     """
+
+    local_head = False  # of rules in files of before
 
     def __init__(
         self,
@@ -79,6 +81,11 @@ class NodePerturbation(LearningRule):
         noise_BN = policy.sample_noise(len(actions), self.n_noise_samples)
         for nodes in self._local(policy):
             noise_BN[:, nodes] = 0
+        clean: list[Array] = []
+        if not policy.is_smooth:  # before the others: diagnostics are those of the last pass, which has noise
+            clean = _measured(policy.noisy_pass(obs, actions, 0 * noise_BN[: len(actions)], **time))
+        elif not self.antithetic:
+            clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
         if self.antithetic:
             device = policy.learnable[0].device
             with th.random.fork_rng([device] if device.type == "cuda" else []):  # so that a Poisson encoder repeats
@@ -87,17 +94,13 @@ class NodePerturbation(LearningRule):
         else:
             passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
         scores = [self._scores(policy, of, actions) for of in passes]
-        measured = [[*of.objectives, *([] if of.costs is None else [of.costs])] for of in passes]
-        n_samples = self.n_noise_samples
-        if self.antithetic and policy.is_smooth:
+        measured, n_samples = [_measured(of) for of in passes], self.n_noise_samples
+        if not clean:
             rhos = [(plus - minus) / 2 for plus, minus in zip(*measured, strict=True)]
             # With −ξ, ρ has the opposite sign too, so both passes of a pair have the same post-synaptic factor ρ ξ.
             pre = map_received(lambda plus, minus: (plus + minus) / 2, *(of.received for of in passes))
             of_heads = [(plus + minus) / 2 for plus, minus in zip(*scores, strict=True)]
         else:
-            clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
-            if passes[0].costs is not None:
-                clean.append(policy.noisy_pass(obs, actions, 0 * noise_BN[: len(actions)], **time).costs)
             rhos = [
                 (policy.xp.concatenate(of_passes).reshape(-1, len(actions)) - policy.array(value)).reshape(-1)
                 for *of_passes, value in zip(*measured, clean, strict=True)
@@ -115,6 +118,9 @@ class NodePerturbation(LearningRule):
 
     def _local(self, policy: PerturbablePolicy) -> list[slice]:
         """The nodes of the heads of actor and critic, if they learn without noise."""
+        if self.local_head:
+            is_linear = all(linear_layer(network.head).activation is None for network in policy.networks)
+            check("local_head", True, is_linear, "False with an activation function in the head")
         return [part.layer_nodes[-1] for part in policy.parts] if self.local_head else []
 
     def _scores(self, policy: PerturbablePolicy, noisy: NoisyPass, actions: Array) -> list[Array]:
@@ -169,6 +175,11 @@ class NodePerturbation(LearningRule):
                 # The noise of a layer with one node can be exactly 0; _TINY avoids a division by 0.
                 post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
         return post_BN
+
+
+def _measured(noisy: NoisyPass) -> list[Array]:
+    """What noise changes: log π(a|s), V(s) if there is a critic, and what activity costs, if anything."""
+    return [*noisy.objectives, *([] if noisy.costs is None else [noisy.costs])]
 
 
 class NoiseThroughTime(OuterProducts):
@@ -341,14 +352,9 @@ class NRL(ThreeFactorAlgorithm):
                 check(name, value, value is None, 'None but with perturbation="weight"')
             normalization, wanted = self.noise_normalization, "'unbiased' with a recurrent policy"
             check("noise_normalization", normalization, not is_recurrent or normalization == "unbiased", wanted)
-            if self.local_head is None:
-                self.local_head = issubclass(self.policy_class, LifPolicy)
-            return NodePerturbation(
-                noise, self.noise_normalization, self.n_noise_samples, self.antithetic, self.local_head
-            )
-        if self.local_head is None:
-            self.local_head = False
-        check("local_head", self.local_head, self.local_head is False, "None or False with noise on weights")
+            is_local = issubclass(self.policy_class, LifPolicy) if self.local_head is None else self.local_head
+            return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic, is_local)
+        check("local_head", self.local_head, not self.local_head, "None or False with noise on weights")
         if self.noise_rank is None:
             self.noise_rank = "one"
         if self.noise_hold is None:

@@ -235,7 +235,7 @@ class RunningAverage(RewardPredictor):
         self.average_E = np.full(n_envs, np.nan)
         """r̄, NaN before the first reward that counts."""
         self._average_of_type: dict[tuple[int, Any], float] = {}
-        self._types: list[tuple[int, Any]] = []  # of the trials whose rewards are due, and their environments
+        self._due_types: list[tuple[int, Any]] = []  # of the trials whose rewards are due, and their environments
         self.restart()
 
     def take_over(self, previous: Any) -> None:
@@ -247,8 +247,8 @@ class RunningAverage(RewardPredictor):
         """
         known = previous.average_E[~np.isnan(previous.average_E)]
         if len(previous.average_E) == len(self.average_E):
-            for name in ("average_E", "_average_of_type", "_types", "_sum_E", "_due_E", "_first_E", "_ended_E"):
-                setattr(self, name, getattr(previous, name))
+            for name in ("average_E", "_average_of_type", "_due_types", "_sum_E", "_due_E", "_first_E", "_ended_E"):
+                setattr(self, name, getattr(previous, name, getattr(self, name)))
         elif len(known) > 0:
             self.average_E[:] = known.mean()
 
@@ -279,7 +279,8 @@ class RunningAverage(RewardPredictor):
         due = self.due
         if due:
             due_envs = np.flatnonzero(self._due_E).tolist()
-            self._types = [(env, infos[env]["trial_type"]) for env in due_envs if "trial_type" in infos[env]]
+            kinds = [(env, infos[env].get("trial_type")) for env in due_envs]
+            self._due_types = [(env, kind) for env, kind in kinds if kind is not None]
         return due
 
     def skip(self) -> None:
@@ -306,12 +307,12 @@ class RunningAverage(RewardPredictor):
         :return: δ, 0 where no reward counts, and where one does; shape (E,)
         """
         due_E = self._due_E
-        for env, kind in self._types:
+        for env, kind in self._due_types:
             self.average_E[env] = self._average_of_type.get((env, kind), np.nan)
         unknown_E = self._first_E if self.reward_timing == "step" else np.isnan(self.average_E)
         errors_E = np.where(due_E & ~unknown_E, self._sum_E - self.average_E, 0.0)
         self.average_E = np.where(due_E & unknown_E, self._sum_E, self.average_E + self.reward_smoothing * errors_E)
-        self._average_of_type |= {key: float(self.average_E[key[0]]) for key in self._types}
+        self._average_of_type |= {key: float(self.average_E[key[0]]) for key in self._due_types}
         if self.scale_rpe:
             np.divide(errors_E, np.abs(self._sum_E), out=errors_E, where=self._sum_E != 0)
         self._sum_E = np.where(due_E, 0.0, self._sum_E)

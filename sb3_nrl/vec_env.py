@@ -4,11 +4,12 @@ Shapes: E environments.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_nrl.arrays import map_observations
@@ -46,22 +47,24 @@ class GymnasiumVecEnv(VecEnv):
         self._start = time.time()
 
     def reset(self) -> VecEnvObs:
-        options = {"options": self._options[0]} if self._options[0] else {}
-        obs, infos = self.env.reset(seed=self._seeds[0], **options)
+        options = self._options[0]
+        same = all(other == options for other in self._options)
+        check("options", self._options, same, "the same for all environments")
+        obs, infos = self.env.reset(seed=self._seeds[0], **({"options": options} if options else {}))
         self.reset_infos = _of_each(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
         self._first_obs = map_observations(np.array, obs)
         self._resets = np.zeros(self.num_envs, bool)  # within the next step, in mode NEXT_STEP
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
-        return obs
+        return map_observations(np.array, obs)
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
+        self._actions = np.asarray(actions, self.env.single_action_space.dtype)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
-        dones = terminated | truncated
+        obs, dones = map_observations(np.array, obs), terminated | truncated  # copies: some reuse their arrays
         of_envs = _of_each(infos, self.num_envs)
         self._returns += rewards
         self._lengths += 1
@@ -99,10 +102,10 @@ class GymnasiumVecEnv(VecEnv):
             mask = np.zeros(self.num_envs, bool)
             mask[ended] = True
             obs, of_resets = self.env.reset(options={"reset_mask": mask})
+            obs = map_observations(np.array, obs)
             for env, info in zip(ended, np.array(_of_each(of_resets, self.num_envs))[ended], strict=True):
                 self.reset_infos[env] = info
         elif self._mode == "NextStep":
-            obs = map_observations(np.array, obs)
             _write(obs, self._first_obs, ended)
         return obs
 
@@ -116,18 +119,27 @@ class GymnasiumVecEnv(VecEnv):
             values = [getattr(self.env, attr_name)] * self.num_envs
         return [values[env] for env in self._get_indices(indices)]
 
+    def has_attr(self, attr_name: str) -> bool:
+        # A worker of AsyncVectorEnv ends if it is asked for what its environment does not have.
+        is_async = isinstance(self.env, gymnasium.vector.AsyncVectorEnv)
+        return hasattr(self.env, attr_name) if is_async else super().has_attr(attr_name)
+
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         raise NotImplementedError("GymnasiumVecEnv sets no attributes: set them on the VectorEnv, its attribute `env`.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        raise NotImplementedError("GymnasiumVecEnv calls no methods: call them on the VectorEnv, its attribute `env`.")
+        if not isinstance(self.env, gymnasium.vector.SyncVectorEnv | gymnasium.vector.AsyncVectorEnv):
+            raise NotImplementedError("This VectorEnv is one object: call its methods on the attribute `env`.")
+        results = self.env.call(method_name, *args, **kwargs)
+        return [results[env] for env in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]
+        """Whether there is this wrapper. ``Monitor`` counts as one, since ``info["episode"]`` is that of a Monitor."""
+        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         frames: Any = self.env.render()
-        return list(frames or [])
+        return [] if frames is None else list(frames)
 
 
 def _write(target: Any, source: Any, envs: np.ndarray) -> None:
@@ -145,9 +157,11 @@ def _of_each(infos: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:
     for key, values in infos.items():
         if key.startswith("_"):
             continue
+        mask = infos.get(f"_{key}")
         if isinstance(values, dict):
             values = _of_each(values, n_envs)
-        envs: Iterable[int] = np.flatnonzero(infos[f"_{key}"]) if f"_{key}" in infos else range(n_envs)
-        for env in envs:
+        elif mask is None and not (isinstance(values, list | tuple | np.ndarray) and len(values) == n_envs):
+            values = [values] * n_envs  # of all environments together
+        for env in range(n_envs) if mask is None else np.flatnonzero(mask):
             of_envs[env][key] = values[env]
     return of_envs

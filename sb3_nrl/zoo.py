@@ -36,7 +36,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"nrl": NRL, "rmhl": RMHL, "bptt": 
 _N_EVALUATIONS = 10
 """Number of evaluations of a trial. The trial can be pruned after each of them."""
 
-_OF_THE_MODEL = {"policy", "policy_kwargs", "normalize", "stats_window_size"}
+_OF_THE_MODEL = {"policy", "policy_kwargs", "normalize", "norm_obs", "stats_window_size"}
 """Hyper-parameters that cannot change when a run is resumed: they come from the saved model and its statistics."""
 
 

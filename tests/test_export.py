@@ -33,6 +33,7 @@ ENVS: dict[str, Callable[[], gymnasium.Env]] = {
     "multi-discrete": lambda: ActionsEnv(spaces.MultiDiscrete([3, 3])),
     "uneven": lambda: ActionsEnv(spaces.MultiDiscrete([2, 4, 3])),
     "multi-binary": lambda: ActionsEnv(spaces.MultiBinary(3)),
+    "normalised": lambda: ActionsEnv(spaces.Discrete(3)),
     "spiking": lambda: ActionsEnv(spaces.Discrete(3)),
     "image": lambda: FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, channel_first=True),
 }
@@ -42,8 +43,13 @@ def make(kind: str, algorithm: Any = NRL, **settings: Any) -> Any:
     """A model with large weights in its heads, so that errors change actions too."""
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy", "spiking": "MlpLifPolicy"}.get(kind, "MlpPolicy")
     env = SimpleMultiObsEnv() if kind == "dict" else ENVS[kind]()
+    if kind == "normalised":
+        settings["norm_obs"] = True
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # many nodes
-        return make_model(algorithm, env, policy=policy, policy_kwargs={"head_gain": 2.0}, **settings)
+        model = make_model(algorithm, env, policy=policy, policy_kwargs={"head_gain": 2.0}, **settings)
+    if kind == "normalised":
+        model.policy.normalizer.update(np.random.default_rng(0).normal(3, 2, (50, 4)))
+    return model
 
 
 def observations(model: Any, n_rows: int, seed: int = 0) -> Any:

@@ -1,5 +1,6 @@
 """Running normalisation of observations and rewards: statistics by hand, invariance to scale, saved with the model."""
 
+import copy
 import pickle
 from typing import Any
 
@@ -12,7 +13,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nrl import BPTT, NRL, RMHL
+from sb3_nrl import BPTT, NRL, RMHL, export
+from sb3_nrl.analysis import record
 from sb3_nrl.normalization import ObservationNormalizer, RewardScale
 from sb3_nrl.policies import NoisyPolicy
 from tests.conftest import make_model, weights
@@ -42,17 +44,18 @@ class ScaledEnv(gymnasium.Wrapper):
 
 
 def test_observations_are_normalised_by_all_before_the_window() -> None:
-    """The first window is only measured: it is seen as it is, and no weight changes."""
-    model = make_model(env=ScriptedEnv([5], n_inputs=3), n_steps=8, norm_obs=True)
+    """The first 32 observations are only measured: they are seen as they are, and no weight changes."""
+    env = DummyVecEnv([lambda: ScriptedEnv([5], n_inputs=3)] * 2)
+    model = make_model(env=env, n_steps=16, norm_obs=True)
     seen: list[np.ndarray] = []
     expected: list[tuple[np.ndarray, np.ndarray]] = []
     initial = weights(model)
 
     def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
         step = len(seen)
-        if step == 8:
+        if step == 16:
             np.testing.assert_array_equal(weights(model), initial)
-        if step > 0 and step % 8 == 0:
+        if step > 0 and step % 16 == 0:
             before = np.concatenate(seen)
             expected.append((before.mean(0), before.std(0)))
         if expected:
@@ -64,7 +67,7 @@ def test_observations_are_normalised_by_all_before_the_window() -> None:
         seen.append(local["obs"])
         return True
 
-    model.learn(40, watch)
+    model.learn(2 * 80, watch)
     assert len(expected) == 4
     assert (weights(model) != initial).any()
 
@@ -101,7 +104,7 @@ def test_only_vectors_of_numbers_are_normalised() -> None:
     }
     space = spaces.Dict(parts)
     space.seed(0)
-    samples = [space.sample() for _ in range(20)]
+    samples = [space.sample() for _ in range(40)]
     batch = {key: np.stack([sample[key] for sample in samples]) for key in parts}
     normalizer = ObservationNormalizer(space)
     normalizer.update(batch)
@@ -202,6 +205,46 @@ def test_vec_normalize_and_raw_environments_both_evaluate() -> None:
 def test_wrong_arguments_are_named(algorithm: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         algorithm("MlpPolicy", "CartPole-v1", **arguments)
+
+
+def test_parameters_of_before_reset_the_statistics() -> None:
+    model = make_model(n_steps=8, norm_obs=True)
+    before, fresh = copy.deepcopy(model.get_parameters()), weights(model)
+    model.learn(64)
+    assert model.policy.normalizer is not None and model.policy.normalizer.is_ready
+    model.set_parameters(before)
+    assert not model.policy.normalizer.is_ready
+    np.testing.assert_array_equal(weights(model), fresh)
+
+
+def test_nothing_to_normalise_costs_no_step() -> None:
+    model = make_model(env="FrozenLake-v1", n_steps=4, norm_obs=True)
+    before = weights(model)
+    model.learn(4)
+    assert (weights(model) != before).any()
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpLifPolicy", "MlpRnnPolicy"])
+def test_recordings_are_of_what_acted(policy: str) -> None:
+    kwargs = {"net_arch": [8]}
+    model: Any = make_model(env="CartPole-v1", policy=policy, n_steps=8, policy_kwargs=kwargs, norm_obs=True)
+    model.learn(400)
+    recording = record(model, gymnasium.make("CartPole-v1"), 1, deterministic=True)
+    state = None
+    head: Any = model.policy.actor.head
+    for obs, activity, action in zip(recording.observations, recording.activity(), recording.actions, strict=True):
+        expected, state = model.predict(obs, state, deterministic=True)
+        assert action == expected
+        if policy != "MlpLifPolicy":
+            assert int((head.weight.detach().numpy() @ activity + head.bias.detach().numpy()).argmax()) == expected
+        else:
+            np.testing.assert_allclose(activity, model.policy.spike_rates()[0][0], atol=1e-6)
+
+
+def test_nir_refuses_what_it_cannot_say() -> None:
+    pytest.importorskip("nir")
+    with pytest.raises(ValueError, match="NIR cannot express this policy: it normalises observations"):
+        export.nir(make_model(policy="MlpLifPolicy", norm_obs=True), "policy.nir")
 
 
 def test_norm_obs_cannot_be_changed_later() -> None:

@@ -1,5 +1,6 @@
 """Vectorised environments of Gymnasium: the same episodes as with Stable-Baselines3's own, in each autoreset mode."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -147,6 +149,53 @@ def test_many_cartpoles_are_learned_from_and_normalised() -> None:
     returns = [info["r"] for info in infos]
     assert all(info["r"] == info["l"] for info in infos)
     assert np.mean(returns) > 60  # 22 before learning
+
+
+def test_async_environments_train_and_evaluate_without_a_monitor() -> None:
+    """A worker of AsyncVectorEnv ends if it is asked for an attribute that its environment does not have."""
+    make = [lambda: gymnasium.make("CartPole-v1")] * 2
+    env = GymnasiumVecEnv(gymnasium.vector.AsyncVectorEnv(make, autoreset_mode=vector.AutoresetMode.SAME_STEP))
+    model = make_model(env=env, n_steps=4)
+    model.learn(64)
+    assert env.has_attr("num_envs")
+    with warnings.catch_warnings(action="error"):
+        mean, _ = evaluate_policy(model, env, 3)
+    assert mean > 5  # type: ignore[operator]
+    env.close()
+
+
+def test_observations_are_copies() -> None:
+    env = GymnasiumVecEnv(
+        gymnasium.vector.SyncVectorEnv(builders(), copy=False, autoreset_mode=vector.AutoresetMode.SAME_STEP)
+    )
+    first = flat(env.reset())
+    kept = first.copy()
+    env.step(np.array([1, 1, 1]))
+    np.testing.assert_array_equal(first, kept)
+    with pytest.raises(ValueError, match=r"options=.*: must be the same for all environments"):
+        env.set_options([{"low": 0}, {}, {}])
+        env.reset()
+
+
+def test_infos_of_all_environments_together_go_to_each() -> None:
+    class Told(gymnasium.vector.SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            *rest, _ = super().step(actions)
+            return *rest, {
+                "fps": 60.0,
+                "name": "abc",
+                "own": np.array([1, 2, 3]),
+                "some": [7, 8, 9],
+                "_some": [1, 0, 1],
+            }
+
+    env = GymnasiumVecEnv(Told(builders()))
+    env.reset()
+    infos = env.step(np.array([2, 2, 2]))[3]
+    assert [info["fps"] for info in infos] == [60.0] * 3
+    assert [info["name"] for info in infos] == ["abc"] * 3
+    assert [info["own"] for info in infos] == [1, 2, 3]
+    assert [info.get("some") for info in infos] == [7, None, 9]
 
 
 def test_algorithms_of_stable_baselines3_train_on_it() -> None:

@@ -153,7 +153,7 @@ def _hidden_activity(
     network: Network, obs: Observations, states: th.Tensor, starts_TE: th.Tensor
 ) -> tuple[list[th.Tensor], th.Tensor]:
     """Output of each hidden layer at one step, and the hidden states after it."""
-    x: Any = obs
+    x: Any = network.normalized(th, obs)
     outputs, after = [], [states[:, :0]]
     for layer, own in zip(network.layers[:-1], network.layer_states, strict=False):
         parameters = layer.arrays(th)

@@ -91,7 +91,8 @@ def energy(
     n_inputs, products = first.n_inputs, float(first.n_inputs * first.n_hidden)
     if isinstance(encoder, SpikeEncoder):
         with th.no_grad():
-            features = model.policy.actor.features(model.policy.obs_to_tensor(recording.observations)[0])
+            actor, observations = model.policy.actor, model.policy.obs_to_tensor(recording.observations)[0]
+            features = actor.features(actor.normalized(th, observations))
         train = encoder.step(th, (), features)[0]
         synaptic += float(mean_of_ticks(train).sum(1).mean()) * ticks * first.n_hidden
         n_inputs, products = n_inputs // 2, 0.0
