@@ -33,7 +33,15 @@ ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "NRL, 8 pairs and critic": (NRL, {"n_noise_samples": 8, "n_steps": 8}),
     "NRL, spiking": (NRL, {"policy": "MlpLifPolicy", "n_noise_samples": 8, "n_steps": 8}),
     "NRL, recurrent": (NRL, {"policy": "MlpCtrnnPolicy", "n_noise_samples": 32, "n_steps": 16}),
-    "RecurrentPPO": (sb3_contrib.RecurrentPPO, {"policy": "MlpLstmPolicy", "policy_kwargs": {"lstm_hidden_size": 64}}),
+    "RecurrentPPO": (
+        sb3_contrib.RecurrentPPO,  # as in memory.py
+        {
+            "policy": "MlpLstmPolicy",
+            "n_steps": 64,
+            "batch_size": 1024,
+            "policy_kwargs": {"lstm_hidden_size": 64, "net_arch": []},
+        },
+    ),
 }
 ACTION_SPACES = {"MultiDiscrete": spaces.MultiDiscrete([2]), "MultiBinary": spaces.MultiBinary(1)}
 
