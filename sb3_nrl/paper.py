@@ -31,7 +31,6 @@ PAPER: dict[str, dict[str, Any]] = {
         "noise_normalization": "network",
         "n_noise_samples": 1,
         "antithetic": False,
-        "local_head": False,
         "policy_kwargs": {**_NETWORK},
     },
     "BPTT": {**_RUNNING_AVERAGE, "learning_rate": 5e-3, "policy_kwargs": {**_NETWORK}},
