@@ -78,6 +78,9 @@ class NodePerturbation(LearningRule):
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         obs, actions = window.observations, window.actions
         time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
+        if self.local_head:
+            is_linear = all(linear_layer(network.head).activation is None for network in policy.networks)
+            check("local_head", True, is_linear, "False with an activation function in the head")
         noise_BN = policy.sample_noise(len(actions), self.n_noise_samples)
         for nodes in self._local(policy):
             noise_BN[:, nodes] = 0
@@ -118,9 +121,6 @@ class NodePerturbation(LearningRule):
 
     def _local(self, policy: PerturbablePolicy) -> list[slice]:
         """The nodes of the heads of actor and critic, if they learn without noise."""
-        if self.local_head:
-            is_linear = all(linear_layer(network.head).activation is None for network in policy.networks)
-            check("local_head", True, is_linear, "False with an activation function in the head")
         return [part.layer_nodes[-1] for part in policy.parts] if self.local_head else []
 
     def _scores(self, policy: PerturbablePolicy, noisy: NoisyPass, actions: Array) -> list[Array]:

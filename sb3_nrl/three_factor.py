@@ -67,8 +67,8 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param max_grad_norm: Bound on the norm of the update, for actor and critic separately; None for no bound. With the
         default most updates are clipped, so the scale of rewards hardly matters
     :param norm_obs: Whether actor and critic normalise observations by their running mean and standard deviation. The
-        statistics are saved with the model, and ``predict`` uses them. Until
-        32 observations were seen, nothing is learned
+        statistics are saved with the model, and ``predict`` uses them. Until 32 observations were seen, nothing is
+        learned
     :param norm_reward: Critic only: whether to divide rewards by the running standard deviation of the discounted
         return
     :param stats_window_size: Number of episodes that the logged return and length are averaged over

@@ -86,7 +86,7 @@ class GymnasiumVecEnv(VecEnv):
                 infos[env] = {**of_reset.pop("final_info", {}), "terminal_observation": last}
                 self.reset_infos[env] = of_reset
         else:
-            last = map_observations(lambda part: np.array(part[ended]), obs)
+            last = map_observations(lambda part: part[ended], obs)
             for place, env in enumerate(ended):
                 row = {key: part[place] for key, part in last.items()} if isinstance(last, dict) else last[place]
                 infos[env]["terminal_observation"] = row
@@ -101,10 +101,10 @@ class GymnasiumVecEnv(VecEnv):
         if self._mode == "Disabled":
             mask = np.zeros(self.num_envs, bool)
             mask[ended] = True
-            obs, of_resets = self.env.reset(options={"reset_mask": mask})
-            obs = map_observations(np.array, obs)
-            for env, info in zip(ended, np.array(_of_each(of_resets, self.num_envs))[ended], strict=True):
-                self.reset_infos[env] = info
+            obs, reset_infos = self.env.reset(options={"reset_mask": mask})
+            obs, of_resets = map_observations(np.array, obs), _of_each(reset_infos, self.num_envs)
+            for env in ended:
+                self.reset_infos[env] = of_resets[env]
         elif self._mode == "NextStep":
             _write(obs, self._first_obs, ended)
         return obs

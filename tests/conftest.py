@@ -1,6 +1,7 @@
 """What all tests share: one factory of models, and the environments in ``tests/envs.py``."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,20 @@ def make_model(
     shared = {name: AVERAGE[name] for name in names}
     policy_kwargs = shared.pop("policy_kwargs", {}) | settings.pop("policy_kwargs", {})
     return algorithm(policy, env, **{"seed": 0, "device": "cpu", **shared, **settings, "policy_kwargs": policy_kwargs})
+
+
+def weights_at_once_and_in_parts(
+    make: Callable[[], ThreeFactorAlgorithm], n_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights after a training of so many steps, and after two of half as many."""
+    found = []
+    for parts in ([n_steps], [n_steps // 2] * 2):
+        model = make()
+        th.manual_seed(0)
+        for place, steps in enumerate(parts):
+            model.learn(steps, reset_num_timesteps=place == 0)
+        found.append(weights(model))
+    return found[0], found[1]
 
 
 def weights(model: ThreeFactorAlgorithm) -> np.ndarray:

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES, RnnPolicy
-from tests.conftest import make_model, weights
+from tests.conftest import make_model, weights, weights_at_once_and_in_parts
 from tests.envs import RandomEnv, RecallEnv, ScriptedEnv
 from tests.policies import ACTION_SPACES, VECTOR, batch, make_policy, record_updates, tensors
 
@@ -178,13 +178,8 @@ each_setting = pytest.mark.parametrize(("algorithm", "settings"), SETTINGS.value
 @each_cell
 def test_training_in_parts_is_training_at_once(policy: str, algorithm: Any, settings: dict[str, Any]) -> None:
     """Hidden states, held noise and traces go on. The first part ends within an episode, and within held noise."""
-    found = []
-    for parts in ([60], [30, 30]):
-        model = make_recurrent(algorithm, policy, **settings)
-        start = weights(model)
-        for place, steps in enumerate(parts):
-            model.learn(steps, reset_num_timesteps=place == 0)
-        found.append(weights(model))
+    found = weights_at_once_and_in_parts(lambda: make_recurrent(algorithm, policy, **settings), 60)
+    start = weights(make_recurrent(algorithm, policy, **settings))
     np.testing.assert_array_equal(found[0], found[1])
     assert (found[0] != start).mean() > 0.9
 

@@ -17,7 +17,7 @@ from sb3_nrl import BPTT, NRL, RMHL, export
 from sb3_nrl.analysis import record
 from sb3_nrl.normalization import ObservationNormalizer, RewardScale
 from sb3_nrl.policies import NoisyPolicy
-from tests.conftest import make_model, weights
+from tests.conftest import make_model, weights, weights_at_once_and_in_parts
 from tests.envs import ScriptedEnv
 
 BOTH: dict[str, Any] = {"norm_obs": True, "norm_reward": True}
@@ -176,13 +176,8 @@ def test_statistics_are_saved_and_restored_bit_by_bit(policy: str, tmp_path: Any
 
 
 def test_training_in_parts_is_training_at_once() -> None:
-    whole, parts = (make_model(n_steps=8, n_envs=2, **BOTH) for _ in range(2))
-    th.manual_seed(0)
-    whole.learn(320)
-    th.manual_seed(0)
-    parts.learn(160)
-    parts.learn(160, reset_num_timesteps=False)
-    np.testing.assert_array_equal(weights(whole), weights(parts))
+    whole, parts = weights_at_once_and_in_parts(lambda: make_model(n_steps=8, n_envs=2, **BOTH), 320)
+    np.testing.assert_array_equal(whole, parts)
 
 
 def test_vec_normalize_and_raw_environments_both_evaluate() -> None:

@@ -18,7 +18,7 @@ from sb3_nrl.passes import PolicyWeightNoise
 from sb3_nrl.rmhl import HebbianExploration
 from sb3_nrl.spiking_policies import SPIKING_POLICIES, LifPolicy, StatefulLifPolicy
 from sb3_nrl.weight_perturbation import WeightPerturbation
-from tests.conftest import each_algorithm, make_model, weights
+from tests.conftest import each_algorithm, make_model, weights, weights_at_once_and_in_parts
 from tests.envs import RandomEnv
 from tests.policies import VECTOR, batch, in_torch, make_policy, make_window
 from tests.test_recurrent import STARTS_TE, E, T, estimate, weights_of_steps
@@ -435,13 +435,10 @@ def test_every_policy_is_trained_saved_and_loaded(algorithm: Any, name: str, tmp
 
 
 def test_training_in_parts_is_training_at_once() -> None:
-    whole, parts = (make_model(policy="MlpStatefulLifPolicy", n_steps=8, n_envs=2) for _ in range(2))
-    th.manual_seed(0)
-    whole.learn(160)
-    th.manual_seed(0)
-    parts.learn(80)
-    parts.learn(80, reset_num_timesteps=False)
-    np.testing.assert_array_equal(weights(whole), weights(parts))
+    whole, parts = weights_at_once_and_in_parts(
+        lambda: make_model(policy="MlpStatefulLifPolicy", n_steps=8, n_envs=2), 160
+    )
+    np.testing.assert_array_equal(whole, parts)
 
 
 def test_poisson_spikes_have_the_rate_of_the_input() -> None:
