@@ -53,6 +53,7 @@ STYLES = {
 }
 """Name, colour and line of each algorithm."""
 DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks on which NRL is also trained with its defaults
+ZOO = ("a2c", "ppo", "ars")  # algorithms whose configs are the RL Zoo's
 BEYOND_BAR = ("nrl", "rmhl", "spiking")  # algorithms that do not stop at the bar
 COMMANDS = {"defaults": "nrl", "spiking": "nrl", "surrogate": "bptt", "snntorch": "ppo"}
 """What the command trains, for names that are no algorithm."""
@@ -101,15 +102,15 @@ class StopAtBar(BaseCallback):
 
 
 @functools.cache
-def config(task: str, algorithm: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """The file with the hyper-parameters of an algorithm, and the hyper-parameters."""
+def config(task: str, algorithm: str) -> dict[str, Any]:
+    """The hyper-parameters of an algorithm. The RL Zoo's are those of MuJoCo's older tasks for the newer ones."""
     file = ROOT / FILES.get(algorithm, f"zoo_configs/{algorithm}.yml")
-    if algorithm in ("a2c", "ppo"):
+    if algorithm in ZOO:
         file = pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
         if task == PERCEPTUAL:  # the RL Zoo has no config
             file = ROOT / FILES["defaults"]
     configs = yaml.safe_load(file.read_text())
-    return file, configs.get(task, configs.get("default"))
+    return configs.get(task) or configs.get(task.replace("-v5", "-v4")) or configs["default"]
 
 
 def slug(name: str) -> str:
@@ -117,14 +118,16 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9.]+", "-", name.replace("γ", "gamma")).strip("-")
 
 
-def training(task: str, algorithm: str, seed: int, changes: Sequence[str] = (), **settings: Any) -> Run:
+def training(
+    task: str, algorithm: str, seed: int, changes: Sequence[str] = (), bar: float | None = None, **settings: Any
+) -> Run:
     """The run of a training from one seed, with changes to the config (as for ``--hyperparams``) and other settings."""
     settings = {
         "env": task,
         "algorithm": algorithm,
-        "config": config(task, algorithm)[1],
+        "config": config(task, algorithm),
         "changes": list(changes),
-        "bar": GOALS[task].bar,
+        "bar": GOALS[task].bar if bar is None else bar,
         "stop": algorithm not in BEYOND_BAR,
         "n_eval_episodes": N_EPISODES,
         "seed": seed,
@@ -141,8 +144,10 @@ def train(settings: dict[str, Any]) -> Columns:
     stop = [f"callback:{{'experiments.learning.StopAtBar': {{'bar': {settings['bar']}}}}}"] * settings["stop"]
     changes = [*settings["changes"], *stop]
     with tempfile.TemporaryDirectory() as folder:
+        configs = pathlib.Path(folder) / "configs.yml"
+        configs.write_text(yaml.safe_dump({task: settings["config"]}, sort_keys=False))
         command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
-        command += ["--conf-file", str(config(task, algorithm)[0]), "-f", folder, "--eval-freq", "-1"]
+        command += ["--conf-file", str(configs), "-f", folder, "--eval-freq", "-1"]
         command += ["--verbose", "0", *(["--hyperparams", *changes] if changes else [])]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
         _, status, usage = os.wait4(child.pid, 0)

@@ -16,6 +16,8 @@ COMMANDS = {
     "train": "train an agent, resume a run (-i), or tune hyper-parameters (-optimize)",
     "enjoy": "watch a trained agent",
     "record-video": "record a video of a trained agent",
+    "push": "upload a trained agent to the Hugging Face Hub",
+    "pull": "download a trained agent from the Hugging Face Hub",
     "plot-train": "plot the returns of training",
     "all-plots": "plot and tabulate evaluations of several algorithms and environments",
     "plot-from-file": "plot the file that all-plots saved",

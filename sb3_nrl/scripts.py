@@ -22,6 +22,15 @@ _CARRIED_ON = (
 )
 """Arguments of a run that are the defaults when it is resumed."""
 
+_MODULES = {
+    "train": "train",
+    "enjoy": "enjoy",
+    "record-video": "record_video",
+    "push": "push_to_hub",
+    "pull": "load_from_hub",
+}
+"""Module of the RL Zoo that does a command; all others are in its module ``plots``."""
+
 
 def _find(arguments: Sequence[str], *options: Sequence[str], **defaults: Any) -> argparse.Namespace:
     """Find the values of some options of the RL Zoo. A default of False makes a switch."""
@@ -85,7 +94,7 @@ def train_options(arguments: Sequence[str]) -> list[str]:
 
 def watch_options(arguments: Sequence[str], scratch: Path) -> list[str]:
     """
-    Choose the model that ``enjoy`` and ``record-video`` show: that of the latest run with a model of the chosen kind.
+    Choose the model for ``enjoy``, ``record-video`` and ``push``: that of the latest run with one of the chosen kind.
 
     :param arguments: What the user typed after the command
     :param scratch: Empty folder. A checkpoint is copied there with its statistics, since the RL Zoo would use those of
@@ -131,34 +140,42 @@ def run(command: str, arguments: Sequence[str]) -> None:
     """
     Run a script of the RL Zoo, as if from the command line.
 
-    :param command: ``"train"``, ``"enjoy"``, ``"record-video"``, ``"plot-train"``, ``"plot-from-file"`` or
-        ``"all-plots"``
+    :param command: ``"train"``, ``"enjoy"``, ``"record-video"``, ``"push"``, ``"pull"``, ``"plot-train"``,
+        ``"plot-from-file"`` or ``"all-plots"``
     :param arguments: The arguments after the command
     """
     zoo.register()
-    before, script = sys.argv, command.replace("-", "_")
+    before, module = sys.argv, f"rl_zoo3.{_MODULES.get(command, 'plots')}"
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         try:
             sys.argv = [f"sb3-nrl {command}", *arguments]
             if command == "train":
                 sys.argv[1:] = train_options(arguments)
-            elif command in ("enjoy", "record-video"):
+            elif command in ("enjoy", "record-video", "push"):
                 sys.argv[1:] = watch_options(arguments, Path(scratch))
-            else:
+            elif command != "pull":
                 sys.argv[1:] = [argument.replace("neurogym/", "neurogym-") for argument in arguments]  # as in folders
             if any("neurogym/" in argument for argument in sys.argv):
                 importlib.import_module("sb3_nrl.envs")
                 sys.argv += ["--no-render"] * (command == "enjoy")  # these tasks have nothing to render
-            if command == "record-video":
-                runpy.run_module("rl_zoo3.record_video", run_name="__main__")
-            elif command in ("train", "enjoy"):
-                getattr(importlib.import_module(f"rl_zoo3.{script}"), script)()
+            if command == "push":
+                _mend_push()
+            if command in ("record-video", "push", "pull"):
+                runpy.run_module(module, run_name="__main__")
             else:
                 warnings.filterwarnings("ignore", ".*is non-interactive")
-                getattr(importlib.import_module("rl_zoo3.plots"), script)()
-                _save_figures(command)
+                getattr(importlib.import_module(module), command.replace("-", "_"))()
+                if command not in _MODULES:
+                    _save_figures(command)
         finally:
             sys.argv = before
+
+
+def _mend_push() -> None:
+    """Give the RL Zoo the function that it imports, which sb3-team-hf-integration 3.2 has by another name only."""
+    hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(hub, "generate_metadata"):
+        hub.generate_metadata = lambda *of: hub._generate_metadata(*of).to_dict()
 
 
 def _save_figures(command: str) -> None:

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Any, ClassVar
 
+import huggingface_hub
+import huggingface_sb3
 import numpy as np
 import pytest
 import rl_zoo3.exp_manager
@@ -445,6 +447,40 @@ def test_checkpoint_is_watched_with_its_own_statistics(
     assert film.stat().st_size > 1000
 
 
+class LocalHub:
+    """The calls of the Hugging Face Hub that an upload makes, with a folder in its place."""
+
+    folder = pathlib.Path()
+
+    def create_repo(self, repo_id: str, **_: Any) -> str:
+        (self.folder / repo_id).mkdir(parents=True)
+        return repo_id
+
+    def snapshot_download(self, local_dir: pathlib.Path, **_: Any) -> None:
+        local_dir.mkdir(parents=True)
+
+    def upload_folder(self, repo_id: str, folder_path: pathlib.Path, **_: Any) -> None:
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
+
+
+def test_agent_comes_back_from_the_hub_as_it_was_pushed(
+    normalized: pathlib.Path, here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalHub, "folder", here / "hub-of-others")
+    monkeypatch.setattr(huggingface_hub, "HfApi", LocalHub)
+    monkeypatch.setattr(huggingface_sb3, "load_from_hub", lambda repo, file: str(LocalHub.folder / repo / file))
+    named = ["--algo", "nrl", "--env", "CartPole-v1", "-orga", "us"]
+    main(["push", *named, "-f", str(normalized / "logs"), "--no-render"])
+    pushed = LocalHub.folder / "us" / "nrl-CartPole-v1"
+    assert "**NRL** Agent playing **CartPole-v1**" in (pushed / "README.md").read_text()
+    main(["pull", *named, "-f", "pulled"])
+    ours, theirs = normalized / NRL_1, here / "pulled" / NRL_1.relative_to("logs")
+    ours_W, theirs_W = (NRL.load(run / "CartPole-v1.zip").policy.parameters_to_vector() for run in (ours, theirs))
+    assert np.array_equal(ours_W, theirs_W)
+    assert count(theirs / "CartPole-v1/vecnormalize.pkl") == count(ours / "CartPole-v1/vecnormalize.pkl")
+    main(["enjoy", *named[:4], "-f", "pulled", "-n", "5", "--no-render"])
+
+
 @pytest.mark.slow
 def test_plots_become_files_without_a_display(normalized: pathlib.Path, here: pathlib.Path) -> None:
     logs = ["-a", "nrl", "-e", "CartPole-v1", "-f", str(normalized / "logs")]
@@ -545,5 +581,5 @@ def test_missing_zoo_is_one_line_and_help_names_every_command(tmp_path: pathlib.
     assert texts[0].startswith("sb3-nrl train: The RL Zoo is not installed: pip install 'sb3-nrl[zoo]'")
     assert len(texts[0].splitlines()) == 1
     assert len(texts[1].splitlines()) <= 35
-    for command in ("train", "enjoy", "record-video", "plot-train", "plot-from-file", "all-plots"):
+    for command in ("train", "enjoy", "record-video", "push", "pull", "plot-train", "plot-from-file", "all-plots"):
         assert f"\n  {command} " in texts[1]
