@@ -12,7 +12,7 @@ from sb3_nrl.three_factor import ThreeFactorAlgorithm
 from sb3_nrl.tuned import TUNED
 from sb3_nrl.vec_env import GymnasiumVecEnv
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.3.0"
 
 __all__ = [
     "BPTT",
