@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking bench results docs check lint type format clean
+.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking mujoco variance agents bench results docs check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,7 +22,16 @@ test: .venv/.installed  ## run all tests (WORKERS=2, PYTEST_ARGS=)
 reproduce: .venv/.installed  ## train for the figures of the paper (hours): runs/reproduction (ARGS="fig1 --quick")
 	$(bin)/python -m experiments.paper $(or $(ARGS),all)
 
-learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): runs/learning (ARGS=)
+learning-mujoco: .venv/.installed  ## train on MuJoCo's tasks (a day): runs/mujoco (ARGS=)
+	$(bin)/python -m experiments.mujoco $(ARGS)
+
+variance: .venv/.installed  ## measure the noise of the estimate (minutes): runs/variance (ARGS=)
+	$(bin)/python -m experiments.variance $(ARGS)
+
+agents: .venv/.installed  ## train an agent for each entry of the configs (hours): runs/agents (ARGS=)
+	$(bin)/python -m experiments.agents $(ARGS)
+
+bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): runs/learning (ARGS=)
 	$(bin)/python -m experiments.learning $(ARGS)
 
 ablation: .venv/.installed  ## train NRL with one change at a time (hours): runs/ablation (ARGS=)
@@ -37,6 +46,15 @@ memory-needed: .venv/.installed  ## measure which NeuroGym tasks need memory: ru
 spiking: .venv/.installed  ## train spiking networks (hours): runs/spiking (ARGS=)
 	$(bin)/python -m experiments.spiking $(ARGS)
 
+mujoco: .venv/.installed  ## train on MuJoCo's tasks (a day): runs/mujoco (ARGS=)
+	$(bin)/python -m experiments.mujoco $(ARGS)
+
+variance: .venv/.installed  ## measure the noise of the estimate (minutes): runs/variance (ARGS=)
+	$(bin)/python -m experiments.variance $(ARGS)
+
+agents: .venv/.installed  ## train an agent for each entry of the configs (hours): runs/agents (ARGS=)
+	$(bin)/python -m experiments.agents $(ARGS)
+
 bench: .venv/.installed  ## measure steps per second: runs/throughput (ARGS="--against PATH")
 	$(bin)/python -m experiments.throughput $(ARGS)
 
@@ -48,6 +66,9 @@ results: .venv/.installed  ## make all tables and figures again from the committ
 	$(bin)/python -m experiments.memory --report --out results/memory
 	$(bin)/python -m experiments.memory_needed --report --out results/memory_needed
 	$(bin)/python -m experiments.spiking --report --out results/spiking
+	$(bin)/python -m experiments.mujoco --report --out results/mujoco
+	$(bin)/python -m experiments.variance --report --out results/variance
+	$(bin)/python -m experiments.agents --report --out results/agents
 	$(bin)/python -m experiments.throughput --report --out results/throughput
 
 docs: .venv/.installed  ## build the pages: docs/_build/html/index.html

@@ -29,6 +29,8 @@ def skip_without_its_package(env: str) -> None:
     if env.startswith("neurogym/"):
         pytest.importorskip("neurogym")
         importlib.import_module("sb3_nrl.envs")
+    elif env.endswith("-v5"):
+        pytest.importorskip("mujoco")
 
 
 @pytest.mark.parametrize(("algo", "name", "env"), ENTRIES, ids=[f"{algo}-{name}-{env}" for algo, name, env in ENTRIES])

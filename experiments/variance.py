@@ -1,0 +1,158 @@
+"""
+The noise of NRL's estimate: the cosine between its updates and the exact gradient, for several numbers of noise
+samples, widths and depths of the network, numbers of actions, and kinds of noise.
+
+A policy with continuous actions is trained on a task made for this: observations are random, and the reward is the
+negative squared distance to actions that are a fixed linear function of them. For each window, the sum of eligibilities
+with the reward prediction errors of the window is compared with the exact one.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+
+from experiments import tables
+from experiments.execution import command_line, results_of
+from experiments.runs import Columns, Results, Run
+from sb3_nrl import BPTT, NRL
+from sb3_nrl.updates import Update
+
+DOCUMENT = tables.DOCS / "variance.md"
+STANDARD: dict[str, Any] = {"samples": 16, "width": 64, "depth": 1, "actions": 2, "noise": "node"}
+CHANGES: dict[str, Sequence[Any]] = {
+    "samples": (1, 4, 64),
+    "width": (16, 256, 1024),
+    "depth": (2, 4),
+    "actions": (1, 8, 32),
+    "noise": ("orthogonal", "local head", "orthogonal, local head", "weight, rank one", "weight, full rank"),
+}
+"""The standard case, and each other value of its settings."""
+NOISE: dict[str, dict[str, Any]] = {
+    "node": {},
+    "orthogonal": {"noise_distribution": "orthogonal"},
+    "local head": {"local_head": True},
+    "orthogonal, local head": {"noise_distribution": "orthogonal", "local_head": True},
+    "weight, rank one": {"perturbation": "weight"},
+    "weight, full rank": {"perturbation": "weight", "noise_rank": "full"},
+}
+"""Arguments of NRL for each kind of noise."""
+N_STEPS = 20_000
+
+
+class LinearTask(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Random observations; the best action is a linear function of them. Episodes have 50 steps."""
+
+    def __init__(self, n_actions: int, n_observations: int = 8) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (n_observations,), np.float32)
+        self.action_space = spaces.Box(-10, 10, (n_actions,), np.float32)
+        self._best = np.random.default_rng(0).standard_normal((n_actions, n_observations)) / n_observations**0.5
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._step = 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward = -float(np.mean((action - self._best @ self._obs) ** 2))
+        self._step += 1
+        return self._observe(), reward, False, self._step == 50, {}
+
+    def _observe(self) -> np.ndarray:
+        self._obs = self.np_random.standard_normal(self.observation_space.shape).astype(np.float32)
+        return self._obs
+
+
+def plan(seeds: Sequence[int]) -> list[Run]:
+    """The standard case and all changes."""
+    cases = [STANDARD, *({**STANDARD, name: value} for name, values in CHANGES.items() for value in values)]
+    runs = []
+    for case in cases:
+        for seed in seeds:
+            name = "_".join([*(str(value).replace(", ", "-").replace(" ", "-") for value in case.values()), str(seed)])
+            runs.append(Run(name, measure, {**case, "seed": seed}, seed, 30, tuple(case.values())))
+    return runs
+
+
+def measure(settings: dict[str, Any]) -> Columns:
+    """Train, and compare the eligibility of each window with the exact one, for all of the actor and by layer."""
+    env = make_vec_env(LinearTask, 8, seed=settings["seed"], env_kwargs={"n_actions": settings["actions"]})
+    shared: dict[str, Any] = {
+        "n_steps": 8,
+        "seed": settings["seed"],
+        "device": "cpu",
+        "policy_kwargs": {"net_arch": settings["depth"] * [settings["width"]]},
+    }
+    model = NRL("MlpPolicy", env, n_noise_samples=settings["samples"], **shared, **NOISE[settings["noise"]])
+    exact = BPTT("MlpPolicy", env, **shared).rule
+    actor = model.policy.actor
+    ends = np.cumsum([0, *(sum(p.numel() for p in layer.learnable()) for layer in actor.layers)])
+    rows = []
+
+    def compare(update: Update) -> None:
+        estimated_W, exact_W = (
+            np.asarray(rule.eligibility(model.policy, update.window, None)[0].weighted_sum(update.errors.errors_TE))
+            for rule in (model.rule, exact)
+        )
+        spans = [slice(0, ends[-1]), *(slice(*of) for of in pairwise(ends) if of[0] < of[1])]
+        rows.append([model.num_timesteps, *(_cosine(estimated_W[span], exact_W[span]) for span in spans)])
+
+    model.watchers.append(compare)
+    model.learn(N_STEPS)
+    table = np.array(rows).T
+    names = ["steps", "cosine", *(f"layer_{number}" for number in range(1, len(table) - 1))]
+    means = {f"mean_{name}": values.mean() for name, values in zip(names[1:], table[1:], strict=True)}
+    return dict(zip(names, table, strict=True)) | {name: np.array(value) for name, value in means.items()}
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second) + 1e-30))
+
+
+def tabulate(results: Results) -> str:
+    """A table with one row for each case, in Markdown."""
+    found: dict[tuple[Any, ...], list[Columns]] = {}
+    for run, result in results.items():
+        found.setdefault(run.of, []).append(result.columns)
+    rows = []
+    for case, runs in found.items():
+        settings = dict(zip(STANDARD, case, strict=True))
+        n_nodes = settings["width"] * settings["depth"] + 2 * settings["actions"]
+        by_layer = [name for name in runs[0] if name.startswith("mean_layer")]
+        halves = [_of_parts([run["cosine"] for run in runs], part) for part in (slice(0, 20), slice(-20, None))]
+        changed = [name for name in STANDARD if settings[name] != STANDARD[name]]
+        rows.append(
+            [
+                *(f"{f'**{settings[name]}**' if name in changed else settings[name]}" for name in STANDARD),
+                *(str(n_nodes), f"{(1 + n_nodes / settings['samples']) ** -0.5:.2f}"),
+                f"{median(float(run['mean_cosine']) for run in runs):.2f}",
+                *(f"{value:.2f}" for value in halves),
+                " · ".join(f"{median(float(run[name]) for run in runs):.2f}" for name in by_layer),
+            ]
+        )
+    header = ("samples K", "width", "depth", "actions", "noise", "nodes n", "1 / √(1 + n / K)", "cosine")
+    return tables.markdown((*header, "first 20 updates", "last 20 updates", "by layer, the first one first"), rows)
+
+
+def _of_parts(cosines: Sequence[np.ndarray], part: slice) -> float:
+    return median(float(values[part].mean()) for values in cosines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, then report everything."""
+    parser = command_line(__doc__ or "", "variance", range(3), workers=1)
+    chosen = parser.parse_args(arguments)
+    results, status = results_of(parser, chosen, plan)
+    tables.publish(tabulate(results), chosen.out, "variance", DOCUMENT)
+    return status
+
+
+if __name__ == "__main__":  # the module by its name, under which Ray's workers find it
+    sys.exit(importlib.import_module("experiments.variance").main())
