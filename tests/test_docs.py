@@ -23,10 +23,25 @@ def test_code_of_a_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, monkeyp
 
     monkeypatch.setattr(OnPolicyAlgorithm, "learn", learn_briefly)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     matplotlib.use("Agg")
     names: dict[str, Any] = {"__name__": "page"}
     for number, block in enumerate(BLOCKS[page], 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_modules_import_only_those_that_come_later_in_the_list() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = text[text.index("later in this list:") : text.index("The tools import the algorithms")]
+    modules = [name.removesuffix(".py").rstrip("/") for name in re.findall(r"`([a-z_]+(?:\.py|/))`", listed)]
+    for place, module in enumerate(modules):
+        path = ROOT / "sb3_nrl" / module
+        files = sorted(path.glob("*.py")) or [path.with_suffix(".py")]
+        imported = {
+            name for file in files for name in re.findall(r"^from sb3_nrl\.(\w+)", file.read_text(), re.MULTILINE)
+        }
+        assert imported - {module} <= {*modules[place + 1 :]}, module
+    assert len(modules) > 20
 
 
 def test_links_of_the_readme_exist() -> None:
