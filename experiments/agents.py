@@ -31,6 +31,7 @@ from experiments.runs import ROOT, Columns, Results, Run, write_whole
 from sb3_nrl.zoo import ALGORITHMS
 
 FOLDER = ROOT / "trained_agents"
+DOCUMENT = tables.DOCS / "agents.md"
 N_EPISODES = 100
 N_FRAMES = 8
 FILES = {algo: f"zoo_configs/{algo}.yml" for algo in ALGORITHMS} | {"spiking": "zoo_configs/spiking.yml"}
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sums = [f"{checksum(path)}  {path.relative_to(models)}\n" for path in sorted(models.rglob("*.zip"))]
     write_whole(models / "SHA256SUMS", "".join(sums))
     tables.save(draw(results, models), models / "episodes.png")
-    tables.publish(tabulate(results, models), chosen.out, "agents", FOLDER / "README.md")
+    tables.publish(tabulate(results, models), chosen.out, "agents", DOCUMENT)
     return status
 
 
