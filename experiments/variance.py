@@ -26,12 +26,13 @@ from sb3_nrl import BPTT, NRL
 from sb3_nrl.updates import Update
 
 DOCUMENT = tables.DOCS / "variance.md"
-STANDARD: dict[str, Any] = {"samples": 16, "width": 64, "depth": 1, "actions": 2, "noise": "node"}
+STANDARD: dict[str, Any] = {"samples": 16, "width": 64, "depth": 1, "actions": 2, "steps": 64, "noise": "node"}
 CHANGES: dict[str, Sequence[Any]] = {
     "samples": (1, 4, 64),
     "width": (16, 256, 1024),
     "depth": (2, 4),
     "actions": (1, 8, 32),
+    "steps": (8, 512),
     "noise": ("orthogonal", "local head", "orthogonal, local head", "weight, rank one", "weight, full rank"),
 }
 """The standard case, and each other value of its settings."""
@@ -44,6 +45,7 @@ NOISE: dict[str, dict[str, Any]] = {
     "weight, full rank": {"perturbation": "weight", "noise_rank": "full"},
 }
 """Arguments of NRL for each kind of noise."""
+N_ENVS = 8
 N_STEPS = 20_000
 
 
@@ -83,9 +85,9 @@ def plan(seeds: Sequence[int]) -> list[Run]:
 
 def measure(settings: dict[str, Any]) -> Columns:
     """Train, and compare the eligibility of each window with the exact one, for all of the actor and by layer."""
-    env = make_vec_env(LinearTask, 8, seed=settings["seed"], env_kwargs={"n_actions": settings["actions"]})
+    env = make_vec_env(LinearTask, N_ENVS, seed=settings["seed"], env_kwargs={"n_actions": settings["actions"]})
     shared: dict[str, Any] = {
-        "n_steps": 8,
+        "n_steps": settings["steps"] // N_ENVS,
         "seed": settings["seed"],
         "device": "cpu",
         "policy_kwargs": {"net_arch": settings["depth"] * [settings["width"]]},
@@ -137,7 +139,7 @@ def tabulate(results: Results) -> str:
                 " · ".join(f"{median(float(run[name]) for run in runs):.2f}" for name in by_layer),
             ]
         )
-    header = ("samples K", "width", "depth", "actions", "noise", "nodes n", "1 / √(1 + n / K)", "cosine")
+    header = ("samples K", "width", "depth", "actions", "steps", "noise", "nodes n", "1 / √(1 + n / K)", "cosine")
     return tables.markdown((*header, "first 20 updates", "last 20 updates", "by layer, the first one first"), rows)
 
 
