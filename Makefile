@@ -22,16 +22,7 @@ test: .venv/.installed  ## run all tests (WORKERS=2, PYTEST_ARGS=)
 reproduce: .venv/.installed  ## train for the figures of the paper (hours): runs/reproduction (ARGS="fig1 --quick")
 	$(bin)/python -m experiments.paper $(or $(ARGS),all)
 
-learning-mujoco: .venv/.installed  ## train on MuJoCo's tasks (a day): runs/mujoco (ARGS=)
-	$(bin)/python -m experiments.mujoco $(ARGS)
-
-variance: .venv/.installed  ## measure the noise of the estimate (minutes): runs/variance (ARGS=)
-	$(bin)/python -m experiments.variance $(ARGS)
-
-agents: .venv/.installed  ## train an agent for each entry of the configs (hours): runs/agents (ARGS=)
-	$(bin)/python -m experiments.agents $(ARGS)
-
-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): runs/learning (ARGS=)
+learning-bench: .venv/.installed  ## train NRL, RMHL, A2C and PPO on six tasks (hours): runs/learning (ARGS=)
 	$(bin)/python -m experiments.learning $(ARGS)
 
 ablation: .venv/.installed  ## train NRL with one change at a time (hours): runs/ablation (ARGS=)

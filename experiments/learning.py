@@ -53,7 +53,7 @@ STYLES = {
 }
 """Name, colour and line of each algorithm."""
 DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks on which NRL is also trained with its defaults
-ZOO = ("a2c", "ppo", "ars")  # algorithms whose configs are the RL Zoo's
+ZOO = ("a2c", "ppo")  # algorithms whose configs are the RL Zoo's
 BEYOND_BAR = ("nrl", "rmhl", "spiking")  # algorithms that do not stop at the bar
 COMMANDS = {"defaults": "nrl", "spiking": "nrl", "surrogate": "bptt", "snntorch": "ppo"}
 """What the command trains, for names that are no algorithm."""
@@ -103,14 +103,15 @@ class StopAtBar(BaseCallback):
 
 @functools.cache
 def config(task: str, algorithm: str) -> dict[str, Any]:
-    """The hyper-parameters of an algorithm. The RL Zoo's are those of MuJoCo's older tasks for the newer ones."""
+    """The hyper-parameters of an algorithm: those for the task, else for an older version of it, else the default."""
     file = ROOT / FILES.get(algorithm, f"zoo_configs/{algorithm}.yml")
     if algorithm in ZOO:
         file = pathlib.Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml"
         if task == PERCEPTUAL:  # the RL Zoo has no config
             file = ROOT / FILES["defaults"]
     configs = yaml.safe_load(file.read_text())
-    return configs.get(task) or configs.get(task.replace("-v5", "-v4")) or configs["default"]
+    versions = [f"{task[:-1]}{version}" for version in range(int(task[-1]), -1, -1)]
+    return next(configs[name] for name in (*versions, "default") if name in configs)
 
 
 def slug(name: str) -> str:

@@ -1,10 +1,10 @@
 """
 The noise of NRL's estimate: the cosine between its updates and the exact gradient, for several numbers of noise
-samples, widths and depths of the network, numbers of actions, and kinds of noise.
+samples, sizes of the network and of observations, steps of an update, and kinds of noise.
 
 A policy with continuous actions is trained on a task made for this: observations are random, and the reward is the
-negative squared distance to actions that are a fixed linear function of them. For each window, the sum of eligibilities
-with the reward prediction errors of the window is compared with the exact one.
+negative squared distance to actions that are a fixed linear function of them. Each update is compared with that of the
+exact gradient, of the same steps and with the same reward prediction errors and decay of the traces.
 """
 
 import importlib
@@ -22,16 +22,27 @@ from stable_baselines3.common.env_util import make_vec_env
 from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.runs import Columns, Results, Run
-from sb3_nrl import BPTT, NRL
+from sb3_nrl import NRL
+from sb3_nrl.bptt import ExactGradient
+from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update
 
 DOCUMENT = tables.DOCS / "variance.md"
-STANDARD: dict[str, Any] = {"samples": 16, "width": 64, "depth": 1, "actions": 2, "steps": 64, "noise": "node"}
+STANDARD: dict[str, Any] = {
+    "samples": 16,
+    "width": 64,
+    "depth": 1,
+    "actions": 2,
+    "observations": 8,
+    "steps": 64,
+    "noise": "node",
+}
 CHANGES: dict[str, Sequence[Any]] = {
     "samples": (1, 4, 64),
     "width": (16, 256, 1024),
     "depth": (2, 4),
     "actions": (1, 8, 32),
+    "observations": (2, 100),
     "steps": (8, 512),
     "noise": ("orthogonal", "local head", "orthogonal, local head", "weight, rank one", "weight, full rank"),
 }
@@ -52,7 +63,7 @@ N_STEPS = 20_000
 class LinearTask(gymnasium.Env[np.ndarray, np.ndarray]):
     """Random observations; the best action is a linear function of them. Episodes have 50 steps."""
 
-    def __init__(self, n_actions: int, n_observations: int = 8) -> None:
+    def __init__(self, n_actions: int, n_observations: int) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (n_observations,), np.float32)
         self.action_space = spaces.Box(-10, 10, (n_actions,), np.float32)
         self._best = np.random.default_rng(0).standard_normal((n_actions, n_observations)) / n_observations**0.5
@@ -84,34 +95,38 @@ def plan(seeds: Sequence[int]) -> list[Run]:
 
 
 def measure(settings: dict[str, Any]) -> Columns:
-    """Train, and compare the eligibility of each window with the exact one, for all of the actor and by layer."""
-    env = make_vec_env(LinearTask, N_ENVS, seed=settings["seed"], env_kwargs={"n_actions": settings["actions"]})
-    shared: dict[str, Any] = {
-        "n_steps": settings["steps"] // N_ENVS,
-        "seed": settings["seed"],
-        "device": "cpu",
-        "policy_kwargs": {"net_arch": settings["depth"] * [settings["width"]]},
-    }
-    model = NRL("MlpPolicy", env, n_noise_samples=settings["samples"], **shared, **NOISE[settings["noise"]])
-    exact = BPTT("MlpPolicy", env, **shared).rule
-    actor = model.policy.actor
+    """Train, and compare each update of the actor with the exact one, as a whole and by layer."""
+    sizes = {"n_actions": settings["actions"], "n_observations": settings["observations"]}
+    env = make_vec_env(LinearTask, N_ENVS, seed=settings["seed"], env_kwargs=sizes)
+    model = NRL(
+        "MlpPolicy",
+        env,
+        n_steps=settings["steps"] // N_ENVS,
+        n_noise_samples=settings["samples"],
+        policy_kwargs={"net_arch": settings["depth"] * [settings["width"]]},
+        seed=settings["seed"],
+        device="cpu",
+        **NOISE[settings["noise"]],
+    )
+    policy, actor, exact, traces = model.policy, model.policy.actor, ExactGradient(), EligibilityTraces()
     ends = np.cumsum([0, *(sum(p.numel() for p in layer.learnable()) for layer in actor.layers)])
+    spans = [slice(0, ends[-1]), *(slice(*of) for of in pairwise(ends) if of[0] < of[1])]
     rows = []
 
     def compare(update: Update) -> None:
-        estimated_W, exact_W = (
-            np.asarray(rule.eligibility(model.policy, update.window, None)[0].weighted_sum(update.errors.errors_TE))
-            for rule in (model.rule, exact)
-        )
-        spans = [slice(0, ends[-1]), *(slice(*of) for of in pairwise(ends) if of[0] < of[1])]
-        rows.append([model.num_timesteps, *(_cosine(estimated_W[span], exact_W[span]) for span in spans)])
+        eligibility, _ = exact.eligibility(policy, update.window, None)
+        errors_TE, restarts_TE = update.errors.errors_TE, update.errors.restarts_TE
+        exact_W = np.asarray(traces.update(eligibility, errors_TE, restarts_TE, model.decay).change_W)
+        rows.append([model.num_timesteps, *(_cosine(update.change_W[span], exact_W[span]) for span in spans)])
 
     model.watchers.append(compare)
     model.learn(N_STEPS)
     table = np.array(rows).T
     names = ["steps", "cosine", *(f"layer_{number}" for number in range(1, len(table) - 1))]
-    means = {f"mean_{name}": values.mean() for name, values in zip(names[1:], table[1:], strict=True)}
-    return dict(zip(names, table, strict=True)) | {name: np.array(value) for name, value in means.items()}
+    numbers = {f"mean_{name}": values.mean() for name, values in zip(names[1:], table[1:], strict=True)}
+    n_noisy = actor.n_nodes - (actor.head.n_nodes if settings["noise"].endswith("local head") else 0)
+    numbers["n_noisy"] = np.nan if settings["noise"].startswith("weight") else n_noisy
+    return dict(zip(names, table, strict=True)) | {name: np.array(value) for name, value in numbers.items()}
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> float:
@@ -126,25 +141,27 @@ def tabulate(results: Results) -> str:
     rows = []
     for case, runs in found.items():
         settings = dict(zip(STANDARD, case, strict=True))
-        n_nodes = settings["width"] * settings["depth"] + 2 * settings["actions"]
+        n_noisy = float(runs[0]["n_noisy"])
+        rule = "–" if np.isnan(n_noisy) else f"{(1 + n_noisy / settings['samples']) ** -0.5:.2f}"
         by_layer = [name for name in runs[0] if name.startswith("mean_layer")]
-        halves = [_of_parts([run["cosine"] for run in runs], part) for part in (slice(0, 20), slice(-20, None))]
+        at_ends = [[run["cosine"][part].mean() for run in runs] for part in (slice(0, 20), slice(-20, None))]
         changed = [name for name in STANDARD if settings[name] != STANDARD[name]]
         rows.append(
             [
                 *(f"{f'**{settings[name]}**' if name in changed else settings[name]}" for name in STANDARD),
-                *(str(n_nodes), f"{(1 + n_nodes / settings['samples']) ** -0.5:.2f}"),
+                *("–" if np.isnan(n_noisy) else f"{n_noisy:.0f}", rule),
                 f"{median(float(run['mean_cosine']) for run in runs):.2f}",
-                *(f"{value:.2f}" for value in halves),
+                *(f"{median(map(float, values)):.2f}" for values in at_ends),
                 " · ".join(f"{median(float(run[name]) for run in runs):.2f}" for name in by_layer),
             ]
         )
-    header = ("samples K", "width", "depth", "actions", "steps", "noise", "nodes n", "1 / √(1 + n / K)", "cosine")
+    header = (
+        *("samples K", "width", "depth", "actions", "observations", "steps", "noise"),
+        "noisy nodes n",
+        "1 / √(1 + n / K)",
+        "cosine",
+    )
     return tables.markdown((*header, "first 20 updates", "last 20 updates", "by layer, the first one first"), rows)
-
-
-def _of_parts(cosines: Sequence[np.ndarray], part: slice) -> float:
-    return median(float(values[part].mean()) for values in cosines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

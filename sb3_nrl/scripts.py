@@ -128,7 +128,8 @@ def watch_options(arguments: Sequence[str], scratch: Path) -> list[str]:
         if run.normalizes:
             copy = scratch / given.algo / folder.name
             shutil.copytree(run.settings, copy / name)
-            shutil.copy(model, copy)
+            for file in (model, *folder.glob("*.csv"), *folder.glob("evaluations.npz")):
+                shutil.copy(file, copy)
             shutil.copy(runs.statistics_of(model, name), copy / name / "vecnormalize.pkl")
             options.append(f"--folder={scratch}")
             if sys.argv[0].endswith("record-video"):
@@ -153,14 +154,19 @@ def run(command: str, arguments: Sequence[str]) -> None:
                 sys.argv[1:] = train_options(arguments)
             elif command in ("enjoy", "record-video", "push"):
                 sys.argv[1:] = watch_options(arguments, Path(scratch))
-            elif command != "pull":
+            elif command == "pull":
+                sys.argv[1:] = ["--algo=nrl", "--folder=logs", *arguments]
+            else:
                 sys.argv[1:] = [argument.replace("neurogym/", "neurogym-") for argument in arguments]  # as in folders
             if any("neurogym/" in argument for argument in sys.argv):
                 importlib.import_module("sb3_nrl.envs")
-                sys.argv += ["--no-render"] * (command == "enjoy")  # these tasks have nothing to render
-            if command == "push":
-                _mend_push()
-            if command in ("record-video", "push", "pull"):
+                sys.argv += ["--no-render"] * (command in ("enjoy", "push"))  # these tasks have nothing to render
+            if command in ("push", "pull"):
+                from sb3_nrl import hub  # here, since it takes a second to import
+
+                with hub.mended_scripts():
+                    runpy.run_module(module, run_name="__main__")
+            elif command == "record-video":
                 runpy.run_module(module, run_name="__main__")
             else:
                 warnings.filterwarnings("ignore", ".*is non-interactive")
@@ -169,13 +175,6 @@ def run(command: str, arguments: Sequence[str]) -> None:
                     _save_figures(command)
         finally:
             sys.argv = before
-
-
-def _mend_push() -> None:
-    """Give the RL Zoo the function that it imports, which sb3-team-hf-integration 3.2 has by another name only."""
-    hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
-    if not hasattr(hub, "generate_metadata"):
-        hub.generate_metadata = lambda *of: hub._generate_metadata(*of).to_dict()
 
 
 def _save_figures(command: str) -> None:

@@ -12,13 +12,13 @@ import time
 from typing import Any, ClassVar
 
 import huggingface_hub
-import huggingface_sb3
 import numpy as np
 import pytest
 import rl_zoo3.exp_manager
 import rl_zoo3.train
 import rl_zoo3.utils
 import yaml
+from huggingface_hub.errors import EntryNotFoundError
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
@@ -462,23 +462,54 @@ class LocalHub:
     def upload_folder(self, repo_id: str, folder_path: pathlib.Path, **_: Any) -> None:
         shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
 
+    @classmethod
+    def download(cls, repo_id: str, filename: str, **_: Any) -> str:
+        if not (cls.folder / repo_id / filename).exists():
+            raise EntryNotFoundError(filename)
+        return str(cls.folder / repo_id / filename)
 
-def test_agent_comes_back_from_the_hub_as_it_was_pushed(
-    normalized: pathlib.Path, here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+@pytest.fixture
+def hub(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder in place of the Hub."""
     monkeypatch.setattr(LocalHub, "folder", here / "hub-of-others")
     monkeypatch.setattr(huggingface_hub, "HfApi", LocalHub)
-    monkeypatch.setattr(huggingface_sb3, "load_from_hub", lambda repo, file: str(LocalHub.folder / repo / file))
-    named = ["--algo", "nrl", "--env", "CartPole-v1", "-orga", "us"]
-    main(["push", *named, "-f", str(normalized / "logs"), "--no-render"])
-    pushed = LocalHub.folder / "us" / "nrl-CartPole-v1"
-    assert "**NRL** Agent playing **CartPole-v1**" in (pushed / "README.md").read_text()
-    main(["pull", *named, "-f", "pulled"])
-    ours, theirs = normalized / NRL_1, here / "pulled" / NRL_1.relative_to("logs")
-    ours_W, theirs_W = (NRL.load(run / "CartPole-v1.zip").policy.parameters_to_vector() for run in (ours, theirs))
-    assert np.array_equal(ours_W, theirs_W)
-    assert count(theirs / "CartPole-v1/vecnormalize.pkl") == count(ours / "CartPole-v1/vecnormalize.pkl")
-    main(["enjoy", *named[:4], "-f", "pulled", "-n", "5", "--no-render"])
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", LocalHub.download)
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "True")
+    return LocalHub.folder
+
+
+def test_checkpoint_comes_back_from_the_hub_with_its_statistics(normalized: pathlib.Path, hub: pathlib.Path) -> None:
+    of_us = ["--env", "CartPole-v1", "-orga", "us"]
+    main(["push", *of_us, "-f", str(normalized / "logs"), "--no-render", "--load-checkpoint", "32"])
+    card = (hub / "us" / "nrl-CartPole-v1" / "README.md").read_text()
+    assert (
+        "**NRL** Agent playing **CartPole-v1**" in card and "sb3-nrl pull --algo nrl" in card and "rl_zoo3." not in card
+    )
+    main(["pull", *of_us])
+    run, pulled = normalized / NRL_1, NRL_1
+    before_W, after_W = (
+        NRL.load(model).policy.parameters_to_vector()
+        for model in (run / "rl_model_32_steps.zip", pulled / "CartPole-v1.zip")
+    )
+    assert np.array_equal(before_W, after_W)
+    statistics = run / "rl_model_vecnormalize_32_steps.pkl"
+    assert count(pulled / "CartPole-v1/vecnormalize.pkl") == count(statistics)
+    assert len(list(pulled.glob("*.monitor.csv"))) == len(list(run.glob("*.monitor.csv"))) > 0
+    main(["enjoy", *of_us[:2], "-n", "5", "--no-render"])
+
+
+def test_agent_of_neurogym_without_statistics_comes_back_from_the_hub(hub: pathlib.Path) -> None:
+    pytest.importorskip("neurogym")
+    task = ["--env", "neurogym/GoNogo-v0"]
+    main(["train", *task, "-n", "64", "--eval-freq", "-1", "-f", "ours"])
+    main(["push", *task, "-orga", "us", "-f", "ours"])
+    main(["pull", *task, "-orga", "us", "-f", "pulled"])
+    first_W, second_W = (
+        NRL.load(f"{folder}/nrl/neurogym-GoNogo-v0_1/neurogym-GoNogo-v0.zip").policy.parameters_to_vector()
+        for folder in ("ours", "pulled")
+    )
+    assert np.array_equal(first_W, second_W)
 
 
 @pytest.mark.slow
