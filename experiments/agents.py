@@ -2,8 +2,8 @@
 Train an agent for each entry of the configs: the folder ``trained_agents``, for ``sb3-nrl enjoy -f trained_agents``.
 
 Each agent is from seed 0, with the files that the RL Zoo needs to show it. The table has its mean return over 100
-episodes with the most likely actions, and the checksum of the model. A film strip shows one episode of each agent whose
-task can be rendered.
+episodes with the most likely actions. A film strip shows episodes of some. To publish agents, copy
+``runs/agents/*.csv`` to ``results/agents`` and ``runs/agents/models`` to ``trained_agents``.
 """
 
 import functools
@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from experiments import tables
 from experiments.execution import command_line, results_of
-from experiments.learning import load
+from experiments.learning import GOALS, load
 from experiments.runs import ROOT, Columns, Results, Run, write_whole
 from sb3_nrl.zoo import ALGORITHMS
 
@@ -34,8 +35,11 @@ FOLDER = ROOT / "trained_agents"
 DOCUMENT = tables.DOCS / "agents.md"
 N_EPISODES = 100
 N_FRAMES = 8
+N_DIGITS = 12  # digits of a checksum that a result has
 FILES = {algo: f"zoo_configs/{algo}.yml" for algo in ALGORITHMS} | {"spiking": "zoo_configs/spiking.yml"}
 """Configs whose agents are trained. Spiking agents have a folder of their own, since NRL is their algorithm too."""
+RENDERED = [(kind, task) for kind in ("nrl", "spiking") for task in GOALS if not task.startswith("neurogym/")]
+"""Agents whose episodes are drawn: MuJoCo needs OpenGL, and NeuroGym's tasks have nothing to render."""
 
 
 def entries() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -52,44 +56,54 @@ def plan(out: pathlib.Path, seeds: Sequence[int]) -> list[Run]:
     for kind, task, entry in entries():
         for seed in seeds:
             settings = {"kind": kind, "env": task, "config": entry, "seed": seed}
+            measure = functools.partial(train, out / "models")
             name = f"{kind}_{task.replace('/', '-')}_{seed}"
-            measure = functools.partial(train, out)
             runs.append(Run(name, measure, settings, seed, entry["n_timesteps"] / 3_000, (kind, task)))
     return runs
 
 
-def command(kind: str, task: str, seed: int, folder: str | os.PathLike[str] = FOLDER.name) -> list[str]:
-    """The arguments of ``sb3-nrl`` that train an agent."""
-    algo = kind if kind in ALGORITHMS else "nrl"
-    options = ["train", "--algo", algo, "--env", task, "--seed", str(seed), "--eval-freq", "-1"]
-    options += ["--conf-file", FILES[kind]] if kind not in ALGORITHMS else []
-    return [*options, "-f", str(folder if kind in ALGORITHMS else pathlib.Path(folder, kind))]
+def algorithm(kind: str) -> str:
+    """The algorithm of a config."""
+    return kind if kind in ALGORITHMS else "nrl"
 
 
-def place(out: pathlib.Path, kind: str, task: str) -> pathlib.Path:
+def place(models: pathlib.Path, kind: str, task: str, seed: int) -> pathlib.Path:
     """The folder of an agent, as the RL Zoo names it."""
-    algo = kind if kind in ALGORITHMS else f"{kind}/nrl"
-    return out / algo / f"{task.replace('/', '-')}_1"
+    logs = models if kind in ALGORITHMS else models / kind
+    return logs / algorithm(kind) / f"{task.replace('/', '-')}_{seed + 1}"
 
 
-def train(out: pathlib.Path, settings: dict[str, Any]) -> Columns:
-    """Train an agent into a folder beside the results, and evaluate it."""
+def model_of(run: Run, models: pathlib.Path) -> pathlib.Path:
+    """The file of an agent's model."""
+    kind, task = run.of
+    return place(models, kind, task, run.seed) / f"{task.replace('/', '-')}.zip"
+
+
+def command(kind: str, task: str, seed: int) -> str:
+    """The command that trains such an agent."""
+    options = ["--algo", algorithm(kind), "--env", task, "--seed", str(seed), "--eval-freq", "-1"]
+    return shlex.join(["sb3-nrl", "train", *options, *(["--conf-file", FILES[kind]] if kind not in ALGORITHMS else [])])
+
+
+def train(models: pathlib.Path, settings: dict[str, Any]) -> Columns:
+    """Train an agent, put it into its folder, and evaluate it."""
     kind, task, seed = settings["kind"], settings["env"], settings["seed"]
-    models = out / "models"
-    folder = place(models, kind, task)
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted training
-    options = command(kind, task, seed, os.path.relpath(models, ROOT))
-    subprocess.run(
-        [sys.executable, "-m", "sb3_nrl", *options, "--verbose", "0"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
-    for log in folder.glob("*.monitor.csv"):
-        log.unlink()
-    name = task.replace("/", "-")
-    write_whole(folder / name / "command.txt", shlex.join(["sb3-nrl", *command(kind, task, seed)]) + "\n")
-    model, env = load(folder, task, kind if kind in ALGORITHMS else "nrl", 10_000 + seed)
+    folder, name = place(models, kind, task, seed), task.replace("/", "-")
+    with tempfile.TemporaryDirectory() as scratch:
+        pathlib.Path(scratch, "config.yml").write_text(yaml.safe_dump({task: settings["config"]}))
+        options = ["train", "--algo", algorithm(kind), "--env", task, "--seed", str(seed), "--eval-freq", "-1"]
+        options += ["--conf-file", "config.yml", "-f", ".", "--verbose", "0"]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        arguments: Any = {"cwd": scratch, "env": environ, "check": True, "stdout": subprocess.DEVNULL}
+        subprocess.run([sys.executable, "-m", "sb3_nrl", *options], **arguments)
+        shutil.rmtree(folder, ignore_errors=True)
+        ignored = shutil.ignore_patterns("*.monitor.csv", "command.txt")
+        shutil.copytree(pathlib.Path(scratch, algorithm(kind), f"{name}_1"), folder, ignore=ignored)
+    model, env = load(folder, task, algorithm(kind), 10_000 + seed)
     returns, _ = evaluate_policy(model, env, N_EPISODES, return_episode_rewards=True)
-    moments = {"mean_return": np.array(np.mean(returns)), "std_return": np.array(np.std(returns))}
-    return {"returns": np.array(returns), **moments}
+    digits = int(checksum(folder / f"{name}.zip")[:N_DIGITS], 16)
+    numbers = {"mean_return": np.mean(returns), "std_return": np.std(returns), "checksum": digits}
+    return {"returns": np.array(returns), **{name: np.array(value, dtype=float) for name, value in numbers.items()}}
 
 
 def checksum(model: pathlib.Path) -> str:
@@ -98,28 +112,32 @@ def checksum(model: pathlib.Path) -> str:
 
 
 def tabulate(results: Results, models: pathlib.Path) -> str:
-    """A table with one row for each agent, in Markdown."""
+    """
+    A table with one row for each agent, in Markdown.
+
+    :raises ValueError: If a model is not the one that was evaluated
+    """
     rows = []
     for run, result in results.items():
         kind, task = run.of
-        model = place(models, kind, task) / f"{task.replace('/', '-')}.zip"
-        mean, std = result.columns["mean_return"], result.columns["std_return"]
-        rows.append(
-            [
-                *(kind, task, f"{mean:.4g} ± {std:.3g}", f"{model.stat().st_size / 1024:.0f}"),
-                *(f"`{shlex.join(['sb3-nrl', *command(kind, task, run.seed)])}`", f"`{checksum(model)[:12]}`"),
-            ]
-        )
-    header = ("config", "task", "return: mean ± standard deviation", "KiB", "command", "SHA-256, first digits")
-    return tables.markdown(header, rows)
+        model = model_of(run, models)
+        mean, std, digits = (float(result.columns[name]) for name in ("mean_return", "std_return", "checksum"))
+        if int(checksum(model)[:N_DIGITS], 16) != int(digits):
+            raise ValueError(f"{model} is not the model of {run.name}, which was evaluated")
+        size = f"{model.stat().st_size / 1024:.0f}"
+        rows.append([kind, task, f"{mean:.4g} ± {std:.3g}", size, f"`{command(kind, task, run.seed)}`"])
+    return tables.markdown(("config", "task", "return: mean ± standard deviation", "KiB", "trained by"), rows)
 
 
-def frames(folder: pathlib.Path, task: str, algo: str) -> list[np.ndarray]:
+def frames(folder: pathlib.Path, task: str) -> list[Any]:
     """Still frames of an episode at equal distances in time."""
-    model, _ = load(folder, task, algo, 0)
+    model, _ = load(folder, task, "nrl", 0)
     hyperparams, statistics = get_saved_hyperparams(str(folder / task), test_mode=True)
     env = create_test_env(
-        *(task, 1, statistics, 0, None, True, hyperparams),
+        task,
+        stats_path=statistics,
+        should_render=True,
+        hyperparams=hyperparams,
         env_kwargs={**hyperparams.get("env_kwargs", {}), "render_mode": "rgb_array"},
     )
     seen: list[Any] = []
@@ -129,20 +147,21 @@ def frames(folder: pathlib.Path, task: str, algo: str) -> list[np.ndarray]:
         actions, states = model.predict(obs, states, starts, deterministic=True)
         obs, _, starts, _ = env.step(actions)
     env.close()
-    return [seen[place] for place in np.linspace(0, len(seen) - 1, N_FRAMES).round().astype(int)]
+    return [seen[step] for step in np.linspace(0, len(seen) - 1, N_FRAMES).round().astype(int)]
 
 
 def draw(results: Results, models: pathlib.Path) -> Figure:
-    """A film strip of one episode of NRL's agents and of spiking ones."""
-    shown = [run.of for run in results if run.of[0] in ("nrl", "spiking") and not run.of[1].startswith("neurogym/")]
+    """A film strip of one episode of those of NRL's agents whose tasks can be rendered everywhere."""
+    shown = [run for run in results if run.of in RENDERED]
     figure = Figure(figsize=(1.25 * N_FRAMES, 1.0 * len(shown)), layout="constrained")
     rows = figure.subplots(len(shown), N_FRAMES, squeeze=False)
-    for (kind, task), row in zip(shown, rows, strict=True):
-        for axes, frame in zip(row, frames(place(models, kind, task), task, "nrl"), strict=True):
+    for run, row in zip(shown, rows, strict=True):
+        kind, task = run.of
+        for axes, frame in zip(row, frames(place(models, kind, task, run.seed), task), strict=True):
             axes.imshow(frame)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        label = task if kind == "nrl" else f"{task}\n(spiking)"
+        label = task if kind == "nrl" else f"{task}\n({kind})"
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
     return figure
 
@@ -152,12 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__ or "", "agents", range(1), workers=1)
     chosen = parser.parse_args(arguments)
     results, status = results_of(parser, chosen, functools.partial(plan, chosen.out))
-    is_committed = chosen.out.resolve() == ROOT / "results" / "agents"
-    models = FOLDER if is_committed else chosen.out / "models"
-    sums = [f"{checksum(path)}  {path.relative_to(models)}\n" for path in sorted(models.rglob("*.zip"))]
-    write_whole(models / "SHA256SUMS", "".join(sums))
-    tables.save(draw(results, models), models / "episodes.png")
+    models = FOLDER if chosen.out.resolve() == ROOT / "results" / "agents" else chosen.out / "models"
     tables.publish(tabulate(results, models), chosen.out, "agents", DOCUMENT)
+    sums = sorted(f"{checksum(path)}  {path.relative_to(models)}\n" for path in models.rglob("*.zip"))
+    write_whole(models / "SHA256SUMS", "".join(sums))
+    if any(run.of in RENDERED for run in results):
+        tables.save(draw(results, models), models / "episodes.png")
     return status
 
 
