@@ -25,12 +25,12 @@ DOCUMENT = tables.DOCS / "mujoco.md"
 
 
 class Task(NamedTuple):
-    """A task: the return to reach, published returns, and the steps per second of a training, roughly."""
+    """A task: the return to reach, published returns of older versions of it, and roughly the steps per second."""
 
     goal: float | None  # None: to be better than A2C and PPO
-    a2c: str  # the RL Zoo's, one run
+    a2c: str  # the RL Zoo's benchmark, version 3, one run
     ppo: str  # cleanrl's, and the RL Zoo's
-    ars: str  # Mania, Guy and Recht (2018), after so many steps
+    ars: str  # the RL Zoo's, after so many steps
     steps_per_second: float
 
 
