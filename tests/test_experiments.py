@@ -24,7 +24,19 @@ from rl_zoo3.utils import StoreDict
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from experiments import ablation, learning, memory, memory_needed, neurogym_tasks, spiking, tables, throughput
+from experiments import (
+    ablation,
+    agents,
+    learning,
+    memory,
+    memory_needed,
+    mujoco,
+    neurogym_tasks,
+    spiking,
+    tables,
+    throughput,
+    variance,
+)
 from experiments.execution import execute, seconds_left
 from experiments.paper import figures, protocol, report
 from experiments.paper.protocol import CELLS, RECOMMENDED, SEEDS, TASKS, Cell, plan
@@ -335,6 +347,17 @@ def test_bar_is_passed_by_the_mean_of_a_hundred_returns() -> None:
     assert math.isnan(memory.passed(steps, returns, 101)) and math.isnan(memory.passed(steps[:99], returns[:99], 0))
 
 
+def test_only_layers_with_noise_have_a_noisy_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variance, "N_STEPS", 640)
+    columns = {
+        noise: variance.measure({**variance.STANDARD, "noise": noise, "samples": 2, "seed": 0})
+        for noise in ("node", "local head", "weight, rank one")
+    }
+    assert columns["local head"]["mean_layer_2"] == pytest.approx(1, abs=1e-4)
+    assert columns["local head"]["mean_layer_1"] < 0.6 and columns["node"]["mean_layer_2"] < 0.9
+    assert [float(of["n_noisy"]) for of in columns.values()] == pytest.approx([68, 64, math.nan], nan_ok=True)
+
+
 def test_window_ends_with_the_current_observation_and_begins_with_the_trial() -> None:
     observations = np.arange(1, 7, dtype=np.float32).reshape(3, 2, 1)  # 3 steps of 2 trials
     trials = observations, np.zeros((3, 2), dtype=int), np.ones((3, 2), dtype=bool)
@@ -533,7 +556,10 @@ def test_published_reproduction_is_that_of_the_committed_runs() -> None:
     assert all(f"- {line}\n" in page for line in report.findings(summaries, results))
 
 
-@pytest.mark.parametrize("command", [learning, neurogym_tasks, ablation, throughput, memory, memory_needed, spiking])
+@pytest.mark.parametrize(
+    "command",
+    [learning, neurogym_tasks, ablation, throughput, memory, memory_needed, spiking, mujoco, variance],
+)
 def test_published_table_is_that_of_the_committed_runs(
     command: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
