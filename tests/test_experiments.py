@@ -577,6 +577,29 @@ def test_published_table_is_that_of_the_committed_runs(
     assert published in output
 
 
+AGENTS = Store(ROOT / "results" / "agents").read_all(agents.plan(pathlib.Path(), [0]))
+
+
+def test_published_agents_are_those_that_were_evaluated() -> None:
+    _, published, _ = tables.section(agents.DOCUMENT, "agents")
+    assert agents.tabulate(AGENTS, agents.FOLDER) == published  # raises an error if a model is another
+    lines = (agents.FOLDER / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in map(str.split, lines)}
+    models = [agents.model_of(run, agents.FOLDER) for run in AGENTS]
+    assert sums == {str(model.relative_to(agents.FOLDER)): agents.checksum(model) for model in models}
+
+
+@pytest.mark.parametrize("run", AGENTS, ids=[run.name for run in AGENTS])
+def test_agent_acts(run: Run) -> None:
+    kind, task = run.of
+    if task.startswith("neurogym/"):
+        pytest.importorskip("neurogym")
+    model, env = learning.load(agents.model_of(run, agents.FOLDER).parent, task, agents.algorithm(kind), 0)
+    actions, _ = model.predict(env.reset(), deterministic=True)
+    _, rewards, _, _ = env.step(actions)
+    assert np.isfinite(rewards).all()
+
+
 def test_tasks_need_memory_as_measured() -> None:
     """Trials of two tasks, which are not measured, have one observation before the choice."""
     store = Store(ROOT / "results" / "memory_needed")
