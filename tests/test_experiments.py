@@ -573,7 +573,7 @@ def test_published_table_is_that_of_the_committed_runs(
     output = capsys.readouterr().out
     assert "counts as missing" not in output
     _, published, _ = tables.section(command.DOCUMENT, name)
-    assert published.count("\n") > 5
+    assert published.count("\n") >= 5
     assert published in output
 
 
