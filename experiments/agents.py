@@ -9,25 +9,21 @@ episodes with the most likely actions. A film strip shows episodes of some. To p
 import functools
 import hashlib
 import importlib
-import os
 import pathlib
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from experiments import tables
 from experiments.execution import command_line, results_of
-from experiments.learning import GOALS, load
+from experiments.learning import GOALS, load, trained
 from experiments.runs import ROOT, Columns, Results, Run, write_whole
 from sb3_nrl.zoo import ALGORITHMS
 
@@ -88,20 +84,13 @@ def command(kind: str, task: str, seed: int) -> str:
 def train(models: pathlib.Path, settings: dict[str, Any]) -> Columns:
     """Train an agent, put it into its folder, and evaluate it."""
     kind, task, seed = settings["kind"], settings["env"], settings["seed"]
-    folder, name = place(models, kind, task, seed), task.replace("/", "-")
-    with tempfile.TemporaryDirectory() as scratch:
-        pathlib.Path(scratch, "config.yml").write_text(yaml.safe_dump({task: settings["config"]}))
-        options = ["train", "--algo", algorithm(kind), "--env", task, "--seed", str(seed), "--eval-freq", "-1"]
-        options += ["--conf-file", "config.yml", "-f", ".", "--verbose", "0"]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        arguments: Any = {"cwd": scratch, "env": environ, "check": True, "stdout": subprocess.DEVNULL}
-        subprocess.run([sys.executable, "-m", "sb3_nrl", *options], **arguments)
+    folder = place(models, kind, task, seed)
+    with trained(task, algorithm(kind), seed, settings["config"]) as (run, _):
         shutil.rmtree(folder, ignore_errors=True)
-        ignored = shutil.ignore_patterns("*.monitor.csv", "command.txt")
-        shutil.copytree(pathlib.Path(scratch, algorithm(kind), f"{name}_1"), folder, ignore=ignored)
+        shutil.copytree(run, folder, ignore=shutil.ignore_patterns("*.monitor.csv", "command.txt"))
     model, env = load(folder, task, algorithm(kind), 10_000 + seed)
     returns, _ = evaluate_policy(model, env, N_EPISODES, return_episode_rewards=True)
-    digits = int(checksum(folder / f"{name}.zip")[:N_DIGITS], 16)
+    digits = int(checksum(folder / f"{task.replace('/', '-')}.zip")[:N_DIGITS], 16)
     numbers = {"mean_return": np.mean(returns), "std_return": np.std(returns), "checksum": digits}
     return {"returns": np.array(returns), **{name: np.array(value, dtype=float) for name, value in numbers.items()}}
 
@@ -131,15 +120,7 @@ def tabulate(results: Results, models: pathlib.Path) -> str:
 
 def frames(folder: pathlib.Path, task: str) -> list[Any]:
     """Still frames of an episode at equal distances in time."""
-    model, _ = load(folder, task, "nrl", 0)
-    hyperparams, statistics = get_saved_hyperparams(str(folder / task), test_mode=True)
-    env = create_test_env(
-        task,
-        stats_path=statistics,
-        should_render=True,
-        hyperparams=hyperparams,
-        env_kwargs={**hyperparams.get("env_kwargs", {}), "render_mode": "rgb_array"},
-    )
+    model, env = load(folder, task, "nrl", 0, render_mode="rgb_array")
     seen: list[Any] = []
     obs, states, starts = env.reset(), None, np.ones(1, bool)
     while not seen or not starts[0]:

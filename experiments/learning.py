@@ -18,7 +18,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from statistics import NormalDist, median
 from typing import Any, NamedTuple
@@ -143,26 +144,36 @@ def train(settings: dict[str, Any]) -> Columns:
     task, algorithm, seed = settings["env"], settings["algorithm"], settings["seed"]
     algo = COMMANDS.get(algorithm, algorithm)
     stop = [f"callback:{{'experiments.learning.StopAtBar': {{'bar': {settings['bar']}}}}}"] * settings["stop"]
-    changes = [*settings["changes"], *stop]
-    with tempfile.TemporaryDirectory() as folder:
-        configs = pathlib.Path(folder) / "configs.yml"
-        configs.write_text(yaml.safe_dump({task: settings["config"]}, sort_keys=False))
-        command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
-        command += ["--conf-file", str(configs), "-f", folder, "--eval-freq", "-1"]
-        command += ["--verbose", "0", *(["--hyperparams", *changes] if changes else [])]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
-        _, status, usage = os.wait4(child.pid, 0)
-        if status != 0:
-            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
-        (run,) = (pathlib.Path(folder) / algo).glob("*_1")
+    with trained(task, algo, seed, settings["config"], [*settings["changes"], *stop]) as (run, peak_mib):
         curve = learning_curve(run)
-        numbers = judge(curve, settings["bar"]) | {"peak_mib": usage.ru_maxrss / 1024}
+        numbers = judge(curve, settings["bar"]) | {"peak_mib": peak_mib}
         if settings.get("is_spiking"):
             numbers |= cost(run, task, algo)
         if settings["n_eval_episodes"]:
             numbers["evaluation"] = evaluate(run, task, algo, seed, settings["n_eval_episodes"])
     kept = np.unique(np.linspace(0, len(curve["steps"]) - 1, N_ROWS).round().astype(int))
     return {name: values[kept] for name, values in curve.items()} | {n: np.array(v) for n, v in numbers.items()}
+
+
+@contextmanager
+def trained(
+    task: str, algorithm: str, seed: int, entry: dict[str, Any], changes: Sequence[str] = ()
+) -> Iterator[tuple[pathlib.Path, float]]:
+    """
+    Train with the command, in a folder that is removed afterwards. Give the folder of the run, whose files name no path
+    of this machine, and the peak memory of the process in MiB.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "config.yml").write_text(yaml.safe_dump({task: entry}, sort_keys=False))
+        command = [sys.executable, "-m", "sb3_nrl", "train", "--algo", algorithm, "--env", task, "--seed", str(seed)]
+        command += ["--conf-file", "config.yml", "-f", ".", "--eval-freq", "-1", "--verbose", "0"]
+        command += ["--hyperparams", *changes] if changes else []
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, env=environ)
+        _, status, usage = os.wait4(child.pid, 0)
+        if status != 0:
+            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+        yield pathlib.Path(folder, algorithm, f"{task.replace('/', '-')}_1"), usage.ru_maxrss / 1024
 
 
 def learning_curve(folder: pathlib.Path) -> Columns:
@@ -220,14 +231,17 @@ def evaluate(folder: pathlib.Path, task: str, algorithm: str, seed: int, n_episo
     return float(np.mean(evaluate_policy(model, env, n_episodes)[0]))
 
 
-def load(folder: pathlib.Path, task: str, algorithm: str, seed: int) -> tuple[Any, VecEnv]:
-    """A trained model, and environments to evaluate it in."""
+def load(folder: pathlib.Path, task: str, algorithm: str, seed: int, **env_kwargs: Any) -> tuple[Any, VecEnv]:
+    """A trained model, and an environment to evaluate it in, with further arguments."""
     sb3_nrl.zoo.register()
     if task.startswith("neurogym/"):
         importlib.import_module("sb3_nrl.envs")
     path = folder / task.replace("/", "-")
     hyperparams, statistics = get_saved_hyperparams(str(path), test_mode=True)
-    env = create_test_env(task, stats_path=statistics, seed=seed, should_render=False, hyperparams=hyperparams)
+    env_kwargs = {**hyperparams.get("env_kwargs", {}), **env_kwargs}
+    env = create_test_env(
+        *(task, 1, statistics, seed), should_render=False, hyperparams=hyperparams, env_kwargs=env_kwargs
+    )
     return rl_zoo3.ALGOS[algorithm].load(path.with_suffix(path.suffix + ".zip"), device="cpu"), env
 
 

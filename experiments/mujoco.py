@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.learning import N_ROWS, STYLES, draw_spread, training
-from experiments.runs import Columns, Results, Run
+from experiments.runs import Results, Run, by_case
 
 DOCUMENT = tables.DOCS / "mujoco.md"
 
@@ -59,14 +59,6 @@ def _run(task: str, algorithm: str, seed: int) -> Run:
     goal = TASKS[task].goal
     run = training(task, algorithm, seed, bar=np.inf if goal is None else goal, stop=False, n_eval_episodes=20)
     return replace(run, expected_seconds=1e6 / TASKS[task].steps_per_second)
-
-
-def by_case(results: Results) -> dict[tuple[str, str], list[Columns]]:
-    """The results of each task and algorithm."""
-    found: dict[tuple[str, str], list[Columns]] = {}
-    for run, result in sorted(results.items(), key=lambda item: item[0].seed):
-        found.setdefault(run.of, []).append(result.columns)
-    return found
 
 
 def tabulate(results: Results) -> str:

@@ -60,6 +60,14 @@ class Run:
 Results = dict[Run, Result]
 
 
+def by_case(results: Results) -> dict[Any, list[Columns]]:
+    """The columns of all runs of the same row, cell or curve, in the order of their seeds."""
+    found: dict[Any, list[Columns]] = {}
+    for run, result in sorted(results.items(), key=lambda item: item[0].seed):
+        found.setdefault(run.of, []).append(result.columns)
+    return found
+
+
 class Unusable(Exception):
     """A file exists, but it does not have the result of the run with its name."""
 

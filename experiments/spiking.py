@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.learning import GOALS, N_ROWS, draw_spread, middle, training
-from experiments.runs import ROOT, Columns, Results, Run, Store
+from experiments.runs import ROOT, Columns, Results, Run, Store, by_case
 
 DOCUMENT = tables.DOCS / "spikes.md"
 BUDGET = {"CartPole-v1": "90 k (200 k)", "Acrobot-v1": "30 k"}
@@ -61,17 +61,12 @@ def _rate_results() -> Results:
 
 def tabulate(results: Results) -> str:
     """Both tables, in Markdown."""
-    rate: dict[str, list[Columns]] = {}
-    for run, result in _rate_results().items():
-        rate.setdefault(run.of[0], []).append(result.columns)
-    found: dict[tuple[str, str], list[Columns]] = {}
-    for run, result in sorted(results.items(), key=lambda item: item[0].seed):
-        found.setdefault(run.of, []).append(result.columns)
+    rate, found = by_case(_rate_results()), by_case(results)
     rows = []
     for task in GOALS:
         if runs := found.get((task, "spiking"), []):
             steps = [run["passed_steps"].item() for run in runs]
-            of_rate = float(np.median([run["passed_steps"].item() for run in rate[task]]))
+            of_rate = float(np.median([run["passed_steps"].item() for run in rate[task, "nrl"]]))
             n_within = sum(step <= 1.5 * of_rate for step in steps)
             lowest = [run["lowest"].item() for run in runs if not np.isnan(run["lowest"])]
             rows.append(

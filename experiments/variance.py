@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from experiments import tables
 from experiments.execution import command_line, results_of
-from experiments.runs import Columns, Results, Run
+from experiments.runs import Columns, Results, Run, by_case
 from sb3_nrl import NRL
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.traces import EligibilityTraces
@@ -135,11 +135,8 @@ def _cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 def tabulate(results: Results) -> str:
     """A table with one row for each case, in Markdown."""
-    found: dict[tuple[Any, ...], list[Columns]] = {}
-    for run, result in results.items():
-        found.setdefault(run.of, []).append(result.columns)
     rows = []
-    for case, runs in found.items():
+    for case, runs in by_case(results).items():
         settings = dict(zip(STANDARD, case, strict=True))
         n_noisy = float(runs[0]["n_noisy"])
         rule = "–" if np.isnan(n_noisy) else f"{(1 + n_noisy / settings['samples']) ** -0.5:.2f}"

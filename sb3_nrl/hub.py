@@ -27,13 +27,13 @@ def mended_scripts() -> Iterator[None]:
     commands that do not know the algorithms of this package.
     """
     module: Any = importlib.import_module("huggingface_sb3.push_to_hub")  # the package has a function of this name
-    metadata = getattr(module, "generate_metadata", None) or (lambda *of: module._generate_metadata(*of).to_dict())
+    if not hasattr(module, "generate_metadata"):
+        module.generate_metadata = lambda *of: module._generate_metadata(*of).to_dict()
     mends = [
-        (module, "generate_metadata", metadata),
         (huggingface_sb3, "load_from_hub", _with_the_expected_error(huggingface_sb3.load_from_hub)),
         (huggingface_hub, "HfApi", _with_our_commands(huggingface_hub.HfApi)),
     ]
-    before = [(place, name, vars(place).get(name)) for place, name, _ in mends]
+    before = [(place, name, getattr(place, name)) for place, name, _ in mends]
     try:
         for place, name, value in mends:
             setattr(place, name, value)
