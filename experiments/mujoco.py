@@ -95,8 +95,8 @@ def draw(results: Results) -> Figure:
     """Learning curves of each task: median of the seeds and their range."""
     found = by_case(results)
     tasks = [task for task in TASKS if any(case[0] == task for case in found)]
-    figure = Figure(figsize=(10, 2.6 * -(-len(tasks) // 4)), layout="constrained")
-    panels = list(figure.subplots(-(-len(tasks) // 4), 4, squeeze=False).flat)
+    figure = Figure(figsize=(10, 2.6 * -(-len(tasks) // 3)), layout="constrained")
+    panels = list(figure.subplots(-(-len(tasks) // 3), 3, squeeze=False).flat)
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
     for task, axes in zip(tasks, panels, strict=False):
