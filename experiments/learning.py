@@ -53,7 +53,6 @@ STYLES = {
     "ppo": ("PPO", tables.BLACK, "--"),
 }
 """Name, colour and line of each algorithm."""
-DEFAULTS = ("CartPole-v1", "Acrobot-v1")  # tasks on which NRL is also trained with its defaults
 ZOO = ("a2c", "ppo")  # algorithms whose configs are the RL Zoo's
 BEYOND_BAR = ("nrl", "rmhl", "spiking")  # algorithms that do not stop at the bar
 COMMANDS = {"defaults": "nrl", "spiking": "nrl", "surrogate": "bptt", "snntorch": "ppo"}
@@ -76,6 +75,8 @@ class Goal(NamedTuple):
 
 
 PERCEPTUAL = "neurogym/PerceptualDecisionMaking-v0"
+DEFAULTS = ("CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", PERCEPTUAL)
+"""Tasks on which NRL is also trained with its defaults."""
 _EVIDENCE = np.array([0, 6.4, 12.8, 25.6, 51.2]) / 100 / math.hypot(0.1, 0.1) * math.sqrt(20)
 """For each coherence: the difference of the two stimuli over 20 frames, in standard deviations of its noise."""
 BEST = float(np.mean([NormalDist().cdf(evidence) for evidence in _EVIDENCE]))

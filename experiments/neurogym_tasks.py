@@ -14,6 +14,7 @@ from itertools import product, starmap
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from experiments import tables
 from experiments.execution import command_line, results_of
@@ -33,7 +34,17 @@ TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "yang19.rtanti": ({}, 6_000),
 }
 """The arguments of each task, and the number of trials."""
-CRITIC = {"gamma": 0.9, "trace_decay": 0.85, "learning_rate": 3e-3, "policy_kwargs": {"net_arch": [128]}}
+CRITIC = {
+    "gamma": 0.9,
+    "trace_decay": 0.85,
+    "learning_rate": 3e-3,
+    "n_noise_samples": 4,
+    "local_head": False,
+    "vf_coef": 1.0,
+    "norm_obs": False,
+    "norm_reward": False,
+    "policy_kwargs": {"net_arch": [128], "activation_fn": nn.Tanh, "action_correlation": 0.0},
+}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, Cell("Reaching", name).settings(0, 0)["arguments"]) for name in ("BPTT", "NRL", "RMHL")},
     "NRL-unbiased": ("NRL", Cell("Reaching", "NRL", setting="recommended").settings(0, 0)["arguments"]),

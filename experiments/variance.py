@@ -8,6 +8,7 @@ exact gradient, of the same steps and with the same reward prediction errors and
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,6 +19,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from torch import nn
 
 from experiments import tables
 from experiments.execution import command_line, results_of
@@ -48,8 +50,8 @@ CHANGES: dict[str, Sequence[Any]] = {
 }
 """The standard case, and each other value of its settings."""
 NOISE: dict[str, dict[str, Any]] = {
-    "node": {},
-    "orthogonal": {"noise_distribution": "orthogonal"},
+    "node": {"local_head": False},
+    "orthogonal": {"noise_distribution": "orthogonal", "local_head": False},
     "local head": {"local_head": True},
     "orthogonal, local head": {"noise_distribution": "orthogonal", "local_head": True},
     "weight, rank one": {"perturbation": "weight"},
@@ -98,12 +100,22 @@ def measure(settings: dict[str, Any]) -> Columns:
     """Train, and compare each update of the actor with the exact one, as a whole and by layer."""
     sizes = {"n_actions": settings["actions"], "n_observations": settings["observations"]}
     env = make_vec_env(LinearTask, N_ENVS, seed=settings["seed"], env_kwargs=sizes)
+    n_nodes = settings["depth"] * settings["width"] + 2 * settings["actions"]
+    of_nodes = min(5e-3, 5e-2 * math.sqrt(settings["samples"] / n_nodes))
     model = NRL(
         "MlpPolicy",
         env,
         n_steps=settings["steps"] // N_ENVS,
         n_noise_samples=settings["samples"],
-        policy_kwargs={"net_arch": settings["depth"] * [settings["width"]]},
+        learning_rate=5e-3 if "weight" in settings["noise"] else of_nodes,
+        vf_coef=1.0,
+        norm_obs=False,
+        norm_reward=False,
+        policy_kwargs={
+            "net_arch": settings["depth"] * [settings["width"]],
+            "activation_fn": nn.Tanh,
+            "action_correlation": 0.0,
+        },
         seed=settings["seed"],
         device="cpu",
         **NOISE[settings["noise"]],

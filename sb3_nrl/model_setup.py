@@ -29,6 +29,7 @@ from sb3_nrl.checks import (
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import (
+    DEFAULT_VF_COEF,
     RewardPrediction,
     RewardPredictor,
     RewardTiming,
@@ -48,7 +49,7 @@ class SharedArguments(TypedDict, total=False):
     reward_prediction: RewardPrediction
     gamma: float | None
     ent_coef: float
-    vf_coef: float
+    vf_coef: float | None
     reward_timing: RewardTiming | None
     reward_smoothing: float | None
     scale_rpe: bool | None
@@ -116,6 +117,8 @@ class ModelSetup(OnPolicyAlgorithm):
         )
         for name, value in used.items():
             setattr(self, name, value)
+        if self.vf_coef is None:
+            self.vf_coef = DEFAULT_VF_COEF
         before: RewardPredictor | None = vars(self).get("predictor")
         same = before is None or before.has_critic == predictor.has_critic
         check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
@@ -134,7 +137,6 @@ class ModelSetup(OnPolicyAlgorithm):
         """Check all arguments, and make the reward predictor and the learning rule."""
         check_origin(self._names(), vars(self))
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
-        check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
         part, absent = self.gae_lambda, self.gae_lambda is None
         check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
         alone = absent or self.trace_decay is None
@@ -163,6 +165,7 @@ class ModelSetup(OnPolicyAlgorithm):
         wanted = "without ortho_init: make_features_extractor and head_gain decide the initial weights"
         check("policy_kwargs", self.policy_kwargs, "ortho_init" not in self.policy_kwargs, wanted)
         self.predictor = self._make_predictor()
+        check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()
         same = before is None or type(before) in {type(self.rule), *self.rules}

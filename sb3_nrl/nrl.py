@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
@@ -28,10 +29,12 @@ Perturbation = Literal["node", "weight"]
 
 _TINY = np.finfo(np.float32).tiny
 
-_LEARNING_RATE = 5e-3
+_LEARNING_RATE = 2e-3
 
-_NODES_PER_SAMPLE = 100
-"""Largest number of nodes per noise sample for which the default learning rate is not lowered."""
+_LEARNING_RATE_OF_WEIGHTS = 5e-3
+
+_RATE_OF_MANY_NODES = 5e-2
+"""Default learning rate of a network that has as many nodes as noise samples."""
 
 
 class NodePerturbation(LearningRule):
@@ -49,7 +52,7 @@ class NodePerturbation(LearningRule):
         self,
         noise: Noise,
         noise_normalization: NoiseNormalization = "unbiased",
-        n_noise_samples: int = 4,
+        n_noise_samples: int = 8,
         antithetic: bool = True,
         local_head: bool = False,
     ) -> None:
@@ -237,10 +240,10 @@ def default_learning_rate(policy: PerturbablePolicy, n_noise_samples: int) -> fl
 
     :param policy: The policy. n is the number of nodes of its larger network
     :param n_noise_samples: Number of noise samples K
-    :return: 5e-3 · min(1, √(100 K / n))
+    :return: The smaller of 2e-3 and 5e-2 √(K / n)
     """
     n_nodes = max(part.n_nodes for part in policy.parts)
-    return _LEARNING_RATE * min(1.0, math.sqrt(_NODES_PER_SAMPLE * n_noise_samples / n_nodes))
+    return min(_LEARNING_RATE, _RATE_OF_MANY_NODES * math.sqrt(n_noise_samples / n_nodes))
 
 
 class NRL(ThreeFactorAlgorithm):
@@ -263,8 +266,8 @@ class NRL(ThreeFactorAlgorithm):
 
     The parameters below are NRL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
 
-    :param learning_rate: Learning rate η, or a function of the remaining progress. By default 5e-3, or
-        5e-3 √(100 K / n) for node perturbation with K noise samples and n > 100 K nodes
+    :param learning_rate: Learning rate η, or a function of the remaining progress. With noise on
+        nodes, the smaller of 2e-3 and 5e-2 √(K / n) for K noise samples and n nodes. With noise on weights, 5e-3
     :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights. By
         default 0.01: it should be small, so that ρ approximates a directional derivative. With spiking neurons 0.2,
         or 0.05 on weights: it has to make and prevent spikes, so its size is that of the distance to the threshold
@@ -274,7 +277,7 @@ class NRL(ThreeFactorAlgorithm):
     :param noise_normalization: The divisor of ρ ξ. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the critic;
         ``"layer"``: ‖ξ‖² over the nodes of the layer; its variance is infinite in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the expected eligibility is the gradient of log π
-    :param n_noise_samples: Number K of noise samples per step, averaged (Eq. 12); by default 4, and 32 with noise on
+    :param n_noise_samples: Number K of noise samples per step, averaged (Eq. 12); by default 8, and 32 with noise on
         weights. The estimate's variance grows with the number of nodes, or of weights, and falls with K
     :param antithetic: Whether each sample is a pair of passes with ξ and −ξ, and ρ half their difference: a central
         difference, for twice the passes
@@ -290,7 +293,7 @@ class NRL(ThreeFactorAlgorithm):
         policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
     :param local_head: For noise on nodes: whether the output layer learns from its own derivative instead of from
         noise, (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only hidden nodes
-        get noise. By default True with spiking policies, else False
+        get noise. By default True with continuous actions and with spiking policies, else False
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values
@@ -341,7 +344,7 @@ class NRL(ThreeFactorAlgorithm):
         kind = self.perturbation
         check("perturbation", kind, kind in get_args(Perturbation), f"None, or one of {get_args(Perturbation)}")
         if self.n_noise_samples is None:
-            self.n_noise_samples = 32 if kind == "weight" else 4
+            self.n_noise_samples = 32 if kind == "weight" else 8
         if self.noise_std is None:
             of_spikes = 0.2 if kind == "node" else 0.05
             self.noise_std = of_spikes if issubclass(self.policy_class, LifPolicy) else 1e-2
@@ -352,7 +355,9 @@ class NRL(ThreeFactorAlgorithm):
                 check(name, value, value is None, 'None but with perturbation="weight"')
             normalization, wanted = self.noise_normalization, "'unbiased' with a recurrent policy"
             check("noise_normalization", normalization, not is_recurrent or normalization == "unbiased", wanted)
-            is_local = issubclass(self.policy_class, LifPolicy) if self.local_head is None else self.local_head
+            is_local = self.local_head
+            if is_local is None:
+                is_local = issubclass(self.policy_class, LifPolicy) or isinstance(self.action_space, spaces.Box)
             return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic, is_local)
         check("local_head", self.local_head, not self.local_head, "None or False with noise on weights")
         if self.noise_rank is None:
@@ -366,7 +371,7 @@ class NRL(ThreeFactorAlgorithm):
     def _setup_model(self) -> None:
         by_default = self.learning_rate is None
         if by_default:
-            self.learning_rate = _LEARNING_RATE
+            self.learning_rate = _LEARNING_RATE_OF_WEIGHTS
         super()._setup_model()
         if by_default and isinstance(self.rule, NodePerturbation):
             self.learning_rate = default_learning_rate(self.policy, self.rule.n_noise_samples)

@@ -53,16 +53,18 @@ class NoisyPolicy(PerturbablePolicy):
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule
-    :param net_arch: Widths of the hidden layers of actor and critic, ``[64]`` by default, ``[]`` for none; or
-        ``dict(pi=[...], vf=[...])``, in which a missing entry means no hidden layers
-    :param activation_fn: Activation function after each hidden layer, tanh by default
+    :param net_arch: Widths of the hidden layers of actor and critic, ``[]`` for none; or ``dict(pi=[...], vf=[...])``,
+        in which a missing entry means no hidden layers. By default ``[32, 32]`` with continuous actions and without
+        memory and spikes, else ``[64]``
+    :param activation_fn: Activation function after each hidden layer, by default ``nn.LeakyReLU`` with continuous
+        actions, else ``nn.Tanh``
     :param use_bias: Whether hidden layers and heads have biases
     :param head_gain: Factor on the initial weights of the heads. With a large factor, the initial policy prefers some
         actions. If these never reach a reward, nothing is learned
     :param log_std_init: Initial log standard deviation of continuous actions, in the units of the actions
     :param action_correlation: Correlation, in [0, 1), between the random parts of successive continuous actions during
-        training; larger values keep the direction of exploration for longer. The updates use log π(a|s) without the
-        correlation, which biases them
+        training, by default 0.9; larger values keep the direction of exploration for longer. The updates use log π(a|s)
+        without the correlation, which biases them
     :param noise: Noise, None for none
     :param perturbs: What the learning rule perturbs, ``"node"`` or ``"weight"``; ``"any"`` if it has gradients instead
     :param n_baseline_passes: None: actions and values come from a clean pass. N: they come from the mean of N noisy
@@ -86,11 +88,11 @@ class NoisyPolicy(PerturbablePolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         net_arch: Sequence[int] | dict[str, Sequence[int]] | None = None,
-        activation_fn: Callable[[], nn.Module] = nn.Tanh,
+        activation_fn: Callable[[], nn.Module] | None = None,
         use_bias: bool = True,
         head_gain: float = 0.01,
         log_std_init: float = 0.0,
-        action_correlation: float = 0.0,
+        action_correlation: float | None = None,
         noise: Noise | None = None,
         perturbs: Perturbs = "node",
         n_baseline_passes: int | None = None,
@@ -118,12 +120,13 @@ class NoisyPolicy(PerturbablePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         check("share_features_extractor", share_features_extractor, not share_features_extractor, "False")
-        self.net_arch = [64] if net_arch is None else _without_outer_list(net_arch)
-        self.activation_fn = activation_fn
+        is_continuous = isinstance(action_space, spaces.Box)
+        self.net_arch = self.default_net_arch() if net_arch is None else _without_outer_list(net_arch)
+        self.activation_fn = activation_fn or (nn.LeakyReLU if is_continuous else nn.Tanh)
         self.use_bias = use_bias
         self.head_gain = head_gain
         self.log_std_init = log_std_init
-        self.action_correlation = action_correlation
+        self.action_correlation = (0.9 if is_continuous else 0.0) if action_correlation is None else action_correlation
         self.noise = noise
         self.perturbs = perturbs
         self.n_baseline_passes = n_baseline_passes
@@ -144,6 +147,10 @@ class NoisyPolicy(PerturbablePolicy):
             of_actor = set(self.actor.parameters())  # actor and critic may share frozen parameters
             groups.append({"params": [p for p in self.critic.parameters() if p not in of_actor], "critic": True})
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def default_net_arch(self) -> list[int]:
+        """Widths of the hidden layers unless ``net_arch`` is given."""
+        return [32, 32] if isinstance(self.action_space, spaces.Box) else [64]
 
     def _check_arguments(self, critic: bool) -> None:
         shared = not isinstance(self.net_arch, dict)

@@ -57,6 +57,9 @@ class RecurrentWeightsPolicy(NoisyPolicy):
         self.excitatory = excitatory
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
+    def default_net_arch(self) -> list[int]:
+        return [64]
+
     def initialize(self, layer: Layer) -> Layer:
         """Set the initial weights of a layer's synapses, the recurrent ones among them."""
         for part in layer.modules():

@@ -23,6 +23,9 @@ RewardTiming = Literal["episode", "step", "nonzero"]
 DEFAULT_LAMBDA = 0.95
 """λ of TD(λ) unless ``trace_decay`` is given."""
 
+DEFAULT_VF_COEF = 5.0
+"""The critic's learning rate as a multiple of the actor's, unless ``vf_coef`` is given."""
+
 
 class RewardErrors(NamedTuple):
     """
@@ -136,7 +139,7 @@ class TDCritic(RewardPredictor):
     name = "critic"
     has_critic = True
 
-    def __init__(self, gamma: float = 0.99, ent_coef: float = 0.0, norm_reward: bool = False) -> None:
+    def __init__(self, gamma: float = 0.99, ent_coef: float = 0.0, norm_reward: bool = True) -> None:
         check("gamma", gamma, gamma == 0 or is_number(gamma, 0, 1), "in [0, 1]")
         check("ent_coef", ent_coef, ent_coef == 0 or is_number(ent_coef, 0), "finite and not negative")
         check("norm_reward", norm_reward, isinstance(norm_reward, bool), "None, True or False")

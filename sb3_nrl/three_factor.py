@@ -55,7 +55,7 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param gamma: Critic only: discount γ in [0, 1], 0.99 by default
     :param ent_coef: Critic only: entropy bonus, adds −ent_coef · log π(a|s) to each reward, against premature
         convergence
-    :param vf_coef: Critic only: the critic's learning rate as a multiple of the actor's
+    :param vf_coef: Critic only: the critic's learning rate as a multiple of the actor's, 5 by default
     :param reward_timing: Running average only: when rewards count, ``"episode"`` (at its end, the default),
         ``"nonzero"`` (at every reward other than 0, and at the end) or ``"step"`` (at every step)
     :param reward_smoothing: Running average only: λ in (0, 1] of the average (Eq. 15), 0.66 by default
@@ -70,7 +70,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         statistics are saved with the model, and ``predict`` uses them. Until 32 observations were seen, nothing is
         learned
     :param norm_reward: Critic only: whether to divide rewards by the running standard deviation of the discounted
-        return
+        return, True by default
     :param stats_window_size: Number of episodes that the logged return and length are averaged over
     :param tensorboard_log: Folder for TensorBoard, None for no log
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_nrl.policies.NoisyPolicy`
@@ -103,20 +103,20 @@ class ThreeFactorAlgorithm(ModelSetup):
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 5e-3,
+        learning_rate: float | Schedule = 2e-3,
         rule: LearningRule | None = None,
         n_steps: int = 32,
         reward_prediction: RewardPrediction = "critic",
         gamma: float | None = None,
         ent_coef: float = 0.0,
-        vf_coef: float = 1.0,
+        vf_coef: float | None = None,
         reward_timing: RewardTiming | None = None,
         reward_smoothing: float | None = None,
         scale_rpe: bool | None = None,
         trace_decay: float | None = None,
         gae_lambda: float | None = None,
         max_grad_norm: float | None = 0.5,
-        norm_obs: bool = False,
+        norm_obs: bool = True,
         norm_reward: bool | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -136,7 +136,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             gamma=gamma,  # type: ignore[arg-type]
             gae_lambda=gae_lambda,  # type: ignore[arg-type]
             ent_coef=ent_coef,
-            vf_coef=vf_coef,
+            vf_coef=vf_coef,  # type: ignore[arg-type]
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
             use_sde=False,
             sde_sample_freq=-1,

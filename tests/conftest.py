@@ -18,6 +18,12 @@ from tests.envs import ScriptedEnv
 AVERAGE: dict[str, Any] = {name: value for name, value in PAPER["BPTT"].items() if name != "learning_rate"}
 """Learning from a running average of rewards, on the network of the paper."""
 
+PLAIN: dict[str, dict[str, Any]] = {
+    "critic": {"norm_obs": False, "norm_reward": False, "vf_coef": 1.0, "learning_rate": 5e-3},
+    "average": {"norm_obs": False},
+}
+"""Learning from observations and rewards as they are, at one rate, so that updates are easy to compute by hand."""
+
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 
 each_rule = pytest.mark.parametrize(
@@ -40,7 +46,8 @@ def make_model(
 
     :param algorithm: The algorithm
     :param env: Environment, its registered name, or the lengths of a ``ScriptedEnv``'s episodes
-    :param rule: ``"average"`` for the arguments of ``AVERAGE`` that the algorithm has, ``"critic"`` for its defaults
+    :param rule: ``"average"`` for the arguments of ``AVERAGE`` that the algorithm has, ``"critic"`` for its defaults, but for those
+        in ``PLAIN``
     :param n_envs: Number of environments, for a name or lengths
     :param policy: Policy
     :param settings: Further arguments of the algorithm; ``policy_kwargs`` are added to those of the rule
@@ -51,7 +58,7 @@ def make_model(
     elif isinstance(env, tuple | list):
         env = make_vec_env(partial(ScriptedEnv, env), n_envs, seed=0)
     names = inspect.signature(algorithm).parameters.keys() & AVERAGE.keys() if rule == "average" else set()
-    shared = {name: AVERAGE[name] for name in names}
+    shared = PLAIN[rule] | {name: AVERAGE[name] for name in names}
     policy_kwargs = shared.pop("policy_kwargs", {}) | settings.pop("policy_kwargs", {})
     return algorithm(policy, env, **{"seed": 0, "device": "cpu", **shared, **settings, "policy_kwargs": policy_kwargs})
 

@@ -178,7 +178,7 @@ def test_clean_passes_still_works_and_is_deprecated() -> None:
         *(("head_gain", value) for value in (0, -1.0, math.nan, math.inf, "0.1", True)),
         ("use_bias", "no"),
         *(("log_std_init", value) for value in (math.nan, math.inf)),
-        *(("action_correlation", value) for value in (-0.1, 1, math.nan, None)),
+        *(("action_correlation", value) for value in (-0.1, 1, math.nan)),
     ],
     ids=lambda value: re.sub(r"\W+", "_", str(value)),
 )

@@ -53,7 +53,7 @@ def test_convolution_over_channels_that_come_last() -> None:
 
 
 def test_grids_of_bools_are_learned_from_unaided() -> None:
-    model = NRL("MlpPolicy", WhereEnv(), n_steps=16, n_noise_samples=16, seed=0, device="cpu")
+    model = NRL("MlpPolicy", WhereEnv(), 5e-3, n_steps=16, n_noise_samples=16, seed=0, device="cpu")
     before = weights(model)
     model.learn(6_000)
     assert (weights(model) != before).mean() > 0.5

@@ -339,7 +339,7 @@ class OfSquares(NoisyPolicy):
 
 
 def test_a_step_of_your_own_is_taken_by_both_engines() -> None:
-    policy = make_policy(policy_class=OfSquares, net_arch=[6], action_space=BOX)
+    policy = make_policy(policy_class=OfSquares, net_arch=[6], activation_fn=nn.Tanh, action_space=BOX)
     assert policy.xp is np
     obs, draws = batch(VECTOR, 4), np.ones((4, 2), np.float32)
     hidden, head = policy.actor.hidden[0], policy.actor.head

@@ -311,11 +311,15 @@ def test_what_is_out_of_range_is_named() -> None:
 
 
 def test_defaults_suit_the_kind_of_policy() -> None:
-    of_rules = [vars(make_model(policy=name).rule)["local_head"] for name in ("MlpLifPolicy", "MlpPolicy")]
-    assert of_rules == [True, False]
+    of_models = [make_model(policy="MlpLifPolicy"), make_model(), make_model(env="Pendulum-v1")]
+    assert make_model(policy="MlpGruPolicy", env="Pendulum-v1").policy.net_arch == [64]
+    assert [model.rule.local_head for model in of_models] == [True, False, True]
+    assert [model.policy.net_arch for model in of_models] == [[64], [64], [32, 32]]
+    assert [type(model.policy.activation_fn()).__name__ for model in of_models[1:]] == ["Tanh", "LeakyReLU"]
+    assert [model.policy.action_correlation for model in of_models] == [0, 0, 0.9]
     recurrent, feed_forward = make_recurrent(), make_model()
     kinds = [(model.perturbation, model.n_noise_samples, model.noise_hold) for model in (recurrent, feed_forward)]
-    assert kinds == [("weight", 32, 32), ("node", 4, None)]
+    assert kinds == [("weight", 32, 32), ("node", 8, None)]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_loaded_model_explores_on_unless_it_gets_another_seed(action_space: sp
 
     env = ScriptedEnv([5], pay_at=[])
     env.action_space = action_space
-    model = make_model(env=env, learning_rate=0.0, policy_kwargs={"head_gain": 1e-9})  # ignores what it sees
+    model = make_model(env=env, learning_rate=0.0, policy_kwargs={"head_gain": 1e-9, "action_correlation": 0.0})
     first = actions_of(model)
     model.save(tmp_path / "model")
     loaded = NRL.load(tmp_path / "model", env, device="cpu")
