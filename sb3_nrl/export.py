@@ -42,7 +42,8 @@ def nir(
     The graph is simulated for M ticks of ``dt`` in each environment step, by v ← v + dt / τ (R I − v). Its input is the
     observation, the same in all ticks, or the spikes of the policy's encoder. With the read-out ``"rate"`` the policy's
     outputs (logits, or means of continuous actions) are the mean over the ticks of the graph's output; with
-    ``"membrane"`` they are its output in the last tick. The metadata have ``ticks``, ``dt``, ``encoding``, ``read_out``
+    ``"membrane"`` they are its output in the last tick. With ``norm_obs=True`` the first map also normalises the
+    observation, without the bound of ±10. The metadata have ``ticks``, ``dt``, ``encoding``, ``read_out``
     and whether the state ``is_carried`` from step to step.
 
     :param model: A model with a spiking policy, or the policy
@@ -73,9 +74,12 @@ def nir(
     last = "input"
     for place, layer in enumerate(lifs):
         synapses = layer.synapses
-        last = add(
-            f"synapses{place}", package.Affine(_array(synapses.weight), _array(synapses.bias, layer.n_neurons)), last
-        )
+        weight, bias = _array(synapses.weight), _array(synapses.bias, layer.n_neurons)
+        if place == 0 and policy.normalizer is not None:
+            mean, scale = policy.normalizer.scaling()
+            weight = weight * scale
+            bias = bias - weight @ np.broadcast_to(mean, weight.shape[1:])
+        last = add(f"synapses{place}", package.Affine(weight, bias), last)
         last = add(f"neurons{place}", _neurons(package, layer, dt), last)
         if synapses.recurrent_weight is not None:
             add(f"recurrent{place}", package.Linear(_array(synapses.recurrent_weight)), last)
@@ -118,8 +122,10 @@ def _check_expressible(policy: NoisyPolicy) -> None:
     assert isinstance(policy, LifPolicy)
     if not isinstance(policy.actor.features, FlatFeatures):
         refuse("its features extractor is not spiking")
-    if policy.normalizer is not None:
-        refuse("it normalises observations itself (norm_obs=False; VecNormalize does the same outside)")
+    if policy.normalizer is not None and not (
+        isinstance(policy.observation_space, spaces.Box) and policy.encoding == "current"
+    ):
+        refuse("only a vector that is a current can be normalised by the weights (norm_obs=False)")
     if policy.v_reset is None:
         refuse("its neurons are reset by subtraction, NIR's to a value (v_reset=0.0)")
     if policy.refractory > 0:

@@ -57,6 +57,18 @@ class ObservationNormalizer(nn.Module):
             statistics.update(np.asarray(observations if key is None else observations[key], np.float64))
         self._compute_constants()
 
+    def scaling(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Compute what vectors are normalised by, before they are clipped.
+
+        :return: Mean, and 1 / standard deviation, of each number of a vector, in double precision; 0 and 1 before 32
+            observations were seen, and if nothing is normalised
+        """
+        if not self.statistics or not self.is_ready:
+            return np.zeros(1), np.ones(1)
+        statistics = self.statistics[None]
+        return statistics.mean.ravel(), 1 / np.sqrt(statistics.var.ravel() + _SMALLEST_VARIANCE)
+
     def forward(self, xp: ArrayNamespace, observations: Observations) -> Observations:
         """
         Normalise.

@@ -46,8 +46,8 @@ def make_model(
 
     :param algorithm: The algorithm
     :param env: Environment, its registered name, or the lengths of a ``ScriptedEnv``'s episodes
-    :param rule: ``"average"`` for the arguments of ``AVERAGE`` that the algorithm has, ``"critic"`` for its defaults, but for those
-        in ``PLAIN``
+    :param rule: ``"average"`` for the arguments of ``AVERAGE`` that the algorithm has, ``"critic"`` for its defaults;
+        in both cases with those of ``PLAIN``
     :param n_envs: Number of environments, for a name or lengths
     :param policy: Policy
     :param settings: Further arguments of the algorithm; ``policy_kwargs`` are added to those of the rule

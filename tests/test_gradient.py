@@ -178,8 +178,8 @@ def test_actor_and_critic_are_normalized_by_their_own_noise(
 def test_as_many_orthogonal_samples_as_nodes_are_the_exact_gradient(action_space: spaces.Space) -> None:
     """Or a multiple of that. Actor and critic have different numbers of nodes."""
     noise = Noise(1e-2, ORTHOGONAL)
-    networks = {"net_arch": {"pi": [6, 5], "vf": [7]}, "activation_fn": nn.Tanh}
-    policy = make_policy(action_space=action_space, noise=noise, **networks)
+    net_arch = {"pi": [6, 5], "vf": [7]}
+    policy = make_policy(action_space=action_space, noise=noise, net_arch=net_arch, activation_fn=nn.Tanh)
     window = make_window(policy, 4)
     actor, critic = (part.n_nodes for part in policy.parts)
     gradient = flat(exact(policy, window))

@@ -77,11 +77,10 @@ class Interpreter:
         return spikes.astype(float)
 
 
-def make_lif_model(kwargs: dict[str, Any], policy: str = "MlpLifPolicy") -> Any:
+def make_lif_model(kwargs: dict[str, Any], policy: str = "MlpLifPolicy", **settings: Any) -> Any:
     """A policy whose actions depend on the observation, though it is not trained."""
-    model = make_model(
-        env="CartPole-v1", policy=policy, seed=3, policy_kwargs={"net_arch": [16], "head_gain": 1.0, **kwargs}
-    )
+    kwargs = {"net_arch": [16], "head_gain": 1.0, **kwargs}
+    model = make_model(env="CartPole-v1", policy=policy, policy_kwargs=kwargs, **{"seed": 3, **settings})
     for layer in model.policy.actor.hidden:
         if isinstance(layer, Lif):
             layer.synapses.weight.data *= 8
@@ -139,6 +138,18 @@ def test_graph_of_a_carried_state_gives_the_same(kwargs: dict[str, Any], tmp_pat
     model = make_lif_model(kwargs, "MlpStatefulLifPolicy")
     export.nir(model, tmp_path / "policy.nir")
     run_episode(model, nir.read(str(tmp_path / "policy.nir")))
+
+
+def test_graph_normalises_as_the_policy_does(tmp_path: Any) -> None:
+    model = make_lif_model({}, norm_obs=True).learn(64)
+    mean, scale = model.policy.normalizer.scaling()
+    assert np.all(scale != 1)
+    assert np.all(mean != 0)
+    export.nir(model, tmp_path / "policy.nir")
+    run_episode(model, nir.read(str(tmp_path / "policy.nir")))
+    encoding = make_lif_model({"encoding": "poisson"}, norm_obs=True)
+    with pytest.raises(ValueError, match=r"normalised by the weights \(norm_obs=False\)"):
+        export.nir(encoding, tmp_path / "other.nir")
 
 
 @pytest.mark.parametrize("policy", ["MlpLifPolicy", "MlpStatefulLifPolicy"])
