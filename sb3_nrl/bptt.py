@@ -99,7 +99,7 @@ class BPTT(ThreeFactorAlgorithm):
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 2e-3,
+        learning_rate: float | Schedule = 3e-3,
         _init_setup_model: bool = True,
         **shared: Unpack[SharedArguments],
     ) -> None:

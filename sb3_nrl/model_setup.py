@@ -45,7 +45,7 @@ from sb3_nrl.updates import Update, check_optimizer
 class SharedArguments(TypedDict, total=False):
     """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
 
-    n_steps: int
+    n_steps: int | None
     reward_prediction: RewardPrediction
     gamma: float | None
     ent_coef: float
@@ -136,7 +136,6 @@ class ModelSetup(OnPolicyAlgorithm):
     def _read_arguments(self) -> None:
         """Check all arguments, and make the reward predictor and the learning rule."""
         check_origin(self._names(), vars(self))
-        check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         part, absent = self.gae_lambda, self.gae_lambda is None
         check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
         alone = absent or self.trace_decay is None
@@ -159,6 +158,9 @@ class ModelSetup(OnPolicyAlgorithm):
         kind = self.policy_class
         known = "a name or a subclass of sb3_nrl.policies.NoisyPolicy, which no model of another algorithm has"
         check("policy", kind, issubclass(kind, NoisyPolicy), known)
+        if self.n_steps is None:
+            self.n_steps = kind.default_n_steps(self.n_envs)
+        check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes", "norm_obs"):
             check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")

@@ -29,7 +29,7 @@ Perturbation = Literal["node", "weight"]
 
 _TINY = np.finfo(np.float32).tiny
 
-_LEARNING_RATE = 2e-3
+_LEARNING_RATE = 3e-3
 
 _LEARNING_RATE_OF_WEIGHTS = 5e-3
 
@@ -240,7 +240,7 @@ def default_learning_rate(policy: PerturbablePolicy, n_noise_samples: int) -> fl
 
     :param policy: The policy. n is the number of nodes of its larger network
     :param n_noise_samples: Number of noise samples K
-    :return: The smaller of 2e-3 and 5e-2 √(K / n)
+    :return: The smaller of 3e-3 and 5e-2 √(K / n)
     """
     n_nodes = max(part.n_nodes for part in policy.parts)
     return min(_LEARNING_RATE, _RATE_OF_MANY_NODES * math.sqrt(n_noise_samples / n_nodes))
@@ -267,7 +267,7 @@ class NRL(ThreeFactorAlgorithm):
     The parameters below are NRL's own. :class:`~sb3_nrl.ThreeFactorAlgorithm` documents all others.
 
     :param learning_rate: Learning rate η, or a function of the remaining progress. With noise on
-        nodes, the smaller of 2e-3 and 5e-2 √(K / n) for K noise samples and n nodes. With noise on weights, 5e-3
+        nodes, the smaller of 3e-3 and 5e-2 √(K / n) for K noise samples and n nodes. With noise on weights, 5e-3
     :param noise_std: Standard deviation σ of the noise, in the units of the pre-activations or of the weights. By
         default 0.01: it should be small, so that ρ approximates a directional derivative. With spiking neurons 0.2,
         or 0.05 on weights: it has to make and prevent spikes, so its size is that of the distance to the threshold

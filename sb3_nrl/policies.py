@@ -148,6 +148,11 @@ class NoisyPolicy(PerturbablePolicy):
             groups.append({"params": [p for p in self.critic.parameters() if p not in of_actor], "critic": True})
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
+    @classmethod
+    def default_n_steps(cls, n_envs: int) -> int:
+        """Steps of each environment between updates unless ``n_steps`` is given."""
+        return max(8, 128 // n_envs) if cls.default_features_extractor is FlattenExtractor else 32
+
     def default_net_arch(self) -> list[int]:
         """Widths of the hidden layers unless ``net_arch`` is given."""
         return [32, 32] if isinstance(self.action_space, spaces.Box) else [64]

@@ -57,6 +57,10 @@ class RecurrentWeightsPolicy(NoisyPolicy):
         self.excitatory = excitatory
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
+    @classmethod
+    def default_n_steps(cls, n_envs: int) -> int:
+        return 32
+
     def default_net_arch(self) -> list[int]:
         return [64]
 

@@ -48,7 +48,8 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param rule: Learning rule (required)
     :param n_steps: Steps of each environment per window. With a critic, weights change after each window, and traces
         last across windows. With a running average, weights change when a reward counts, and the window only limits the
-        memory. It then affects results only by rounding and by the order of random numbers
+        memory. It then affects results only by rounding and by the order of random numbers. By default 128 divided by
+        the number of environments, but at least 8; with images, ``Dict`` observations, memory or spikes 32
     :param reward_prediction: ``"critic"``: a critic network, with temporal-difference errors
         (:class:`~sb3_nrl.reward_prediction.TDCritic`). ``"average"``: a running average of the rewards
         (:class:`~sb3_nrl.reward_prediction.RunningAverage`)
@@ -103,9 +104,9 @@ class ThreeFactorAlgorithm(ModelSetup):
         self,
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 2e-3,
+        learning_rate: float | Schedule = 3e-3,
         rule: LearningRule | None = None,
-        n_steps: int = 32,
+        n_steps: int | None = None,
         reward_prediction: RewardPrediction = "critic",
         gamma: float | None = None,
         ent_coef: float = 0.0,
@@ -132,7 +133,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             policy,  # type: ignore[arg-type]
             env,
             learning_rate=learning_rate,
-            n_steps=n_steps,
+            n_steps=n_steps,  # type: ignore[arg-type]
             gamma=gamma,  # type: ignore[arg-type]
             gae_lambda=gae_lambda,  # type: ignore[arg-type]
             ent_coef=ent_coef,
