@@ -81,7 +81,7 @@ def test_orthogonal_noise_permutes_the_nodes() -> None:
 @pytest.mark.parametrize(
     ("widths", "settings", "expected"),
     [
-        ([64], {}, 5e-3),
+        ([64], {}, 3e-3),
         ([2219], {}, 3e-3),
         ([8886], {}, 1.5e-3),
         ([2219], {"n_noise_samples": 2}, 1.5e-3),
