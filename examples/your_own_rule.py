@@ -79,6 +79,7 @@ def make_model(seed: int) -> ThreeFactorAlgorithm:
         reward_prediction="average",
         scale_rpe=False,
         max_grad_norm=None,
+        norm_obs=False,
         policy_kwargs={"net_arch": [], "use_bias": False},
         seed=seed,
         device="cpu",

@@ -69,7 +69,7 @@ RATIOS: list[tuple[str, str, int, str, str]] = [
 LABELS = {
     ALONE: ("environment alone", tables.GREY),
     "NRL": ("NRL, the paper's rule", tables.BLUE),
-    "NRL, critic": ("NRL, defaults (critic, 4 pairs)", tables.BLUE),
+    "NRL, critic": ("NRL, defaults (critic, 8 pairs)", tables.BLUE),
     "RMHL": ("RMHL, the paper's rule", tables.BLUE),
     "BPTT": ("BPTT, the paper's settings", tables.BLUE),
     "A2C": ("A2C", tables.ORANGE),
