@@ -38,6 +38,7 @@ CRITIC = {
     "gamma": 0.9,
     "trace_decay": 0.85,
     "learning_rate": 3e-3,
+    "n_steps": 32,
     "n_noise_samples": 4,
     "local_head": False,
     "vf_coef": 1.0,

@@ -122,9 +122,8 @@ def _check_expressible(policy: NoisyPolicy) -> None:
     assert isinstance(policy, LifPolicy)
     if not isinstance(policy.actor.features, FlatFeatures):
         refuse("its features extractor is not spiking")
-    if policy.normalizer is not None and not (
-        isinstance(policy.observation_space, spaces.Box) and policy.encoding == "current"
-    ):
+    is_current = isinstance(policy.observation_space, spaces.Box) and policy.encoding == "current"
+    if policy.normalizer is not None and policy.normalizer.statistics and not is_current:
         refuse("only a vector that is a current can be normalised by the weights (norm_obs=False)")
     if policy.v_reset is None:
         refuse("its neurons are reset by subtraction, NIR's to a value (v_reset=0.0)")
@@ -183,7 +182,7 @@ def load_nir(
     Read a NIR graph as a policy without a critic: affine or linear maps and (CuBa-)LIF neurons, one after the other,
     with or without recurrent weights, and a head.
 
-    To train it, give its weights to a model with the same ``policy_kwargs``:
+    To train it, give its weights to a model with ``norm_obs=False`` and the same ``policy_kwargs``:
     ``model.policy.actor.load_state_dict(policy.actor.state_dict())``.
 
     :param path: File that :func:`nir` or another package wrote

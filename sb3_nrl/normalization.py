@@ -32,13 +32,16 @@ class ObservationNormalizer(nn.Module):
     seen.
 
     :param space: Observation space
+    :param normalize_images: Whether images have numbers from 0 to 255, which the policy divides by 255
     """
 
-    def __init__(self, space: spaces.Space) -> None:
+    def __init__(self, space: spaces.Space, normalize_images: bool = True) -> None:
         super().__init__()
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
         self.statistics = {
-            key: RunningMeanStd(_PRIOR_COUNT, part.shape or ()) for key, part in parts.items() if _is_numbers(part)
+            key: RunningMeanStd(_PRIOR_COUNT, part.shape or ())
+            for key, part in parts.items()
+            if _is_numbers(part, normalize_images)
         }
         self._compute_constants()
 
@@ -87,9 +90,9 @@ class ObservationNormalizer(nn.Module):
         }
 
     def _normalize(self, xp: ArrayNamespace, key: Any, part: Array) -> Array:
-        mean, scale = self._constants[key] if xp is np else self._tensors[key]
         if xp is th:
-            mean, scale = mean.to(part.device), scale.to(part.device)
+            self._tensors[key] = tuple(values.to(part.device) for values in self._tensors[key])
+        mean, scale = self._constants[key] if xp is np else self._tensors[key]
         return ((as_float(xp, part) - mean) * scale).clip(-_LARGEST, _LARGEST)
 
     def _compute_constants(self) -> None:
@@ -115,8 +118,8 @@ class ObservationNormalizer(nn.Module):
         self._compute_constants()
 
 
-def _is_numbers(space: spaces.Space) -> bool:
-    is_image = isinstance(space, spaces.Box) and is_image_space(space, check_channels=False)
+def _is_numbers(space: spaces.Space, normalize_images: bool) -> bool:
+    is_image = isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images)
     return isinstance(space, spaces.Box) and space.dtype != np.bool_ and not is_image
 
 

@@ -273,7 +273,8 @@ class NRL(ThreeFactorAlgorithm):
         or 0.05 on weights: it has to make and prevent spikes, so its size is that of the distance to the threshold
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
-        another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes
+        another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes. With ``local_head``,
+        they are so before the nodes of the heads are left out
     :param noise_normalization: The divisor of ρ ξ. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the critic;
         ``"layer"``: ‖ξ‖² over the nodes of the layer; its variance is infinite in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the expected eligibility is the gradient of log π
@@ -293,7 +294,8 @@ class NRL(ThreeFactorAlgorithm):
         policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
     :param local_head: For noise on nodes: whether the output layer learns from its own derivative instead of from
         noise, (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only hidden nodes
-        get noise. By default True with continuous actions and with spiking policies, else False
+        get noise. By default True with spiking policies, and with continuous actions if ``noise_normalization`` is
+        ``"unbiased"`` and the policy makes no layers of its own; else False
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values
@@ -355,10 +357,12 @@ class NRL(ThreeFactorAlgorithm):
                 check(name, value, value is None, 'None but with perturbation="weight"')
             normalization, wanted = self.noise_normalization, "'unbiased' with a recurrent policy"
             check("noise_normalization", normalization, not is_recurrent or normalization == "unbiased", wanted)
-            is_local = self.local_head
-            if is_local is None:
-                is_local = issubclass(self.policy_class, LifPolicy) or isinstance(self.action_space, spaces.Box)
-            return NodePerturbation(noise, self.noise_normalization, self.n_noise_samples, self.antithetic, is_local)
+            if self.local_head is None:
+                is_continuous = isinstance(self.action_space, spaces.Box)
+                has_own_layers = self.policy_class.make_layer is not NoisyPolicy.make_layer  # type: ignore[attr-defined]
+                suits = is_continuous and not has_own_layers and normalization == "unbiased"
+                self.local_head = suits or issubclass(self.policy_class, LifPolicy)
+            return NodePerturbation(noise, normalization, self.n_noise_samples, self.antithetic, self.local_head)
         check("local_head", self.local_head, not self.local_head, "None or False with noise on weights")
         if self.noise_rank is None:
             self.noise_rank = "one"

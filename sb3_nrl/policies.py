@@ -135,7 +135,7 @@ class NoisyPolicy(PerturbablePolicy):
         shared = [] if isinstance(self.net_arch, dict) else self.net_arch
         widths = {"pi": shared, "vf": shared, **(self.net_arch if isinstance(self.net_arch, dict) else {})}
         self.action_dist = make_distribution(action_space)
-        normalizer = ObservationNormalizer(observation_space) if norm_obs else None
+        normalizer = ObservationNormalizer(observation_space, normalize_images) if norm_obs else None
         self.actor = self._make_network(widths["pi"], self.action_dist.n_outputs, normalizer, is_critic=False)
         self.critic = self._make_network(widths["vf"], 1, normalizer, is_critic=True) if critic else None
         self.eval()

@@ -13,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_nrl import BPTT, NRL, RMHL, export
+from sb3_nrl import BPTT, NRL, RMHL
 from sb3_nrl.analysis import record
 from sb3_nrl.normalization import ObservationNormalizer, RewardScale
 from sb3_nrl.policies import NoisyPolicy
@@ -234,12 +234,6 @@ def test_recordings_are_of_what_acted(policy: str) -> None:
             assert int((head.weight.detach().numpy() @ activity + head.bias.detach().numpy()).argmax()) == expected
         else:
             np.testing.assert_allclose(activity, model.policy.spike_rates()[0][0], atol=1e-6)
-
-
-def test_nir_refuses_what_it_cannot_say() -> None:
-    pytest.importorskip("nir")
-    with pytest.raises(ValueError, match="NIR cannot express this policy: it normalises observations"):
-        export.nir(make_model(policy="MlpLifPolicy", norm_obs=True), "policy.nir")
 
 
 def test_norm_obs_cannot_be_changed_later() -> None:

@@ -23,7 +23,7 @@ class Recording:
     """
     Trials, in the order in which they ended, with their steps in one row.
 
-    :param observations: What the model saw before each action (normalised if it learned from normalised ones), shape
+    :param observations: What the model saw before each action (normalised if it learned from a ``VecNormalize``), shape
         (T, ...); for ``Dict`` observations a dictionary of such arrays
     :param actions: Actions that the environment received, shape (T, ...)
     :param rewards: Rewards, not normalised, shape (T,)
