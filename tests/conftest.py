@@ -19,7 +19,7 @@ AVERAGE: dict[str, Any] = {name: value for name, value in PAPER["BPTT"].items() 
 """Learning from a running average of rewards, on the network of the paper."""
 
 PLAIN: dict[str, dict[str, Any]] = {
-    "critic": {"norm_obs": False, "norm_reward": False, "vf_coef": 1.0, "learning_rate": 5e-3},
+    "critic": {"n_steps": 32, "norm_obs": False, "norm_reward": False, "vf_coef": 1.0, "learning_rate": 5e-3},
     "average": {"norm_obs": False},
 }
 """Learning from observations and rewards as they are, at one rate, so that updates are easy to compute by hand."""

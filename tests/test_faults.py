@@ -42,7 +42,7 @@ BAD: list[tuple[Any, str, str, list[Any]]] = [
     (NRL, "critic", "reward_prediction", ["", "Critic", None]),
     (NRL, "critic", "gamma", [-0.5, 1.01, math.nan, "half"]),
     (NRL, "critic", "ent_coef", [-0.1, math.nan, math.inf]),
-    (NRL, "critic", "vf_coef", [0, -1.0, math.nan, math.inf, None]),
+    (NRL, "critic", "vf_coef", [0, -1.0, math.nan, math.inf]),
     (NRL, "critic", "trace_decay", [-0.5, 0.995, math.nan]),  # at most gamma
     (NRL, "critic", "gae_lambda", [-0.5, 1.01, math.nan, "half"]),
     (NRL, "critic", "max_grad_norm", [0, -1.0, math.nan]),

@@ -317,8 +317,8 @@ def test_defaults_suit_the_kind_of_policy() -> None:
     assert [model.policy.net_arch for model in of_models] == [[64], [64], [32, 32]]
     assert [type(model.policy.activation_fn()).__name__ for model in of_models[1:]] == ["Tanh", "LeakyReLU"]
     assert [model.policy.action_correlation for model in of_models] == [0, 0, 0.9]
-    assert [model.n_steps for model in of_models] == [32, 128, 128]
-    assert [make_model(n_envs=n_envs).n_steps for n_envs in (4, 64)] == [32, 8]
+    assert make_model(policy="MlpLifPolicy", n_steps=None).n_steps == 32
+    assert [make_model(n_steps=None, n_envs=n_envs).n_steps for n_envs in (1, 4, 64)] == [128, 32, 8]
     recurrent, feed_forward = make_recurrent(), make_model()
     kinds = [(model.perturbation, model.n_noise_samples, model.noise_hold) for model in (recurrent, feed_forward)]
     assert kinds == [("weight", 32, 32), ("node", 8, None)]

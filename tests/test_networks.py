@@ -340,7 +340,9 @@ class Wrong(LearningRule):
 
 def with_rule(rule: LearningRule, n_envs: int = 1, prediction: Any = "critic") -> ThreeFactorAlgorithm:
     env = make_vec_env(lambda: ScriptedEnv([5]), n_envs)
-    return ThreeFactorAlgorithm("MlpPolicy", env, rule=rule, reward_prediction=prediction, norm_obs=False, device="cpu")
+    return ThreeFactorAlgorithm(
+        "MlpPolicy", env, rule=rule, n_steps=32, reward_prediction=prediction, norm_obs=False, device="cpu"
+    )
 
 
 @pytest.mark.parametrize(
