@@ -114,10 +114,8 @@ OURS: dict[str, dict[str, Any]] = {
             "gamma": 0.95,
             "ent_coef": 0.01,
             "learning_rate": "lin_0.005",
-            "vf_coef": 1.0,
-            "norm_obs": False,
-            "norm_reward": False,
-            "policy_kwargs": {"net_arch": [32]},
+            "vf_coef": 5.0,
+            "policy_kwargs": {"net_arch": [64]},
         },
         "continuous": {},
     },
@@ -138,7 +136,7 @@ def _with(algorithm: str, **arguments: Any) -> dict[str, dict[str, Any]]:
 CASES = {
     "ppo": Case("RecurrentPPO", (0, 1, 2), 1_000_000, PPO),
     "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32)),
-    "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=64)),
+    "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=32)),
     "spiking": Case(
         "NRL, spiking",
         (0, 1, 2),
