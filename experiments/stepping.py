@@ -23,16 +23,17 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_nrl import BPTT, NRL, PAPER, RMHL
 
 ALONE = "environment alone"
+PLAIN = {"norm_obs": False, "norm_reward": False}
 ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "NRL, critic": (NRL, {}),
+    "NRL, critic": (NRL, {"n_noise_samples": 4, "n_steps": 32, **PLAIN}),
     "NRL": (NRL, PAPER["NRL"]),
     "RMHL": (RMHL, PAPER["RMHL"]),
     "BPTT": (BPTT, PAPER["BPTT"]),
     "A2C": (A2C, {}),
     "PPO": (PPO, {}),
-    "NRL, 8 pairs and critic": (NRL, {"n_noise_samples": 8, "n_steps": 8}),
-    "NRL, spiking": (NRL, {"policy": "MlpLifPolicy", "n_noise_samples": 8, "n_steps": 8}),
-    "NRL, recurrent": (NRL, {"policy": "MlpCtrnnPolicy", "n_noise_samples": 32, "n_steps": 16}),
+    "NRL, 8 pairs and critic": (NRL, {"n_noise_samples": 8, "n_steps": 8, **PLAIN}),
+    "NRL, spiking": (NRL, {"policy": "MlpLifPolicy", "n_noise_samples": 8, "n_steps": 8, **PLAIN}),
+    "NRL, recurrent": (NRL, {"policy": "MlpCtrnnPolicy", "n_noise_samples": 32, "n_steps": 16, **PLAIN}),
     "RecurrentPPO": (
         sb3_contrib.RecurrentPPO,  # as in memory.py
         {

@@ -43,18 +43,22 @@ CASES = [
 """Name, number of environments, and what is special: see ``stepping.make_env``."""
 RATIOS: list[tuple[str, str, int, str, str]] = [
     *(("NRL, the paper's rule", "the environment alone", n, _PLAIN("NRL", n), _PLAIN(ALONE, n)) for n in N_ENVS),
-    *(("NRL, defaults", "the environment alone", n, _PLAIN("NRL, critic", n), _PLAIN(ALONE, n)) for n in N_ENVS),
+    *(("NRL, critic, 4 pairs", "the environment alone", n, _PLAIN("NRL, critic", n), _PLAIN(ALONE, n)) for n in N_ENVS),
     *((name, "the environment alone", 8, _PLAIN(name, 8), _PLAIN(ALONE, 8)) for name in ("RMHL", "BPTT")),
-    *(("NRL, defaults", name, n, _PLAIN("NRL, critic", n), _PLAIN(name, n)) for n in N_ENVS for name in ("A2C", "PPO")),
+    *(
+        ("NRL, critic, 4 pairs", name, n, _PLAIN("NRL, critic", n), _PLAIN(name, n))
+        for n in N_ENVS
+        for name in ("A2C", "PPO")
+    ),
     *(
         (f"NRL, {label}, {space}", "the same, Discrete", 8, f"{name} / 8 / {space}", _PLAIN(name, 8))
         for space in ACTION_SPACES
-        for name, label in zip(_OURS, ("defaults", "the paper's rule"), strict=True)
+        for name, label in zip(_OURS, ("critic, 4 pairs", "the paper's rule"), strict=True)
     ),
     *(
         (f"NRL, {label}, in one call", "the same, `DummyVecEnv`", n, f"{name} / {n} / vectorised", _PLAIN(name, n))
         for n in (8, 256)
-        for name, label in zip(_OURS, ("defaults", "the paper's rule"), strict=True)
+        for name, label in zip(_OURS, ("critic, 4 pairs", "the paper's rule"), strict=True)
     ),
     (
         *("NRL, 64 spiking neurons", "64 rate units, as many samples", 8),
@@ -69,7 +73,7 @@ RATIOS: list[tuple[str, str, int, str, str]] = [
 LABELS = {
     ALONE: ("environment alone", tables.GREY),
     "NRL": ("NRL, the paper's rule", tables.BLUE),
-    "NRL, critic": ("NRL, defaults (critic, 8 pairs)", tables.BLUE),
+    "NRL, critic": ("NRL, critic, 4 pairs", tables.BLUE),
     "RMHL": ("RMHL, the paper's rule", tables.BLUE),
     "BPTT": ("BPTT, the paper's settings", tables.BLUE),
     "A2C": ("A2C", tables.ORANGE),
