@@ -261,7 +261,7 @@ def test_ratios_are_of_one_round() -> None:
     rates["NRL, critic / 8 / Discrete"] = {0: 2.0, 1: 30.0, 2: 400.0}
     rates[f"old: {case}"] = {0: 4.0, 1: 40.0, 2: 400.0}
     rows = throughput.compare(rates)
-    assert ["NRL, defaults", "A2C", "8", "3.00", "2.00 to 4.00"] in rows
+    assert ["NRL, critic, 4 pairs", "A2C", "8", "3.00", "2.00 to 4.00"] in rows
     assert [case, "the other tree", "8", "0.25", "0.25 to 0.25"] in rows
     assert sum(row[3] == "1.00" for row in rows) > 10
 
