@@ -29,7 +29,6 @@ from sb3_nrl.checks import (
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import (
-    DEFAULT_VF_COEF,
     RewardPrediction,
     RewardPredictor,
     RewardTiming,
@@ -117,8 +116,6 @@ class ModelSetup(OnPolicyAlgorithm):
         )
         for name, value in used.items():
             setattr(self, name, value)
-        if self.vf_coef is None:
-            self.vf_coef = DEFAULT_VF_COEF
         before: RewardPredictor | None = vars(self).get("predictor")
         same = before is None or before.has_critic == predictor.has_critic
         check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
@@ -308,10 +305,11 @@ class ModelSetup(OnPolicyAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """
-        Save to a zip file, as in Stable-Baselines3, but atomically: an interrupted save leaves the old file. Traces are
-        not saved, since loading resets the environments. The state of the actions' random generator is saved, and
-        loading restores it. The states of PyTorch's random generator, which draws the noise, and of the environments'
-        are not saved. Loading a model that has a seed seeds these again, as in Stable-Baselines3.
+        Save to a zip file, as in Stable-Baselines3, but atomically: an interrupted save leaves the old file. Traces,
+        and the noise that correlated actions go on from, are not saved, since loading resets the environments. The
+        state of the actions' random generator is saved, and loading restores it. The states of PyTorch's random
+        generator, which draws the noise, and of the environments' are not saved. Loading a model that has a seed seeds
+        these again, as in Stable-Baselines3.
 
         :param path: File to write, with ``.zip`` added if it has no suffix; or a binary stream
         :param exclude: Names of attributes to leave out

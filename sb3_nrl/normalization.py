@@ -69,8 +69,8 @@ class ObservationNormalizer(nn.Module):
         """
         if not self.statistics or not self.is_ready:
             return np.zeros(1), np.ones(1)
-        statistics = self.statistics[None]
-        return statistics.mean.ravel(), 1 / np.sqrt(statistics.var.ravel() + _SMALLEST_VARIANCE)
+        mean, scale = _mean_and_scale(self.statistics[None])
+        return mean.ravel(), scale.ravel()
 
     def forward(self, xp: ArrayNamespace, observations: Observations) -> Observations:
         """
@@ -97,7 +97,7 @@ class ObservationNormalizer(nn.Module):
 
     def _compute_constants(self) -> None:
         self._constants: dict[Any, Any] = {
-            key: (of.mean.astype(np.float32), (1 / np.sqrt(of.var + _SMALLEST_VARIANCE)).astype(np.float32))
+            key: tuple(values.astype(np.float32) for values in _mean_and_scale(of))
             for key, of in self.statistics.items()
         }
         # Made here, since tracing warns of tensors that are made of arrays.
@@ -116,6 +116,10 @@ class ObservationNormalizer(nn.Module):
             of.mean, of.var = (part.reshape(shape).copy() for part in np.split(values[start + 1 : end], 2))
             start = end
         self._compute_constants()
+
+
+def _mean_and_scale(statistics: RunningMeanStd) -> tuple[np.ndarray, np.ndarray]:
+    return statistics.mean, 1 / np.sqrt(statistics.var + _SMALLEST_VARIANCE)
 
 
 def _is_numbers(space: spaces.Space, normalize_images: bool) -> bool:

@@ -23,9 +23,6 @@ RewardTiming = Literal["episode", "step", "nonzero"]
 DEFAULT_LAMBDA = 0.95
 """λ of TD(λ) unless ``trace_decay`` is given."""
 
-DEFAULT_VF_COEF = 5.0
-"""The critic's learning rate as a multiple of the actor's, unless ``vf_coef`` is given."""
-
 
 class RewardErrors(NamedTuple):
     """
@@ -326,6 +323,8 @@ class RunningAverage(RewardPredictor):
 PREDICTORS: dict[str, Any] = {predictor.name: predictor for predictor in (TDCritic, RunningAverage)}
 """Classes by the value of the argument ``reward_prediction``."""
 
+_DEFAULT_VF_COEF = 5.0
+
 _WITHOUT_MEANING = {
     "gamma": 1.0,
     "ent_coef": 0.0,
@@ -362,4 +361,6 @@ def make_predictor(kind: str, arguments: dict[str, Any], n_envs: int) -> tuple[R
         name: getattr(predictor, name) if name in parameters else value if name in taken else _WITHOUT_MEANING[name]
         for name, value in arguments.items()
     }
+    if used["vf_coef"] is None:
+        used["vf_coef"] = _DEFAULT_VF_COEF
     return predictor, used

@@ -18,11 +18,14 @@ from tests.envs import ScriptedEnv
 AVERAGE: dict[str, Any] = {name: value for name, value in PAPER["BPTT"].items() if name != "learning_rate"}
 """Learning from a running average of rewards, on the network of the paper."""
 
-PLAIN: dict[str, dict[str, Any]] = {
-    "critic": {"n_steps": 32, "norm_obs": False, "norm_reward": False, "vf_coef": 1.0, "learning_rate": 5e-3},
-    "average": {"norm_obs": False},
+PLAIN: dict[str, Any] = {
+    "n_steps": 32,
+    "norm_obs": False,
+    "norm_reward": False,
+    "vf_coef": 1.0,
+    "learning_rate": 5e-3,
 }
-"""Learning from observations and rewards as they are, at one rate, so that updates are easy to compute by hand."""
+"""A critic that learns from observations and rewards as they are, at the actor's rate: easy to compute by hand."""
 
 each_algorithm = pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 
@@ -46,8 +49,8 @@ def make_model(
 
     :param algorithm: The algorithm
     :param env: Environment, its registered name, or the lengths of a ``ScriptedEnv``'s episodes
-    :param rule: ``"average"`` for the arguments of ``AVERAGE`` that the algorithm has, ``"critic"`` for its defaults;
-        in both cases with those of ``PLAIN``
+    :param rule: ``"average"`` for the arguments of ``AVERAGE`` that the algorithm has, ``"critic"`` for its defaults
+        with ``PLAIN``
     :param n_envs: Number of environments, for a name or lengths
     :param policy: Policy
     :param settings: Further arguments of the algorithm; ``policy_kwargs`` are added to those of the rule
@@ -57,8 +60,8 @@ def make_model(
         env = make_vec_env(env, n_envs, seed=0)
     elif isinstance(env, tuple | list):
         env = make_vec_env(partial(ScriptedEnv, env), n_envs, seed=0)
-    names = inspect.signature(algorithm).parameters.keys() & AVERAGE.keys() if rule == "average" else set()
-    shared = PLAIN[rule] | {name: AVERAGE[name] for name in names}
+    shared = AVERAGE if rule == "average" else PLAIN
+    shared = {name: shared[name] for name in inspect.signature(algorithm).parameters.keys() & shared.keys()}
     policy_kwargs = shared.pop("policy_kwargs", {}) | settings.pop("policy_kwargs", {})
     return algorithm(policy, env, **{"seed": 0, "device": "cpu", **shared, **settings, "policy_kwargs": policy_kwargs})
 
