@@ -26,14 +26,10 @@ from sb3_nrl.checks import (
     warn_of_endless_trials,
     warn_of_missing_memory,
 )
+from sb3_nrl.layers import GaussianHead
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
-from sb3_nrl.reward_prediction import (
-    RewardPrediction,
-    RewardPredictor,
-    RewardTiming,
-    make_predictor,
-)
+from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RewardTiming, make_predictor
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.saving import check_origin, save_atomically
 from sb3_nrl.spiking_policies import SPIKING_POLICIES
@@ -184,6 +180,18 @@ class ModelSetup(OnPolicyAlgorithm):
         super()._setup_lr_schedule()
         self._scheduled_rate = self.learning_rate
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # With several environments, the last step may exceed the number of steps, for which no schedule is defined.
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        self._check_rate(self.policy.optimizer.param_groups[0]["lr"])
+        for group in self.policy.optimizer.param_groups:
+            if group.get("critic"):
+                group["lr"] *= self.vf_coef
+
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._read_arguments()
@@ -256,6 +264,12 @@ class ModelSetup(OnPolicyAlgorithm):
         if self.policy.n_states == 0:
             warn_of_missing_memory(self.env)
         return setup
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        head = self.policy.actor.head
+        if isinstance(head, GaussianHead):
+            self.logger.record("train/std", head.log_std.weight.detach().exp().mean().item())
+        super().dump_logs(iteration)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         super().set_random_seed(seed)

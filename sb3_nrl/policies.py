@@ -4,7 +4,6 @@ Shapes: B rows of a batch.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -24,12 +23,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_nrl.arrays import map_observations
-from sb3_nrl.checks import check, is_count, is_number
+from sb3_nrl.checks import check, is_count, is_number, without_outer_list
 from sb3_nrl.distributions import make_distribution
 from sb3_nrl.features import GridCnn
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
 from sb3_nrl.layers.base import Perturbs
-from sb3_nrl.layers.module import example_observations
 from sb3_nrl.network import Network
 from sb3_nrl.noise import Noise
 from sb3_nrl.normalization import ObservationNormalizer
@@ -121,7 +119,7 @@ class NoisyPolicy(PerturbablePolicy):
         )
         check("share_features_extractor", share_features_extractor, not share_features_extractor, "False")
         is_continuous = isinstance(action_space, spaces.Box)
-        self.net_arch = self.default_net_arch() if net_arch is None else _without_outer_list(net_arch)
+        self.net_arch = self.default_net_arch() if net_arch is None else without_outer_list(net_arch)
         self.activation_fn = activation_fn or (nn.LeakyReLU if is_continuous else nn.Tanh)
         self.use_bias = use_bias
         self.head_gain = head_gain
@@ -202,14 +200,8 @@ class NoisyPolicy(PerturbablePolicy):
         is_flat = type(extractor) is FlattenExtractor or (
             type(extractor) is CombinedExtractor and not any(True for _ in extractor.parameters())
         )
-        features: Layer
-        if is_flat:
-            features = FlatFeatures(self.observation_space, self.normalize_images)
-        else:
-            preprocess = partial(
-                preprocess_obs, observation_space=self.observation_space, normalize_images=self.normalize_images
-            )
-            features = ForeignModule(extractor, preprocess, example_observations(self.observation_space, 3))
+        observed = self.observation_space, self.normalize_images
+        features: Layer = FlatFeatures(*observed) if is_flat else ForeignModule.of_extractor(extractor, *observed)
         hidden = self.make_hidden_layers(extractor.features_dim, widths, is_critic)
         is_gaussian = isinstance(self.action_space, spaces.Box) and not is_critic
         n_inputs = [extractor.features_dim, *widths][-1]
@@ -355,15 +347,3 @@ class NoisyMultiInputPolicy(NoisyPolicy):
     """A :class:`NoisyPolicy` for ``Dict`` observations: the default features extractor is ``CombinedExtractor``."""
 
     default_features_extractor = CombinedExtractor
-
-
-def _without_outer_list(net_arch: Any) -> Any:
-    """The dictionary in the former form ``[dict(pi=..., vf=...)]`` of Stable-Baselines3's ``net_arch``."""
-    if not (isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], dict)):
-        return net_arch
-    warnings.warn(
-        "As shared layers are removed, you should now pass directly a dictionary and not a list "
-        "(net_arch=dict(pi=..., vf=...) instead of net_arch=[dict(pi=..., vf=...)])",
-        stacklevel=3,
-    )
-    return net_arch[0]

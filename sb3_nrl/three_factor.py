@@ -19,7 +19,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_nrl.arrays import Array, Observations, map_observations
 from sb3_nrl.buffers import RolloutBuffer
 from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
-from sb3_nrl.layers import GaussianHead
 from sb3_nrl.model_setup import ModelSetup, SharedArguments
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
@@ -349,21 +348,3 @@ class ThreeFactorAlgorithm(ModelSetup):
             self.logger.record_mean("train/update_norm", update_norm)
         if policy.normalizer is not None:
             policy.normalizer.update(window.observations)
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        head = self.policy.actor.head
-        if isinstance(head, GaussianHead):
-            self.logger.record("train/std", head.log_std.weight.detach().exp().mean().item())
-        super().dump_logs(iteration)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # With several environments, the last step may exceed the number of steps, for which no schedule is defined.
-        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
-
-    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        super()._update_learning_rate(optimizers)
-        self._check_rate(self.policy.optimizer.param_groups[0]["lr"])
-        for group in self.policy.optimizer.param_groups:
-            if group.get("critic"):
-                group["lr"] *= self.vf_coef

@@ -12,8 +12,8 @@ from sb3_nrl import BPTT
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.layers import ForeignModule
+from sb3_nrl.node_perturbation import NodePerturbation
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, ORTHOGONAL, Noise
-from sb3_nrl.nrl import NodePerturbation
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.rules import LearningRule
 from tests.conftest import make_model

@@ -11,7 +11,7 @@ from sb3_nrl import NRL, Noise, RolloutWindow
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Dense, GaussianHead, Gru, LeakyRnn
 from sb3_nrl.layers.recurrent import RecurrentDense
-from sb3_nrl.nrl import NodePerturbation
+from sb3_nrl.node_perturbation import NodePerturbation
 from sb3_nrl.recurrent_policies import CtrnnPolicy, GruPolicy, RnnPolicy
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.weight_perturbation import WeightPerturbation

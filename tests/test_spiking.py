@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_nrl import BPTT, NRL, RMHL, Noise, RolloutWindow, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Lif, SpikeEncoder, SpikeReadOut
-from sb3_nrl.nrl import NodePerturbation
+from sb3_nrl.node_perturbation import NodePerturbation
 from sb3_nrl.passes import PolicyWeightNoise
 from sb3_nrl.rmhl import HebbianExploration
 from sb3_nrl.spiking_policies import SPIKING_POLICIES, LifPolicy, StatefulLifPolicy

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.func import functional_call
@@ -65,6 +66,19 @@ class ForeignModule(Layer):
         self.module = module
         self._preprocess = preprocess
         self._example = example
+
+    @classmethod
+    def of_extractor(cls, extractor: nn.Module, space: spaces.Space, normalize_images: bool) -> "ForeignModule":
+        """
+        Make a layer of a features extractor.
+
+        :param extractor: The extractor
+        :param space: Observation space
+        :param normalize_images: Whether to divide images by 255
+        :return: The layer, which takes observations as the environment gives them
+        """
+        preprocess = partial(preprocess_obs, observation_space=space, normalize_images=normalize_images)
+        return cls(extractor, preprocess, _example_observations(space, 3))
 
     @property
     def n_units(self) -> int:
@@ -257,13 +271,13 @@ def _bias_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor)
     return post.sum((0, 2, *range(4, post.ndim)))
 
 
-def example_observations(space: spaces.Space, n: int) -> PyTorchObs:
+def _example_observations(space: spaces.Space, n: int) -> PyTorchObs:
     """
     A fixed batch of random observations, to test features extractors. Successive rows differ, and values are small
     enough not to saturate a network.
     """
     if isinstance(space, spaces.Dict):
-        return {key: cast("th.Tensor", example_observations(part, n)) for key, part in space.spaces.items()}
+        return {key: cast("th.Tensor", _example_observations(part, n)) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
         low = np.maximum(space.low, -_EXTENT)
         high = np.maximum(np.minimum(space.high, _EXTENT), low + 1)
