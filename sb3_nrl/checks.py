@@ -24,9 +24,13 @@ _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces
 _OF_OTHER_ALGORITHMS = {
     "batch_size": ": a window is used as a whole",
     "clip_range": ": each step is used once, so that there is no ratio to clip",
+    "clip_range_vf": ": each step is used once, so that there is no ratio to clip",
     "n_epochs": ": each step is used once",
-    "normalize_advantage": ": max_grad_norm makes updates independent of the scale of rewards",
+    "normalize_advantage": ": rewards are normalised instead (norm_reward)",
     "use_rms_prop": ": set optimizer_class in policy_kwargs",
+    "rms_prop_eps": ": set optimizer_class in policy_kwargs",
+    "sde_sample_freq": ": set action_correlation in policy_kwargs",
+    "target_kl": ": each step is used once",
     "use_sde": ": set action_correlation in policy_kwargs",
 }
 """Arguments of A2C and PPO, and what replaces them."""
@@ -92,7 +96,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     check("observation_space", observation_space, supported, wanted)
     for name, part in (*parts.items(), ("action_space", action_space)):
         plain = not np.any(getattr(part, "start", 0)) and np.ndim(getattr(part, "nvec", 0)) <= 1
-        check(name, part, plain, "numbered from 0 and of one dimension, which a wrapper can make it")
+        check(name, part, plain, "numbered from 0 and of one dimension: wrap the environment to change it")
         check(name, part, 0 not in (part.shape or ()), "of at least one number")
 
 

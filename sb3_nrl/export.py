@@ -126,7 +126,7 @@ def _check_expressible(policy: NoisyPolicy) -> None:
     if policy.normalizer is not None and policy.normalizer.statistics and not is_current:
         refuse("only a vector that is a current can be normalised by the weights (norm_obs=False)")
     if policy.v_reset is None:
-        refuse("its neurons are reset by subtraction, NIR's to a value (v_reset=0.0)")
+        refuse("NIR's neurons are reset to a value, not by subtraction (v_reset=0.0)")
     if policy.refractory > 0:
         refuse("NIR's neurons have no refractory ticks (refractory=0)")
     if policy.read_out == "first_spike":

@@ -132,7 +132,7 @@ class ModelSetup(OnPolicyAlgorithm):
         part, absent = self.gae_lambda, self.gae_lambda is None
         check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
         alone = absent or self.trace_decay is None
-        check("gae_lambda", part, alone, "None if trace_decay is given, which is gamma times gae_lambda")
+        check("gae_lambda", part, alone, "None if trace_decay is given: trace_decay is gamma times gae_lambda")
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         is_bool = isinstance(self.norm_obs, bool)
@@ -149,14 +149,15 @@ class ModelSetup(OnPolicyAlgorithm):
         for progress in (1.0, 0.5, 0.0):
             self._check_rate(self.lr_schedule(progress))
         kind = self.policy_class
-        known = "a name or a subclass of sb3_nrl.policies.NoisyPolicy, which no model of another algorithm has"
+        known = "the name of a policy, or a subclass of sb3_nrl.policies.NoisyPolicy, not a policy of another algorithm"
         check("policy", kind, issubclass(kind, NoisyPolicy), known)
         if self.n_steps is None:
             self.n_steps = kind.default_n_steps(self.n_envs)
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes", "norm_obs"):
-            check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, f"without {name}")
+            wanted = f"without {name}, which the algorithm sets"
+            check("policy_kwargs", self.policy_kwargs, name not in self.policy_kwargs, wanted)
         wanted = "without ortho_init: make_features_extractor and head_gain decide the initial weights"
         check("policy_kwargs", self.policy_kwargs, "ortho_init" not in self.policy_kwargs, wanted)
         self.predictor = self._make_predictor()
@@ -164,7 +165,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()
         same = before is None or type(before) in {type(self.rule), *self.rules}
-        check("rule", before, same, f"{type(self.rule).__name__}, which {type(self).__name__} learns by")
+        check("rule", before, same, f"{type(self.rule).__name__}, the rule of {type(self).__name__}")
         self.rule.check()
 
     @classmethod

@@ -70,8 +70,8 @@ class NRL(ThreeFactorAlgorithm):
         or 0.05 on weights: it has to make and prevent spikes, so its size is that of the distance to the threshold
     :param noise_distribution: ``"gaussian"``, ``"uniform"``, ``"rademacher"`` (random telegraph noise) or ``"poisson"``
         (shot noise), independent in each sample; or ``"orthogonal"``: the samples of a step are orthogonal to one
-        another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes. With ``local_head``,
-        they are so before the nodes of the heads are left out
+        another, which multiplies the variance by (n − K) / (n − 1) for K samples and n nodes. With ``local_head``
+        they are orthogonal only nearly, since the nodes of the heads are left out
     :param noise_normalization: The divisor of ρ ξ. ``"network"``: ‖ξ‖² over all nodes of the actor, or of the critic;
         ``"layer"``: ‖ξ‖² over the nodes of the layer; its variance is infinite in layers of one or two nodes;
         ``"unbiased"``: ‖ξ‖² / n over all n nodes, so that the expected eligibility is the gradient of log π
@@ -151,7 +151,7 @@ class NRL(ThreeFactorAlgorithm):
         if kind == "node":
             for name in ("noise_rank", "noise_hold"):
                 value = getattr(self, name)
-                check(name, value, value is None, 'None but with perturbation="weight"')
+                check(name, value, value is None, 'None unless perturbation="weight"')
             normalization, wanted = self.noise_normalization, "'unbiased' with a recurrent policy"
             check("noise_normalization", normalization, not is_recurrent or normalization == "unbiased", wanted)
             if self.local_head is None:

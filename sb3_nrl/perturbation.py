@@ -73,15 +73,15 @@ class PerturbablePolicy(BasePolicy):
             self.parts.append(Part(spans[0], spans[1], spans[2], spans[3], of_layers))
             node, column, state, weight = ends
         if weight == 0:
-            raise ValueError("Nothing is left to learn: all parameters of the policy are frozen (requires_grad=False).")
+            raise ValueError("No parameter of the policy can learn: all are frozen (requires_grad=False).")
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
         reached = set(self.learnable)
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and parameter not in reached:
                 raise ValueError(
-                    f"The parameter '{name}' would never learn: no layer of actor or critic gives a sum for it. Freeze "
-                    "it with requires_grad_(False)."
+                    f"The parameter '{name}' would never learn: no layer of actor or critic computes its update. "
+                    "Freeze it with requires_grad_(False)."
                 )
         self.n_nodes, self.n_pre, self.n_states, self.n_weights = node, column, state, weight
         self.is_smooth = all(layer.is_smooth for network in self.networks for layer in network.layers)

@@ -175,7 +175,7 @@ class NoisyPolicy(PerturbablePolicy):
         check("action_correlation", correlation, valid, "in [0, 1)")
         if not isinstance(self.action_space, spaces.Box):
             for name in ("log_std_init", "action_correlation"):
-                check(name, getattr(self, name), getattr(self, name) == 0, "0 but for Box actions")
+                check(name, getattr(self, name), getattr(self, name) == 0, "0 unless actions are a Box")
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """
@@ -274,7 +274,7 @@ class NoisyPolicy(PerturbablePolicy):
         return self._as_space(actions), values, log_probs
 
     def _choose(self, parameters: th.Tensor, deterministic: bool) -> th.Tensor:
-        """The likeliest actions of a distribution, or sampled ones."""
+        """The most likely actions of a distribution, or sampled ones."""
         if deterministic:
             return self.action_dist.mode(th, parameters)
         return self.action_dist.sample(th, parameters, self.action_dist.draw_like(parameters))

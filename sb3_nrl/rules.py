@@ -47,8 +47,8 @@ class LearningRule(ABC):
       gradients. Node perturbation refuses modules whose parameters it does not reach.
     - ``n_passes``: number of passes for each step. The algorithm uses it to cut long windows into pieces that fit into
       memory.
-    - ``max_steps``: most steps of a piece of the window with a recurrent policy; None for whole windows, which keep the
-      credit of earlier steps.
+    - ``max_steps``: maximum number of steps of a piece of the window with a recurrent policy; None for whole windows,
+      which keep the credit of earlier steps.
 
     State that a rule keeps from window to window must be returned as ``carry``.
     """

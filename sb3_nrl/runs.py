@@ -104,7 +104,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         files = sorted(folder.glob("*/args.yml"))
         if not files:
-            raise ValueError(f"{folder} is not the folder of a run: there is no args.yml in a folder of it")
+            raise ValueError(f"{folder} is not the folder of a run: none of its folders has an args.yml")
         self.folder = folder
         self.settings = files[0].parent
         self.arguments = read(files[0])

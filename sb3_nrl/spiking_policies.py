@@ -47,15 +47,16 @@ class LifPolicy(RecurrentWeightsPolicy):
         synapses act in the same tick only
     :param recurrent: Whether neurons receive the spikes of their layer in the tick before
     :param encoding: What the first layer receives. ``"current"``: the observation as a constant current;
-        ``"poisson"``: a spike in a tick with the probability of the number's size up to 1; ``"latency"``: one spike,
-        the earlier the larger the number. The last two have two inputs for each number, for positive and negative ones
+        ``"poisson"``: a spike in each tick whose probability is the size of the number, up to 1;
+        ``"latency"``: one spike, the earlier the larger the number. The last two have two inputs for each number, for
+        positive and negative ones
     :param read_out: What the head receives. ``"rate"``: the spikes per tick; ``"membrane"``: the potential, after the
         last tick, of leaky integrators; ``"first_spike"``: the fraction of ticks from the first spike on
-    :param holds_noise: Whether noise on nodes is held over the ticks of a step. None: where the input is the same in
-        all ticks, so that it is the exact choice; otherwise noise is drawn in each tick
+    :param holds_noise: Whether noise on nodes is held over the ticks of a step. None: it is held in
+        layers whose input is the same in all ticks, and drawn in each tick elsewhere
     :param spiking_critic: Whether the critic is spiking, too. Otherwise its hidden layers have ``activation_fn``
-    :param spike_cost: What a spike of each of the actor's neurons in each tick costs: a step that fires at a rate of r
-        costs ``spike_cost`` · r. NRL perturbs this cost as it perturbs log π, and descends it
+    :param spike_cost: Cost of a step per unit of firing rate: if the actor's neurons fire in a fraction r of the ticks,
+        the step costs ``spike_cost`` · r. NRL estimates the gradient of this cost as that of log π, and lowers it
     :param kwargs: Further arguments of :class:`~sb3_nrl.policies.NoisyPolicy` and, if ``recurrent``, of
         :class:`~sb3_nrl.recurrent_weights.RecurrentWeightsPolicy`
     :raises ValueError: If an argument is out of range
@@ -118,10 +119,10 @@ class LifPolicy(RecurrentWeightsPolicy):
         check("spike_cost", spike_cost, spike_cost == 0 or is_number(spike_cost, 0), "0, or positive and finite")
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         check(
-            "holds_noise", holds_noise, holds_noise is None or self.perturbs == "node", "None but with noise on nodes"
+            "holds_noise", holds_noise, holds_noise is None or self.perturbs == "node", "None unless noise is on nodes"
         )
         check("spike_cost", spike_cost, spike_cost == 0 or self.critic is not None, "0 without a critic")
-        wanted = "a list with at least one hidden layer of the actor, since hidden layers are what spikes"
+        wanted = "a list with at least one hidden layer of the actor, whose neurons spike"
         check("net_arch", self.net_arch, bool(lif_layers(self.actor.hidden)), wanted)
 
     def make_lif(self, n_inputs: int, n_neurons: int, is_input_held: bool) -> Lif:

@@ -58,17 +58,17 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param vf_coef: Critic only: the critic's learning rate as a multiple of the actor's, 5 by default
     :param reward_timing: Running average only: when rewards count, ``"episode"`` (at its end, the default),
         ``"nonzero"`` (at every reward other than 0, and at the end) or ``"step"`` (at every step)
-    :param reward_smoothing: Running average only: λ in (0, 1] of the average (Eq. 15), 0.66 by default
+    :param reward_smoothing: Running average only: its step α in (0, 1] (λ in Eq. 15), 0.66 by default
     :param scale_rpe: Running average only: whether to divide δ by the size of the reward, True by default. True suits
         returns of one sign and of different sizes, as in CartPole and Acrobot. Use False if rewards can be close to 0
     :param trace_decay: Factor per step on the traces. With a critic it is γλ of TD(λ), in [0, γ], 0.95 γ by default;
         with a running average it is in (0, 1], 1 by default
     :param gae_lambda: λ in [0, 1], as in A2C and PPO, to be given instead of ``trace_decay``, which is then γλ
     :param max_grad_norm: Bound on the norm of the update, for actor and critic separately; None for no bound. With the
-        default most updates are clipped, so the scale of rewards hardly matters
+        default most updates are clipped
     :param norm_obs: Whether actor and critic normalise observations by their running mean and standard deviation. The
-        statistics are saved with the model, and ``predict`` uses them. Until 32 observations were seen, nothing is
-        learned
+        statistics are saved with the model, and ``predict`` uses them. The first window changes no weight, and no
+        window does until 32 observations have been seen
     :param norm_reward: Critic only: whether to divide rewards by the running standard deviation of the discounted
         return, True by default
     :param stats_window_size: Number of episodes that the logged return and length are averaged over

@@ -99,7 +99,8 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
             array[...] = old
         policy.optimizer.state.clear()  # its moments may include the refused change
         raise FloatingPointError(
-            "An update was refused: it would make weights infinite or NaN. The model keeps its last finite weights. "
+            "An update was not applied: it would make weights infinite or NaN. The model keeps its last finite "
+            "weights. "
             + (
                 name_the_largest(window.observations, window.rewards_TE)
                 or f"Lower learning_rate (now {rate:g}) or set a lower max_grad_norm."

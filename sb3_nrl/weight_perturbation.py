@@ -45,7 +45,7 @@ class WeightPerturbation(LearningRule):
     :param antithetic: Whether each sample is a pair of copies with ΔW and −ΔW
     :param rank: ``"one"``: ΔW = b aᵀ on each weight matrix, another one for each environment. ``"full"``: every weight
         has noise of its own, shared by all environments. Layers that are no matrices always get full noise
-    :param hold: Most steps that noise is held for. With a recurrent policy credit reaches as far back
+    :param hold: Maximum number of steps that noise is held for. With a recurrent policy credit reaches as far back
     """
 
     perturbs = "weight"

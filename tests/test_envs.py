@@ -170,7 +170,7 @@ def test_a_time_limit_truncates_and_the_next_episode_is_a_new_trial() -> None:
 
 
 def test_a_task_in_the_place_of_its_class_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"build=.*: must be what makes the task, such as its class"):
+    with pytest.raises(ValueError, match=r"build=.*: must be a function or class that makes the task"):
         NeuroGymEnv(ScriptedTask([2]))
 
 
@@ -438,7 +438,7 @@ def test_arguments_go_to_the_task() -> None:
         ),
         ("yang19.go", {"speed": 2}, TypeError, r"has no argument 'speed'; .*dt=100, rewards=None, .*dim_ring=16$"),
         ("yang19.dlygo", {"timing": {"delay": 0}}, TypeError, r"has no argument 'timing'"),
-        ("Reaching1D", {"timing": {"reech": 1}}, ValueError, r"timing={'reech': 1}: must be for fixation, reach only"),
+        ("Reaching1D", {"timing": {"reech": 1}}, ValueError, r"timing={'reech': 1}: must be of fixation, reach only, not of reech"),
         (
             "Reaching1D",
             {"timing": {"reach": -1}},
@@ -451,7 +451,7 @@ def test_arguments_go_to_the_task() -> None:
             ValueError,
             r"cannot be made: .* given .*timing={'reach': 'long'}",
         ),
-        ("Reaching1D", {"rewards": {"right": 1}}, ValueError, r"rewards={'right': 1}: must be for correct, fail only"),
+        ("Reaching1D", {"rewards": {"right": 1}}, ValueError, r"rewards={'right': 1}: must be of correct, fail only, not of right"),
         ("Reaching1D", {"rewards": {"fail": "no"}}, ValueError, r"rewards={'fail': 'no'}: must be of finite numbers"),
         ("Reaching1D", {"dt": 0}, ValueError, r"dt=0: must be positive, in ms"),
         (

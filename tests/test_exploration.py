@@ -124,5 +124,5 @@ def test_a_saved_policy_keeps_its_correlation(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("argument", ["action_correlation", "log_std_init"])
 def test_width_and_direction_of_exploration_are_for_continuous_actions(argument: str) -> None:
-    with pytest.raises(ValueError, match=rf"{argument}=0\.5: must be 0 but for Box actions"):
+    with pytest.raises(ValueError, match=rf"{argument}=0\.5: must be 0 unless actions are a Box"):
         make_model(NRL, policy_kwargs={argument: 0.5})

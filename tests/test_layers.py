@@ -238,7 +238,7 @@ def test_a_whole_network_can_be_frozen(algorithm: Any, settings: dict[str, Any],
 def test_nothing_left_to_learn_is_refused() -> None:
     policy = make_policy()
     policy.requires_grad_(False)
-    with pytest.raises(ValueError, match="Nothing is left to learn"):
+    with pytest.raises(ValueError, match="No parameter of the policy can learn"):
         policy.refresh()
 
 

@@ -304,7 +304,7 @@ def test_what_is_out_of_range_is_named() -> None:
             "local_head=True: must be None or False with noise on weights",
         ),
         ({"perturbation": "node", "local_head": 2}, "local_head=2: must be True or False"),
-        ({"perturbation": "node", "noise_hold": 4}, 'noise_hold=4: must be None but with perturbation="weight"'),
+        ({"perturbation": "node", "noise_hold": 4}, 'noise_hold=4: must be None unless perturbation="weight"'),
     ):
         with pytest.raises(ValueError, match=message):
             make_recurrent(**settings)

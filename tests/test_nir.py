@@ -200,7 +200,7 @@ def test_scales_of_other_packages_go_into_the_weights(tmp_path: Any) -> None:
     [
         ("MlpPolicy", {}, "it has Dense layers"),
         ("MlpGruPolicy", {}, "it has Gru layers"),
-        ("MlpLifPolicy", {"v_reset": None}, "reset by subtraction"),
+        ("MlpLifPolicy", {"v_reset": None}, "not by subtraction"),
         ("MlpLifPolicy", {"refractory": 1}, "no refractory ticks"),
         ("MlpLifPolicy", {"read_out": "first_spike"}, "finds the first spike"),
         ("MlpStatefulLifPolicy", {"read_out": "membrane"}, "starts anew at each step"),

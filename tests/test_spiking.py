@@ -402,7 +402,7 @@ def test_arguments_out_of_range_are_named(kwargs: dict[str, Any], message: str) 
 
 
 def test_noise_on_weights_is_always_held() -> None:
-    with pytest.raises(ValueError, match="holds_noise=False: must be None but with noise on nodes"):
+    with pytest.raises(ValueError, match="holds_noise=False: must be None unless noise is on nodes"):
         make_model(policy="MlpLifPolicy", perturbation="weight", policy_kwargs={"holds_noise": False})
 
 

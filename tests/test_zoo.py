@@ -326,7 +326,7 @@ def test_model_is_never_saved_without_its_statistics(
         (["-params", "policy_kwargs:dict(net_arch=[8])"], "must be left out"),
         (["-params", "normalize:False"], "normalize=False: must be left out"),
         (["-params", "noise_sdt:0.1"], "NRL has no hyper-parameter noise_sdt"),
-        (["-n", "96"], "has all its 96 steps"),
+        (["-n", "96"], "already has 96 steps"),
     ],
 )
 def test_run_does_not_go_on_as_another(run_of: pathlib.Path, options: list[str], says: str) -> None:

@@ -46,7 +46,7 @@ def record(
     :param model: NRL, RMHL or BPTT, or another algorithm of this package
     :param env: Environment, or several, with the spaces that the model was made for
     :param n_trials: Number of trials N
-    :param deterministic: Whether to take the likeliest actions rather than to draw them
+    :param deterministic: Whether to take the most likely actions rather than to draw them
     :param seed: Seed of the environments and of the drawn actions; by default both go on as they are
     :return: The recording
     :raises TypeError: If the model is of another package

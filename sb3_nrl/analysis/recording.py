@@ -27,8 +27,8 @@ class Recording:
         (T, ...); for ``Dict`` observations a dictionary of such arrays
     :param actions: Actions that the environment received, shape (T, ...)
     :param rewards: Rewards, not normalised, shape (T,)
-    :param trial: Number of the trial of each step, from 0, shape (T,)
-    :param step: Number of each step in its trial, from 0, shape (T,)
+    :param trial: Index of the trial of each step, from 0, shape (T,)
+    :param step: Index of each step in its trial, from 0, shape (T,)
     :param actor: Activity of each hidden layer of the actor, shape (T, H) each. It is the layer's output at the step of
         the action: tanh(u) of leaky units, h of a GRU, spikes per tick of spiking neurons
     :param critic: The same for the critic; empty without one
@@ -36,7 +36,7 @@ class Recording:
         Where a trial has none, numbers are NaN and others None
     :param performance: How well each trial went: ``info["performance"]``, else ``info["is_success"]``, else NaN, as for
         a trial of NeuroGym that a time limit cuts; shape (N,)
-    :param environment: Number of the environment of each trial, shape (N,)
+    :param environment: Index of the environment of each trial, shape (N,)
     :param periods: Step at which each period of a NeuroGym task starts, by name, shape (N,) each; NaN where a trial has
         no such period
     :param dt: Duration of a step in ms for NeuroGym's tasks, else None
@@ -218,7 +218,7 @@ def trial_labels(recording: Recording, by: str | Sequence[str] | np.ndarray) -> 
         columns = [[f"{name}={_as_text(value)}" for value in known[name]] for name in names]
         labels = np.array([", ".join(parts) for parts in zip(*columns, strict=True)], dtype=object)
     n_labels = len(set(labels))
-    wanted = f"what tells at most {_MOST_CONDITIONS} kinds of trials apart, not {n_labels}: bin values into labels"
+    wanted = f"at most {_MOST_CONDITIONS} different labels, not {n_labels}: bin the values"
     check("by", by, n_labels <= _MOST_CONDITIONS, wanted)
     return labels
 

@@ -64,7 +64,7 @@ def energy(
 
     :param model: A model with a spiking policy
     :param env: Environment, or several
-    :param n_episodes: Number of episodes, with the likeliest actions
+    :param n_episodes: Number of episodes, with the most likely actions
     :param joules_per_addition: Energy of a synaptic operation, and of a membrane's update
     :param joules_per_multiply_accumulate: Energy of a multiply-accumulate
     :param seed: Seed of the environments

@@ -51,7 +51,7 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         valid = trials_per_episode is None or is_count(trials_per_episode)
         check("trials_per_episode", trials_per_episode, valid, "a number of trials, or None for no end")
         self.trials_per_episode = trials_per_episode
-        check("build", build, callable(build), "what makes the task, such as its class")
+        check("build", build, callable(build), "a function or class that makes the task")
         self._build = build
         self.task = build()
         self.observation_space = _finite(self.task.observation_space)

@@ -27,7 +27,7 @@ class RunningAverage(RewardPredictor):
     :param n_envs: Number of environments E
     :param reward_timing: When rewards count. ``"episode"``: at the episode's end, by termination or truncation alike;
         ``"nonzero"``: also at every reward other than 0; ``"step"``: at every step, and r̄ starts again in each episode
-    :param reward_smoothing: λ of the running average, in (0, 1]
+    :param reward_smoothing: α of the running average, in (0, 1] (the paper's λ)
     :param scale_rpe: Whether to divide δ by the size of r; a δ whose r is 0 stays as it is
     :raises ValueError: If an argument is out of range
     """
@@ -117,7 +117,7 @@ class RunningAverage(RewardPredictor):
 
     def claim(self) -> tuple[np.ndarray, np.ndarray]:
         """
-        Compute δ = r − r̄ for the rewards that count, and update r̄ ← r̄ + λ (r − r̄).
+        Compute δ = r − r̄ for the rewards that count, and update r̄ ← r̄ + α (r − r̄).
 
         The first reward becomes r̄, so the first δ is 0. With ``reward_timing="step"``, this holds for the first reward
         of each episode.

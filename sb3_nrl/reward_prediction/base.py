@@ -107,6 +107,6 @@ class RewardPredictor(ABC):
 
         :param policy: The policy
         :param window: The steps
-        :param n_steps_per_batch: Most steps of one batch of passes
+        :param n_steps_per_batch: Maximum number of steps of one batch of passes
         :return: The errors
         """

@@ -23,7 +23,7 @@ DEFAULT_LAMBDA = 0.95
 class TDCritic(RewardPredictor):
     """
     A critic network V learns the discounted sum of later rewards by TD(λ): δ = r + γ V(s') − V(s) at every step.
-    Traces end with the episode. After a time limit V(s') counts, after a termination it does not.
+    Traces end with the episode. V(s') is used after a time limit, and is 0 after a termination.
 
     :param gamma: Discount γ, in [0, 1]
     :param ent_coef: Coefficient of the entropy bonus: −ent_coef · log π(a|s) is added to each reward
