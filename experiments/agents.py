@@ -114,7 +114,9 @@ def tabulate(results: Results, models: pathlib.Path) -> str:
         if int(checksum(model)[:N_DIGITS], 16) != int(digits):
             raise ValueError(f"{model} is not the model of {run.name}, which was evaluated")
         size = f"{model.stat().st_size / 1024:.0f}"
-        rows.append([kind, task, f"{mean:.4g} ± {std:.3g}", size, f"`{command(kind, task, run.seed)}`"])
+        rows.append(
+            [kind, task, f"{tables.number(mean, 4)} ± {tables.number(std)}", size, f"`{command(kind, task, run.seed)}`"]
+        )
     return tables.markdown(("config", "task", "return: mean ± standard deviation", "KiB", "trained by"), rows)
 
 

@@ -260,23 +260,23 @@ def tabulate(results: Results) -> str:
             evaluations = [run["evaluation"].item() for run in runs]
             lowest = [run["lowest"].item() for run in runs if not math.isnan(run["lowest"])]
             n_held = sum(low >= GOALS[task].floor for low in lowest)
-            held = f"{n_held} of {len(lowest)} ({min(lowest):.3g})" if lowest else "–"
+            held = f"{n_held} of {len(lowest)} ({tables.number(min(lowest))})" if lowest else "–"
             is_first = algorithm == "nrl"
             rows.append(
                 [
-                    *((task, f"{GOALS[task].bar:.3g}") if is_first else ("", "")),
+                    *((task, tables.number(GOALS[task].bar)) if is_first else ("", "")),
                     STYLES[algorithm][0],
                     f"{len(lowest)} of {len(runs)}",
                     f"{middle(steps)} ({middle(steps, max)})",
                     GOALS[task].steps if is_first else "",
                     middle(seconds),
                     held if algorithm in BEYOND_BAR else "",
-                    f"{np.mean(evaluations):.3g} ({min(evaluations):.3g})",
+                    f"{tables.number(float(np.mean(evaluations)))} ({tables.number(min(evaluations))})",
                 ]
             )
         elif task in tasks and algorithm == "defaults":
             rows.append(["", "", STYLES[algorithm][0], "–", "–", "", "–", "", "–"])
-    until = "steps until then: median (most)"
+    until = "steps until then: median (maximum)"
     return tables.markdown(
         ("", "bar", "", "passed", until, "goal", "seconds", "held (lowest mean)", "evaluation"), rows
     )
@@ -312,7 +312,9 @@ def draw(results: Results) -> Figure:
         curves = {a: [result.columns for run, result in results.items() if run.of == (task, a)] for a in STYLES}
         longest = max(curve[x][-1] for algorithm, own in curves.items() if algorithm != "rmhl" for curve in own)
         axes.axhline(bar, color="0.6", linewidth=0.8, zorder=0)
-        axes.annotate(f" bar {bar:.3g}", (1, bar), xycoords=("axes fraction", "data"), va="center", fontsize="small")
+        axes.annotate(
+            f" bar {tables.number(bar)}", (1, bar), xycoords=("axes fraction", "data"), va="center", fontsize="small"
+        )
         for algorithm, (_, color, line) in STYLES.items():
             if own := curves[algorithm]:
                 grid = np.linspace(0, min(longest, *(curve[x][-1] for curve in own)), N_ROWS)

@@ -342,7 +342,7 @@ def tabulate(results: Results) -> str:
             chance = [columns["correct"].max() for columns in found.get(("chance", task), [])]
             row.append(f"{chance[0]:.2f}" if chance else "")
         elif group == "velocity-free":
-            row.append(f"{BARS[task]:g}".replace("-", "−"))
+            row.append(tables.number(BARS[task]))
         for case in shown:
             row.append(_told(found.get((case, task), []), is_passing=group == "velocity-free"))
         rows[group].append(row)

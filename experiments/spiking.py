@@ -72,18 +72,18 @@ def tabulate(results: Results) -> str:
             rows.append(
                 [
                     task,
-                    f"{GOALS[task].bar:.3g}",
+                    tables.number(GOALS[task].bar),
                     f"{len(lowest)} of {len(runs)}",
                     f"{middle(steps)} ({middle(steps, max)})",
                     BUDGET.get(task, f"{1.5 * of_rate:,.0f}: {n_within} of {len(runs)} within"),
                     f"{of_rate:,.0f}",
-                    f"{min(lowest):.3g}" if lowest else "–",
-                    f"{np.mean([run['mean_return'] for run in runs]):.3g}",
+                    tables.number(min(lowest)) if lowest else "–",
+                    tables.number(float(np.mean([run["mean_return"] for run in runs]))),
                     *_costs(runs),
                 ]
             )
-    header = ("", "bar", "passed", "steps: median (most)", "goal", "rate network", "lowest mean after", "evaluation")
-    first = tables.markdown((*header, "spikes", "synaptic operations / MACs of rates"), rows)
+    header = ("", "bar", "passed", "steps: median (maximum)", "goal", "rate network", "lowest mean after", "evaluation")
+    first = tables.markdown((*header, "spikes", "synaptic operations / MACs of rates", "energy / that of rates"), rows)
     rows = []
     for task in COMPARED_TASKS:
         for name, label in COMPARED.items():
@@ -106,9 +106,14 @@ def tabulate(results: Results) -> str:
     return f"{first}\n\n{tables.markdown(columns_of, rows)}"
 
 
-def _costs(runs: Sequence[Columns]) -> tuple[str, str]:
-    ratios = [run["synaptic_operations"] / run["rate_multiply_accumulates"] for run in runs]
-    return f"{np.median([run['spikes'] for run in runs]):.0f}", f"{np.median(ratios):.0%}"
+def _costs(runs: Sequence[Columns]) -> tuple[str, str, str]:
+    operations = [run["synaptic_operations"] / run["rate_multiply_accumulates"] for run in runs]
+    energies = [run["joules"] / run["rate_joules"] for run in runs]
+    return (
+        f"{np.median([run['spikes'] for run in runs]):.0f}",
+        f"{np.median(operations):.0%}",
+        f"{np.median(energies):.0%}",
+    )
 
 
 def draw(results: Results) -> Figure:

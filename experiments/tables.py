@@ -15,6 +15,11 @@ BLUE, LIGHT_BLUE, ORANGE, GREEN, BLACK, GREY = "#0072b2", "#56b4e9", "#d55e00", 
 """Colours that people with colour blindness can distinguish."""
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Format a number with some significant digits, without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):,.10g}".replace("-", "−")
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table in Markdown."""
     lines = (" | ".join(row) for row in (header, *rows))

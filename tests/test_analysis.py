@@ -203,7 +203,7 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="nothing was selected"):
         trial_labels(recording.select(np.zeros(3, bool)), "parity")
     many = record(make_model(), TrialsEnv((1,)), 17)
-    with pytest.raises(ValueError, match="at most 16 kinds of trials apart, not 17"):
+    with pytest.raises(ValueError, match="at most 16 different labels, not 17"):
         trial_labels(many, "number")
 
 

@@ -438,7 +438,12 @@ def test_arguments_go_to_the_task() -> None:
         ),
         ("yang19.go", {"speed": 2}, TypeError, r"has no argument 'speed'; .*dt=100, rewards=None, .*dim_ring=16$"),
         ("yang19.dlygo", {"timing": {"delay": 0}}, TypeError, r"has no argument 'timing'"),
-        ("Reaching1D", {"timing": {"reech": 1}}, ValueError, r"timing={'reech': 1}: must be of fixation, reach only, not of reech"),
+        (
+            "Reaching1D",
+            {"timing": {"reech": 1}},
+            ValueError,
+            r"timing={'reech': 1}: must be of fixation, reach only",
+        ),
         (
             "Reaching1D",
             {"timing": {"reach": -1}},
@@ -451,7 +456,12 @@ def test_arguments_go_to_the_task() -> None:
             ValueError,
             r"cannot be made: .* given .*timing={'reach': 'long'}",
         ),
-        ("Reaching1D", {"rewards": {"right": 1}}, ValueError, r"rewards={'right': 1}: must be of correct, fail only, not of right"),
+        (
+            "Reaching1D",
+            {"rewards": {"right": 1}},
+            ValueError,
+            r"rewards={'right': 1}: must be of correct, fail only",
+        ),
         ("Reaching1D", {"rewards": {"fail": "no"}}, ValueError, r"rewards={'fail': 'no'}: must be of finite numbers"),
         ("Reaching1D", {"dt": 0}, ValueError, r"dt=0: must be positive, in ms"),
         (
