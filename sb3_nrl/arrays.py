@@ -88,6 +88,11 @@ def in_single_precision(values: Array) -> Array:
     return values.astype(np.float32) if isinstance(values, np.ndarray) and values.dtype == np.float64 else values
 
 
+def empty_as(reference: Array, *shape: int) -> Array:
+    """An array of the type and device of ``reference``, to be filled."""
+    return reference.new_empty(shape) if isinstance(reference, th.Tensor) else np.empty(shape, reference.dtype)
+
+
 def like(values: np.ndarray, reference: Array) -> Array:
     """Convert a NumPy array to the type and device of ``reference``, floats to single precision."""
     values = in_single_precision(values)

@@ -4,7 +4,7 @@ Shapes: B rows of a batch, N nodes of the network, M inputs of its weight matric
 environments, T steps, K copies, W weights and biases that learn, O outputs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -183,7 +183,7 @@ class Network(nn.Module):
             return layer_noise if self._layers[place].n_pre > 0 else None
         return noise[:, self.layer_nodes[place]]
 
-    def outer(self, xp: ArrayNamespace, post_BN: Array, received: list[Array], n_envs: int) -> list[Array]:
+    def outer(self, xp: ArrayNamespace, post_BN: Array, received: list[Array], n_envs: int) -> Iterator[Array]:
         """
         Sum post ⊗ pre over the rows of each environment (Eq. 17 and 21).
 
@@ -192,13 +192,10 @@ class Network(nn.Module):
             environments
         :param received: Pre-synaptic activity of each layer
         :param n_envs: Number of environments E
-        :return: The sums for each parameter that learns, of shape (E, numel)
+        :return: The sums for each parameter that learns, of shape (E, numel), one after the other
         """
-        return [
-            parameter_sum
-            for layer, nodes, pre in zip(self._layers, self.layer_nodes, received, strict=True)
-            for parameter_sum in layer.outer(xp, post_BN[:, nodes], pre, n_envs)
-        ]
+        for layer, nodes, pre in zip(self._layers, self.layer_nodes, received, strict=True):
+            yield from layer.outer(xp, post_BN[:, nodes], pre, n_envs)
 
 
 def _spans(widths: Iterable[int]) -> tuple[list[slice], int]:

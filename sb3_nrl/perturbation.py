@@ -16,11 +16,13 @@ from sb3_nrl.arrays import (
     Array,
     ArrayNamespace,
     Observations,
+    empty_as,
     in_single_precision,
     map_observations,
     n_rows,
     repeat_batch,
 )
+from sb3_nrl.checks import check
 from sb3_nrl.distributions import ActionDistribution
 from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.network import Network, NetworkPass, WeightNoise
@@ -298,12 +300,18 @@ class PerturbablePolicy(BasePolicy):
         :param n_envs: Number of environments E
         :return: The sums, shape (E, W)
         """
-        sums, start = [], 0
+        wanted, sum_EW = f"{self.n_weights}, one for each weight", empty_as(post_BN, n_envs, self.n_weights)
+        start = weight = 0
         for network, part in zip(self.networks, self.parts, strict=True):
             stop = start + len(network.layer_nodes)
-            sums += network.outer(self.xp, post_BN[:, part.nodes], received[start:stop], n_envs)
+            for of_layer in network.outer(self.xp, post_BN[:, part.nodes], received[start:stop], n_envs):
+                end = weight + of_layer.shape[1]
+                check("number of the layers' sums", end, end <= self.n_weights, wanted)
+                sum_EW[:, weight:end] = of_layer
+                weight = end
             start = stop
-        return self.xp.concatenate(sums, axis=1)
+        check("number of the layers' sums", weight, weight == self.n_weights, wanted)
+        return sum_EW
 
     def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:
         """Parameters of the action distribution: of a clean pass, or the mean of ``n_baseline_passes`` noisy passes."""

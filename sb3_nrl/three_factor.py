@@ -253,8 +253,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             if np.count_nonzero(dones):
                 self._bootstrap(dones, infos)
             rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
-            self._last_obs = new_obs
-            self._last_episode_starts = dones
+            self._last_obs, self._last_episode_starts = new_obs, dones
 
             callback.update_locals(locals())
             going_on = callback.on_step()
@@ -312,14 +311,15 @@ class ThreeFactorAlgorithm(ModelSetup):
         errors = predictor.errors(policy, window, n_steps)
         if policy.n_states > 0:
             n_steps = self.rule.max_steps or window.n_steps  # what is cut loses the credit between its parts
-        had_traces = self.traces.trace_EW is not None
-        change_W: Array = 0.0
-        states = window.states
+        had_traces, states = self.traces.trace_EW is not None, window.states
         for steps, batch in window.batches(n_steps):
             batch = batch._replace(states=states)
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
             update = self.traces.update(eligibility, errors.errors_TE[steps], errors.restarts_TE[steps], self.decay)
-            change_W = change_W + update.change_W
+            if steps.start == 0:
+                change_W: Array = update.change_W
+            else:
+                change_W += update.change_W
             if (costs := getattr(eligibility, "costs", None)) is not None:
                 change_W = change_W - costs.weighted_sum(np.ones_like(errors.errors_TE[steps]))
             elif policy.costs() is not None:

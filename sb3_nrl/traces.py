@@ -65,16 +65,20 @@ class EligibilityTraces:
         shape, n_envs = np.shape(trace_EW), errors_TE.shape[1]
         valid = len(shape) == 2 and shape[0] == n_envs
         check("shape of weighted_sum(..., per_env=True)", shape, valid, f"({n_envs}, W), a row for each environment")
-        if self.trace_EW is not None:
-            trace_EW += like(remaining_E[:, None], trace_EW) * self.trace_EW
-        self.trace_EW = trace_EW
+        if self.trace_EW is None:
+            self.trace_EW = trace_EW
+        else:
+            self.trace_EW *= like(remaining_E[:, None], trace_EW)
+            self.trace_EW += trace_EW
+            trace_EW = self.trace_EW
 
         envs = np.flatnonzero(restarts_TE[-1] | (errors_TE[-1] != 0))
-        rewarded_RW = trace_EW[envs]
-        change_W = change_W + like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
+        rewarded_RW = trace_EW if len(envs) == n_envs else trace_EW[envs]
         trace_norm = norm(rewarded_RW) / math.sqrt(max(len(envs), 1))
+        last_W = like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
+        last_W += change_W
         trace_EW[np.flatnonzero(restarts_TE[-1])] = 0
-        return TraceUpdate(change_W, trace_norm)
+        return TraceUpdate(last_W, trace_norm)
 
 
 def _remaining_factors(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:

@@ -273,8 +273,8 @@ def test_held_noise_gets_the_sum_of_all_ticks(recurrent: bool) -> None:
     noises = (noise_BN, repeated_BN)
     passes = [policy.actor.run(np, window.observations, noise) for policy, noise in zip(both, noises, strict=True)]
     np.testing.assert_array_equal(passes[0].outputs, passes[1].outputs)
-    one = np.concatenate(held.actor.outer(np, noise_BN, passes[0].received, 1), 1)
-    summed = np.concatenate(drawn.actor.outer(np, repeated_BN, passes[1].received, 1), 1)
+    one = np.concatenate([*held.actor.outer(np, noise_BN, passes[0].received, 1)], 1)
+    summed = np.concatenate([*drawn.actor.outer(np, repeated_BN, passes[1].received, 1)], 1)
     n_hidden_weights = sum(parameter.numel() for parameter in held.actor.hidden.parameters())
     np.testing.assert_allclose(5 * one[:, :n_hidden_weights], summed[:, :n_hidden_weights], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one[:, n_hidden_weights:], summed[:, n_hidden_weights:], rtol=1e-5)
