@@ -29,7 +29,7 @@ class NodePerturbation(LearningRule):
     measures whether the noise makes the action more likely. For the critic, ρ = Ṽ(s) − V(s). The rule uses forward
     passes only.
 
-    For the parameters see :class:`NRL`.
+    For the parameters see :class:`~sb3_nrl.NRL`.
     """
 
     local_head = False  # of rules in files of before
