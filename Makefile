@@ -8,7 +8,7 @@ code := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,sb3_nrl tests 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking mujoco variance agents bench results docs check lint type format clean
+.PHONY: help demo test reproduce learning-bench ablation memory memory-needed spiking mujoco variance agents bench costs results docs check lint type format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ agents: .venv/.installed  ## train an agent for each entry of the configs (hours
 bench: .venv/.installed  ## measure steps per second: runs/throughput (ARGS="--against PATH")
 	$(bin)/python -m experiments.throughput $(ARGS)
 
+costs: .venv/.installed  ## measure where the time goes (minutes): runs/costs (ARGS=)
+	$(bin)/python -m experiments.costs $(ARGS)
+
 results: .venv/.installed  ## make all tables and figures again from the committed runs, without training
 	$(bin)/python -m experiments.paper all --report --out results/reproduction
 	$(bin)/python -m experiments.learning --report --out results/learning
@@ -61,6 +64,7 @@ results: .venv/.installed  ## make all tables and figures again from the committ
 	$(bin)/python -m experiments.variance --report --out results/variance
 	$(bin)/python -m experiments.agents --report --out results/agents
 	$(bin)/python -m experiments.throughput --report --out results/throughput
+	$(bin)/python -m experiments.costs --report --out results/costs
 
 docs: .venv/.installed  ## build the pages: docs/_build/html/index.html
 	$(bin)/python -m sphinx -W --keep-going -b html docs docs/_build/html

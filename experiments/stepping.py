@@ -25,6 +25,7 @@ from sb3_nrl import BPTT, NRL, PAPER, RMHL
 ALONE = "environment alone"
 PLAIN = {"norm_obs": False, "norm_reward": False}
 ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "NRL, defaults": (NRL, {}),
     "NRL, critic": (NRL, {"n_noise_samples": 4, "n_steps": 32, **PLAIN}),
     "NRL": (NRL, PAPER["NRL"]),
     "RMHL": (RMHL, PAPER["RMHL"]),

@@ -29,11 +29,15 @@ from experiments.stepping import ACTION_SPACES, ALONE
 
 DOCUMENT = tables.DOCS / "performance.md"
 N_ENVS = (1, 8, 32)
-_OURS = ("NRL, critic", "NRL")
+_OURS, _MORE = ("NRL, critic", "NRL"), ("NRL, defaults", "RMHL", "BPTT", "A2C", "PPO")
 _MEMORY = "16 / DelayMatchSample"
 _PLAIN = "{} / {} / Discrete".format
 CASES = [
-    *(_PLAIN(name, n_envs) for n_envs in N_ENVS for name in (ALONE, *_OURS, "RMHL", "BPTT", "A2C", "PPO")),
+    *(
+        _PLAIN(name, n_envs)
+        for n_envs in N_ENVS
+        for name in (ALONE, "NRL, defaults", *_OURS, "RMHL", "BPTT", "A2C", "PPO")
+    ),
     *(f"{name} / 8 / {space}" for space in ACTION_SPACES for name in _OURS),
     *(f"{name} / {n_envs} / vectorised" for n_envs in (8, 256) for name in (ALONE, *_OURS)),
     *(_PLAIN(name, 256) for name in _OURS),
@@ -44,9 +48,10 @@ CASES = [
 RATIOS: list[tuple[str, str, int, str, str]] = [
     *(("NRL, the paper's rule", "the environment alone", n, _PLAIN("NRL", n), _PLAIN(ALONE, n)) for n in N_ENVS),
     *(("NRL, critic, 4 pairs", "the environment alone", n, _PLAIN("NRL, critic", n), _PLAIN(ALONE, n)) for n in N_ENVS),
+    *(("NRL, defaults", "the environment alone", n, _PLAIN("NRL, defaults", n), _PLAIN(ALONE, n)) for n in N_ENVS),
     *((name, "the environment alone", 8, _PLAIN(name, 8), _PLAIN(ALONE, 8)) for name in ("RMHL", "BPTT")),
     *(
-        ("NRL, critic, 4 pairs", name, n, _PLAIN("NRL, critic", n), _PLAIN(name, n))
+        ("NRL, defaults", name, n, _PLAIN("NRL, defaults", n), _PLAIN(name, n))
         for n in N_ENVS
         for name in ("A2C", "PPO")
     ),
@@ -72,6 +77,7 @@ RATIOS: list[tuple[str, str, int, str, str]] = [
 """Two cases each, whose ratio is reported: their labels, the number of environments, and their names."""
 LABELS = {
     ALONE: ("environment alone", tables.GREY),
+    "NRL, defaults": ("NRL, defaults", tables.BLUE),
     "NRL": ("NRL, the paper's rule", tables.BLUE),
     "NRL, critic": ("NRL, critic, 4 pairs", tables.BLUE),
     "RMHL": ("RMHL, the paper's rule", tables.BLUE),
