@@ -33,7 +33,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_nrl
 from experiments import tables
 from experiments.execution import command_line, results_of
-from experiments.runs import Columns, Results, Run, write_whole
+from experiments.runs import Columns, Results, Run, by_case, write_whole
 
 DOCUMENT = tables.DOCS / "memory.md"
 N_TRIALS, N_EPISODES = 1_000, 100  # at the end of a training, whose mean is its result: of NeuroGym, and of the others
@@ -55,6 +55,16 @@ BARS = {"CartPole-v1": 475.0, "MountainCarContinuous-v0": 90.0, "Pendulum-v1": -
 """Control tasks whose velocities are masked, and the mean return of 100 episodes that counts as solved."""
 POPGYM = ("RepeatPreviousEasy", "RepeatFirstEasy", "PositionOnlyCartPoleEasy", "CountRecallEasy", "AutoencodeEasy")
 GROUPS: dict[str, Sequence[str]] = {"neurogym": NEUROGYM, "velocity-free": tuple(BARS), "popgym": POPGYM}
+TABLES = {
+    "neurogym": (f"NeuroGym: fraction of the last {N_TRIALS:,} trials that are correct", "task", "chance"),
+    "velocity-free": (
+        "Without velocities: steps until the mean return of 100 episodes passes the bar (median and seeds)",
+        "task",
+        "bar",
+    ),
+    "popgym": (f"popgym: mean return of the last {N_EPISODES} episodes", "task"),
+}
+"""Title and first columns of the table of each group."""
 
 
 class Case(NamedTuple):
@@ -329,33 +339,26 @@ def plan(seeds: Sequence[int], folder: pathlib.Path) -> list[Run]:
 
 
 def tabulate(results: Results) -> str:
-    """One table for each group of tasks, in Markdown: the mean of the seeds, and every seed in brackets."""
-    found: dict[tuple[str, str], list[Columns]] = {}
-    for run, result in sorted(results.items(), key=lambda item: item[0].seed):
-        found.setdefault(run.of, []).append(result.columns)
-    shown = [case for case in CASES if any(case == of[0] for of in found)]
-    labels = [CASES[case].label for case in shown]
-    rows: dict[str, list[list[str]]] = {group: [] for group in GROUPS}
-    for group, task in ((group, task) for group, tasks in GROUPS.items() for task in tasks):
-        row = [f"`{task}`"]
-        if group == "neurogym":
-            chance = [columns["correct"].max() for columns in found.get(("chance", task), [])]
-            row.append(f"{chance[0]:.2f}" if chance else "")
-        elif group == "velocity-free":
-            row.append(tables.number(BARS[task]))
-        for case in shown:
-            row.append(_told(found.get((case, task), []), is_passing=group == "velocity-free"))
-        rows[group].append(row)
-    return "\n\n".join(
-        (
-            f"NeuroGym: fraction of the last {N_TRIALS:,} trials that are correct",
-            tables.markdown(("task", "chance", *labels), rows["neurogym"]),
-            "Without velocities: steps until the mean return of 100 episodes passes the bar (median and seeds)",
-            tables.markdown(("task", "bar", *labels), rows["velocity-free"]),
-            f"popgym: mean return of the last {N_EPISODES} episodes",
-            tables.markdown(("task", *labels), rows["popgym"]),
-        )
-    )
+    """
+    A table for each group of tasks that were trained, in Markdown: the mean of the seeds, and every seed in brackets.
+    """
+    found = by_case(results)
+    parts = []
+    for group, (title, *columns) in TABLES.items():
+        tasks = [task for task in GROUPS[group] if any((case, task) in found for case in CASES)]
+        shown = [case for case in CASES if any((case, task) in found for task in tasks)]
+        rows = []
+        for task in tasks:
+            row = [f"`{task}`"]
+            if group == "neurogym":
+                row.append(f"{found['chance', task][0]['correct'].max():.2f}")
+            elif group == "velocity-free":
+                row.append(tables.number(BARS[task]))
+            row += [_told(found.get((case, task), []), is_passing=group == "velocity-free") for case in shown]
+            rows.append(row)
+        if rows:
+            parts += [title, tables.markdown((*columns, *(CASES[case].label for case in shown)), rows)]
+    return "\n\n".join(parts)
 
 
 def _told(seeds: Sequence[Columns], is_passing: bool) -> str:
