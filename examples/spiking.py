@@ -6,18 +6,19 @@ python examples/spiking.py
 import argparse
 import pathlib
 
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_nrl import NRL, TUNED, export
+from sb3_nrl import NRL, export
 from sb3_nrl.analysis import energy, plot_raster, record
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--timesteps", type=int, default=150_000, help="environment steps to train for")
+timesteps = parser.parse_args().timesteps
 out = pathlib.Path("runs/spiking")
 out.mkdir(parents=True, exist_ok=True)
-tuned = TUNED["CartPole-v1"]
-env = tuned.make_env(seed=0)
-model = NRL("MlpLifPolicy", env, seed=0, **tuned.algorithm).learn(parser.parse_args().timesteps)
+env = make_vec_env("CartPole-v1", n_envs=8, seed=0)
+model = NRL("MlpLifPolicy", env, learning_rate=lambda remaining: 4e-3 * remaining, seed=0).learn(timesteps)
 
 mean, std = evaluate_policy(model, env, n_eval_episodes=20)
 cost = energy(model, env, n_episodes=10)
