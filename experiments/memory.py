@@ -130,7 +130,7 @@ OURS: dict[str, dict[str, Any]] = {
         "continuous": {},
     },
 }
-"""What NRL and BPTT have in common."""
+"""What NRL and BPTT have in common, but for the learning rate: with NRL's, BPTT learns and forgets again."""
 
 
 _SPIKING = {"net_arch": [32], "ticks": 2, "beta": 0.5, "tau_synapse": 8.0, "threshold": 2.0, "recurrent": True}
@@ -145,7 +145,7 @@ def _with(algorithm: str, **arguments: Any) -> dict[str, dict[str, Any]]:
 
 CASES = {
     "ppo": Case("RecurrentPPO", (0, 1, 2), 1_000_000, PPO),
-    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32)),
+    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32, learning_rate="lin_0.001")),
     "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=32)),
     "spiking": Case(
         "NRL, spiking",
