@@ -145,7 +145,7 @@ def _with(algorithm: str, **arguments: Any) -> dict[str, dict[str, Any]]:
 
 CASES = {
     "ppo": Case("RecurrentPPO", (0, 1, 2), 1_000_000, PPO),
-    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32, learning_rate="lin_0.001")),
+    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32, learning_rate="lin_0.0003")),
     "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=32)),
     "spiking": Case(
         "NRL, spiking",
