@@ -30,7 +30,7 @@ COMPARED = {
     "snntorch": "PPO on snnTorch's neurons, surrogate gradient",
 }
 COMPARED_TASKS = ("CartPole-v1", "Acrobot-v1")
-COSTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+COSTS = (0.0, 0.03, 0.1, 0.3)
 """Values of spike_cost with which CartPole is learned."""
 
 
