@@ -130,7 +130,7 @@ OURS: dict[str, dict[str, Any]] = {
         "continuous": {},
     },
 }
-"""What NRL and BPTT have in common, but for the learning rate: with NRL's, BPTT learns and forgets again."""
+"""What NRL and BPTT have in common, but for the window and the learning rate: with NRL's, BPTT learns and forgets."""
 
 
 _SPIKING = {"net_arch": [32], "ticks": 2, "beta": 0.5, "tau_synapse": 8.0, "threshold": 2.0, "recurrent": True}
@@ -344,20 +344,20 @@ def tabulate(results: Results) -> str:
     """
     found = by_case(results)
     parts = []
-    for group, (title, *columns) in TABLES.items():
+    for group, (title, *header) in TABLES.items():
         tasks = [task for task in GROUPS[group] if any((case, task) in found for case in CASES)]
         shown = [case for case in CASES if any((case, task) in found for task in tasks)]
         rows = []
         for task in tasks:
             row = [f"`{task}`"]
             if group == "neurogym":
-                row.append(f"{found['chance', task][0]['correct'].max():.2f}")
+                row += [f"{columns['correct'].max():.2f}" for columns in found.get(("chance", task), [])] or [""]
             elif group == "velocity-free":
                 row.append(tables.number(BARS[task]))
             row += [_told(found.get((case, task), []), is_passing=group == "velocity-free") for case in shown]
             rows.append(row)
         if rows:
-            parts += [title, tables.markdown((*columns, *(CASES[case].label for case in shown)), rows)]
+            parts += [title, tables.markdown((*header, *(CASES[case].label for case in shown)), rows)]
     return "\n\n".join(parts)
 
 

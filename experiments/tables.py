@@ -1,6 +1,7 @@
 """Make tables and figures, and write them into folders and documents."""
 
 import io
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -16,8 +17,8 @@ BLUE, LIGHT_BLUE, ORANGE, GREEN, BLACK, GREY = "#0072b2", "#56b4e9", "#d55e00", 
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Format a number with some significant digits, without an exponent."""
-    return f"{float(f'{value:.{digits}g}'):,.10g}".replace("-", "−")
+    """Format a number of a usual size with some significant digits; a dash if it is not finite."""
+    return f"{float(f'{value:.{digits}g}'):,.10g}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

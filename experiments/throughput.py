@@ -29,7 +29,7 @@ from experiments.stepping import ACTION_SPACES, ALONE
 
 DOCUMENT = tables.DOCS / "performance.md"
 N_ENVS = (1, 8, 32)
-_OURS, _MORE = ("NRL, critic", "NRL"), ("NRL, defaults", "RMHL", "BPTT", "A2C", "PPO")
+_OURS = ("NRL, critic", "NRL")
 _MEMORY = "16 / DelayMatchSample"
 _PLAIN = "{} / {} / Discrete".format
 CASES = [

@@ -89,8 +89,10 @@ def in_single_precision(values: Array) -> Array:
 
 
 def empty_as(reference: Array, *shape: int) -> Array:
-    """An array of the type and device of ``reference``, to be filled."""
-    return reference.new_empty(shape) if isinstance(reference, th.Tensor) else np.empty(shape, reference.dtype)
+    """An array to be filled, of the type and device of ``reference``, but at least in single precision."""
+    if isinstance(reference, th.Tensor):
+        return reference.new_empty(shape, dtype=th.promote_types(reference.dtype, th.float32))
+    return np.empty(shape, np.result_type(reference.dtype, np.float32))
 
 
 def like(values: np.ndarray, reference: Array) -> Array:

@@ -26,7 +26,7 @@ _OF_OTHER_ALGORITHMS = {
     "clip_range": ": each step is used once, so that there is no ratio to clip",
     "clip_range_vf": ": each step is used once, so that there is no ratio to clip",
     "n_epochs": ": each step is used once",
-    "normalize_advantage": ": rewards are normalised instead (norm_reward)",
+    "normalize_advantage": ": with a critic, norm_reward normalises rewards instead",
     "use_rms_prop": ": set optimizer_class in policy_kwargs",
     "rms_prop_eps": ": set optimizer_class in policy_kwargs",
     "sde_sample_freq": ": set action_correlation in policy_kwargs",

@@ -32,7 +32,7 @@ class NodePerturbation(LearningRule):
     For the parameters see :class:`~sb3_nrl.NRL`.
     """
 
-    local_head = False  # of rules in files of before
+    local_head = False  # of rules in files that were saved before this attribute existed
 
     def __init__(
         self,

@@ -300,17 +300,17 @@ class PerturbablePolicy(BasePolicy):
         :param n_envs: Number of environments E
         :return: The sums, shape (E, W)
         """
-        wanted, sum_EW = f"{self.n_weights}, one for each weight", empty_as(post_BN, n_envs, self.n_weights)
+        sum_EW = empty_as(post_BN, n_envs, self.n_weights)
         start = weight = 0
         for network, part in zip(self.networks, self.parts, strict=True):
             stop = start + len(network.layer_nodes)
-            for of_layer in network.outer(self.xp, post_BN[:, part.nodes], received[start:stop], n_envs):
-                end = weight + of_layer.shape[1]
-                check("number of the layers' sums", end, end <= self.n_weights, wanted)
-                sum_EW[:, weight:end] = of_layer
-                weight = end
+            sums = network.outer(self.xp, post_BN[:, part.nodes], received[start:stop], n_envs)
+            for parameter, of_parameter in zip(network.learnable, sums, strict=True):
+                shape, wanted = tuple(of_parameter.shape), (n_envs, parameter.numel())
+                check("shape of a sum of a layer's outer", shape, shape == wanted, f"{wanted}, (E, numel)")
+                sum_EW[:, weight : weight + parameter.numel()] = of_parameter
+                weight += parameter.numel()
             start = stop
-        check("number of the layers' sums", weight, weight == self.n_weights, wanted)
         return sum_EW
 
     def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:

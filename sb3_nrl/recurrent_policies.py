@@ -52,7 +52,7 @@ class RnnPolicy(RecurrentWeightsPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         passes = self.n_baseline_passes
         check("n_baseline_passes", passes, passes is None, "None with a recurrent policy")
-        wanted = "a list with at least one hidden layer of the actor, which remembers"
+        wanted = "a list with at least one hidden layer for the actor: hidden layers hold the memory"
         check("net_arch", self.net_arch, self.parts[0].n_states > 0, wanted)
 
     def make_recurrent_layer(self, n_inputs: int, n_hidden: int) -> Layer:

@@ -122,7 +122,7 @@ class LifPolicy(RecurrentWeightsPolicy):
             "holds_noise", holds_noise, holds_noise is None or self.perturbs == "node", "None unless noise is on nodes"
         )
         check("spike_cost", spike_cost, spike_cost == 0 or self.critic is not None, "0 without a critic")
-        wanted = "a list with at least one hidden layer of the actor, whose neurons spike"
+        wanted = "a list with at least one hidden layer for the actor: hidden layers have the spiking neurons"
         check("net_arch", self.net_arch, bool(lif_layers(self.actor.hidden)), wanted)
 
     def make_lif(self, n_inputs: int, n_neurons: int, is_input_held: bool) -> Lif:

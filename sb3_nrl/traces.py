@@ -4,6 +4,7 @@ Shapes: T steps, E environments, W weights and biases that learn.
 """
 
 import math
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class EligibilityTraces:
     """
 
     trace_EW: Array | None = None
-    """The traces; None if all are 0."""
+    """The traces, which updates change in place; None if all are 0."""
 
     def reset(self) -> None:
         """Set all traces to 0."""
@@ -65,8 +66,10 @@ class EligibilityTraces:
         shape, n_envs = np.shape(trace_EW), errors_TE.shape[1]
         valid = len(shape) == 2 and shape[0] == n_envs
         check("shape of weighted_sum(..., per_env=True)", shape, valid, f"({n_envs}, W), a row for each environment")
+        shape, wanted = np.shape(change_W), shape[1:]
+        check("shape of the rule's weighted_sum", shape, shape in ((), wanted), f"{wanted}, a number for each weight")
         if self.trace_EW is None:
-            self.trace_EW = trace_EW
+            trace_EW = self.trace_EW = deepcopy(trace_EW)  # later windows change it in place
         else:
             self.trace_EW *= like(remaining_E[:, None], trace_EW)
             self.trace_EW += trace_EW
@@ -75,10 +78,10 @@ class EligibilityTraces:
         envs = np.flatnonzero(restarts_TE[-1] | (errors_TE[-1] != 0))
         rewarded_RW = trace_EW if len(envs) == n_envs else trace_EW[envs]
         trace_norm = norm(rewarded_RW) / math.sqrt(max(len(envs), 1))
-        last_W = like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
-        last_W += change_W
+        of_last_W = like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
+        of_last_W += change_W  # in place, since all weights of a large network take much memory
         trace_EW[np.flatnonzero(restarts_TE[-1])] = 0
-        return TraceUpdate(last_W, trace_norm)
+        return TraceUpdate(of_last_W, trace_norm)
 
 
 def _remaining_factors(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:

@@ -442,7 +442,7 @@ def test_arguments_go_to_the_task() -> None:
             "Reaching1D",
             {"timing": {"reech": 1}},
             ValueError,
-            r"timing={'reech': 1}: must be of fixation, reach only",
+            r"timing={'reech': 1}: must be a dictionary for fixation, reach only",
         ),
         (
             "Reaching1D",
@@ -460,7 +460,7 @@ def test_arguments_go_to_the_task() -> None:
             "Reaching1D",
             {"rewards": {"right": 1}},
             ValueError,
-            r"rewards={'right': 1}: must be of correct, fail only",
+            r"rewards={'right': 1}: must be a dictionary for correct, fail only",
         ),
         ("Reaching1D", {"rewards": {"fail": "no"}}, ValueError, r"rewards={'fail': 'no'}: must be of finite numbers"),
         ("Reaching1D", {"dt": 0}, ValueError, r"dt=0: must be positive, in ms"),

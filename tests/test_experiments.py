@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from experiments import (
     ablation,
     agents,
+    costs,
     learning,
     memory,
     memory_needed,
@@ -278,6 +279,12 @@ def test_tasks_of_the_memory_table_have_vectors_as_observations(group: str, task
     assert env.observation_space.contains(observation) and observation.ndim == 1
     assert observation.dtype == np.float32
     assert all(math.isfinite(env.step(env.action_space.sample())[1]) for _ in range(5))
+
+
+def test_memory_table_needs_no_chance_and_leaves_out_what_was_not_trained() -> None:
+    run = next(run for run in memory.plan([0], ROOT) if run.of == ("ppo", "GoNogo"))
+    lines = memory.tabulate({run: Result({"last": np.array(0.75)}, 1.0, "")}).splitlines()
+    assert lines[2:] == ["| task | chance | RecurrentPPO |", "|---|---|---|", "| `GoNogo` |  | 0.75 (0.75) |"]
 
 
 def test_first_answers_to_both_tests_are_judged() -> None:
@@ -560,7 +567,7 @@ def test_published_reproduction_is_that_of_the_committed_runs() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [learning, neurogym_tasks, ablation, throughput, memory, memory_needed, spiking, mujoco, variance],
+    [learning, neurogym_tasks, ablation, throughput, costs, memory, memory_needed, spiking, mujoco, variance],
 )
 def test_published_table_is_that_of_the_committed_runs(
     command: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
@@ -211,6 +212,29 @@ def test_frozen_layers_have_no_nodes_and_give_no_sums(frozen: list[str], n_nodes
             gradients += th.autograd.grad(objective, layer.learnable(), retain_graph=True)
         wanted = th.cat([gradient.flatten() for gradient in gradients])
         np.testing.assert_allclose(sums_EW[env], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_factors_that_are_no_floats_are_summed_exactly() -> None:
+    policy = make_policy(action_space=BOX)
+    noise = policy.sample_noise(8)
+    received = policy.noisy_pass(batch(VECTOR, 8), np.ones((8, 2), np.float32), noise).received
+    sums = [policy.outer(policy.array(post), received, 2) for post in (noise > 0, 1.0 * (noise > 0))]
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(sums[0] % 1).max() > 0.1  # whole numbers would be truncated ones
+
+
+def test_a_layer_that_sums_over_environments_is_named() -> None:
+    class Summing(Dense):
+        def outer(self, xp: Any, post_BN: Any, received: Any, n_envs: int) -> list[Any]:
+            return super().outer(xp, post_BN, received, 1)
+
+    class Policy(NoisyPolicy):
+        def make_layer(self, n_inputs: int, n_outputs: int, activation: Any) -> Dense:
+            return Summing(n_inputs, n_outputs, self.use_bias, activation)
+
+    model = NRL(Policy, make_vec_env("CartPole-v1", 2), seed=0, device="cpu")
+    with pytest.raises(ValueError, match=r"shape of a sum of a layer's outer=\(1, 256\): must be \(2, 256\)"):
+        model.learn(1_000)
 
 
 @each_rule

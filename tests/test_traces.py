@@ -291,3 +291,29 @@ def test_a_window_bounds_the_steps_that_wait(algorithm: type[ThreeFactorAlgorith
     model = make_model(algorithm, gymnasium.wrappers.TimeLimit(ScriptedEnv([10**9]), 300), "average", n_steps=32)
     model.learn(301, watch)
     assert waiting == [*range(1, 33)] * 9 + [*range(1, 13), 1]
+
+
+def test_arrays_of_an_eligibility_do_not_become_the_traces() -> None:
+    kept: list[np.ndarray] = []
+
+    class Keeping(Known):
+        def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> np.ndarray:
+            kept.append(super().weighted_sum(weights_TE, per_env))
+            return kept[-1]
+
+    traces, ones = EligibilityTraces(), np.ones((1, 2))
+    for _ in range(2):
+        traces.update(Keeping(np.ones((1, 2, 3))), ones, ones == 0, 0.5)
+    assert all((array == 1).all() for array in kept)
+    np.testing.assert_array_equal(np.asarray(traces.trace_EW), np.full((2, 3), 1.5))
+
+
+def test_sums_of_a_wrong_shape_are_named() -> None:
+    class OneForEachEnvironment(Known):
+        def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> np.ndarray:
+            return super().weighted_sum(weights_TE, True)
+
+    with pytest.raises(ValueError, match=r"rule's weighted_sum=\(2, 3\): must be \(3,\), a number for each weight"):
+        EligibilityTraces().update(
+            OneForEachEnvironment(np.ones((2, 2, 3))), np.ones((2, 2)), np.zeros((2, 2), bool), 0.5
+        )

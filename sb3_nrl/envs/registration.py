@@ -181,7 +181,7 @@ def _listed(arguments: dict[str, Any]) -> str:
 def _check_entries(argument: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Check the entries of ``timing`` or ``rewards``. NeuroGym itself ignores entries with an unknown name."""
     for name, value in given.items():
-        check(argument, given, name in defaults, f"of {', '.join(defaults) or 'nothing'} only, not of {name}")
+        check(argument, given, name in defaults, f"a dictionary for {', '.join(defaults) or 'nothing'} only")
         if argument == "rewards":
             check(argument, given, is_number(value, -math.inf), "of finite numbers")
         elif isinstance(value, Real):
