@@ -261,10 +261,10 @@ def test_row_of_the_ablation_changes_what_it_says_and_nothing_else(name: str) ->
 def test_ratios_are_of_one_round() -> None:
     case = "A2C / 8 / Discrete"
     rates = {name: {0: 1.0, 1: 10.0, 2: 100.0} for name in throughput.CASES}
-    rates["NRL, critic / 8 / Discrete"] = {0: 2.0, 1: 30.0, 2: 400.0}
+    rates["NRL, defaults / 8 / Discrete"] = {0: 2.0, 1: 30.0, 2: 400.0}
     rates[f"old: {case}"] = {0: 4.0, 1: 40.0, 2: 400.0}
     rows = throughput.compare(rates)
-    assert ["NRL, critic, 4 pairs", "A2C", "8", "3.00", "2.00 to 4.00"] in rows
+    assert ["NRL, defaults", "A2C", "8", "3.00", "2.00 to 4.00"] in rows
     assert [case, "the other tree", "8", "0.25", "0.25 to 0.25"] in rows
     assert sum(row[3] == "1.00" for row in rows) > 10
 

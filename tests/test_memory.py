@@ -275,9 +275,9 @@ def test_what_is_out_of_range_is_named() -> None:
         (
             "MlpGruPolicy",
             {"net_arch": []},
-            r"net_arch=\[\]: must be a list with at least one hidden layer of the actor",
+            r"net_arch=\[\]: must be a list with at least one hidden layer for the actor",
         ),
-        ("MlpGruPolicy", {"net_arch": {"vf": [8]}}, "at least one hidden layer of the actor"),
+        ("MlpGruPolicy", {"net_arch": {"vf": [8]}}, "at least one hidden layer for the actor"),
         ("MlpRnnPolicy", {"recurrent_gain": 0}, "recurrent_gain=0: must be positive"),
         ("MlpRnnPolicy", {"recurrent_critic": 1}, "recurrent_critic=1: must be True or False"),
         ("MlpCtrnnPolicy", {"tau": 0.5}, "tau=0.5: must be at least dt"),
