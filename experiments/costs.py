@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 
 from experiments import tables
 from experiments.execution import command_line, results_of
 from experiments.runs import Columns, Results, Run, by_case
-from experiments.stepping import make_env
+from experiments.stepping import Stopwatch, make_env
 from sb3_nrl import NRL
 
 DOCUMENT = tables.DOCS / "performance.md"
@@ -58,15 +57,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 """Rows of the second table: the arguments that differ. ``n_steps`` is 16 but where it is given."""
 
 
-class Timer(BaseCallback):
-    """Measures the parts of a training for some seconds, after a warm-up. Nested parts count for themselves only."""
+class Timer(Stopwatch):
+    """Measures the parts of a training too. Nested parts count for themselves only."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.length, self.begun = seconds, perf_counter()
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        super().__init__(seconds)
+        self.seconds_of = dict.fromkeys(PARTS, 0.0)
         self.inner = 0.0
-        self.start, self.end = (0, 0.0), (0, 0.0)
 
     def _on_training_start(self) -> None:
         model: Any = self.model
@@ -88,21 +85,16 @@ class Timer(BaseCallback):
             outer, self.inner, begun = self.inner, 0.0, perf_counter()
             result = function(*args, **kwargs)
             lasted = perf_counter() - begun
-            self.seconds[part] += lasted - self.inner
+            self.seconds_of[part] += lasted - self.inner
             self.inner = outer + lasted
             return result
 
         return timed
 
     def _on_rollout_start(self) -> None:
-        now = self.num_timesteps, perf_counter()
-        if not self.start[0] and now[1] - self.begun > self.length / 4:
-            self.start, self.seconds = now, dict.fromkeys(PARTS, 0.0)
-        elif self.start[0] and now[1] - self.start[1] > self.length:
-            self.end = now
-
-    def _on_step(self) -> bool:
-        return not self.end[0]
+        super()._on_rollout_start()
+        if self.start[0] == self.num_timesteps:  # the warm-up is over
+            self.seconds_of = dict.fromkeys(PARTS, 0.0)
 
 
 def measure(settings: dict[str, Any]) -> Columns:
@@ -114,8 +106,8 @@ def measure(settings: dict[str, Any]) -> Columns:
         10**9, timer
     )
     n_steps, lasted = timer.end[0] - timer.start[0], timer.end[1] - timer.start[1]
-    timer.seconds["rest"] = lasted - sum(timer.seconds.values())
-    return {part: np.array(1e6 * seconds / n_steps) for part, seconds in timer.seconds.items()}
+    timer.seconds_of["rest"] = lasted - sum(timer.seconds_of.values())
+    return {part: np.array(1e6 * seconds / n_steps) for part, seconds in timer.seconds_of.items()}
 
 
 def plan(seeds: Sequence[int]) -> list[Run]:
@@ -133,7 +125,7 @@ def plan(seeds: Sequence[int]) -> list[Run]:
 
 
 def tabulate(results: Results) -> str:
-    """Both tables, in Markdown: medians over seeds."""
+    """Both tables, in Markdown, as far as there are results: medians over seeds."""
     found = {
         case: {part: float(np.median([run[part] for run in runs])) for part in PARTS}
         for case, runs in by_case(results).items()
@@ -146,10 +138,11 @@ def tabulate(results: Results) -> str:
     ]
     rows.append(["all", *(f"**{totals[n]:.1f}**" for n in shown)])
     heads = [f"{n} environment{'s' * (n > 1)}{', in one call' * (N_ENVS[n] == 'vectorised')}" for n in shown]
-    first = tables.markdown(("µs per step", *heads), rows)
+    first = [tables.markdown(("µs per step", *heads), rows)] if shown else []
     base = totals.get(BASE, np.nan)
     rows = [[name, f"{totals[name]:.0f}", f"{totals[name] / base:.2f}"] for name in CHANGES if name in totals]
-    return f"{first}\n\n{tables.markdown(('', 'µs per step', 'relative'), rows)}"
+    second = [tables.markdown(("", "µs per step", "relative"), rows)] if rows else []
+    return "\n\n".join(first + second)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

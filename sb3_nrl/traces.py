@@ -78,10 +78,10 @@ class EligibilityTraces:
         envs = np.flatnonzero(restarts_TE[-1] | (errors_TE[-1] != 0))
         rewarded_RW = trace_EW if len(envs) == n_envs else trace_EW[envs]
         trace_norm = norm(rewarded_RW) / math.sqrt(max(len(envs), 1))
-        of_last_W = like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
-        of_last_W += change_W  # in place, since all weights of a large network take much memory
+        sum_W = like(errors_TE[-1, envs], trace_EW) @ rewarded_RW
+        sum_W += change_W  # in place, since all weights of a large network take much memory
         trace_EW[np.flatnonzero(restarts_TE[-1])] = 0
-        return TraceUpdate(of_last_W, trace_norm)
+        return TraceUpdate(sum_W, trace_norm)
 
 
 def _remaining_factors(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
