@@ -44,12 +44,14 @@ class NetworkPass(NamedTuple):
     :param received: Pre-synaptic activity x̃ of each layer if nodes got noise, else empty
     :param potentials: Pre-activations h of all nodes, in arrays that together have N columns, if nodes got noise
     :param states: Hidden state after the last step, None if no layer is recurrent
+    :param of_head: Pre-synaptic activity x̃ of the head
     """
 
     outputs: Array
     received: list[Any]
     potentials: list[Array]
     states: Array | None
+    of_head: Any
 
 
 class Network(nn.Module):
@@ -138,14 +140,14 @@ class Network(nn.Module):
         all_potentials: list[Array] = []
         if self.n_states == 0 and noise is None:  # what happens at every step of most trainings
             for layer in self._layers:
-                x = layer.step(xp, layer.arrays(xp), x)[0]
-            return NetworkPass(x, all_received, all_potentials, None)
+                x, received, _ = layer.step(xp, layer.arrays(xp), x)
+            return NetworkPass(x, all_received, all_potentials, None, received)
         if self.n_states == 0 and noise is not None and not isinstance(noise, WeightNoise):
             for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
                 x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise[:, nodes])
                 all_received.append(received)
                 all_potentials += potentials
-            return NetworkPass(x, all_received, all_potentials, None)
+            return NetworkPass(x, all_received, all_potentials, None, received)
         new_states: list[Array] = []
         of_nodes = noise is not None and not isinstance(noise, WeightNoise)
         n_missing = noise.n_copies if isinstance(noise, WeightNoise) else 1  # copies that are still the same
@@ -170,7 +172,7 @@ class Network(nn.Module):
                 all_potentials += potentials
         x = repeat_batch(xp, x, n_missing)
         after = None if not new_states else new_states[0] if len(new_states) == 1 else xp.concatenate(new_states, 1)
-        return NetworkPass(x, all_received, all_potentials, after)
+        return NetworkPass(x, all_received, all_potentials, after, received)
 
     def _noise_of(self, place: int, noise: NetworkNoise) -> LayerNoise:
         """What one layer gets of the noise on nodes or of rank one."""

@@ -9,14 +9,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch as th
 
-from sb3_nrl.arrays import Array, map_received, repeat_batch
+from sb3_nrl.arrays import Array, map_received
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
-from sb3_nrl.layers.dense import learned_outputs, linear_layer
 from sb3_nrl.noise import ORTHOGONAL, Noise
 from sb3_nrl.passes import NoisyPass
 from sb3_nrl.perturbation import PerturbablePolicy
-from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
+from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts, head_scores
 
 NoiseNormalization = Literal["network", "layer", "unbiased"]
 
@@ -67,9 +66,6 @@ class NodePerturbation(LearningRule):
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
         obs, actions = window.observations, window.actions
         time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
-        if self.local_head:
-            is_linear = all(linear_layer(network.head).activation is None for network in policy.networks)
-            check("local_head", True, is_linear, "False with an activation function in the head")
         noise_BN = policy.sample_noise(len(actions), self.n_noise_samples)
         for nodes in self._local(policy):
             noise_BN[:, nodes] = 0
@@ -85,7 +81,7 @@ class NodePerturbation(LearningRule):
             passes.append(policy.noisy_pass(obs, actions, -noise_BN, **time))
         else:
             passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
-        scores = [self._scores(policy, of, actions) for of in passes]
+        scores = [head_scores(policy, of, actions) if self.local_head else [] for of in passes]
         measured, n_samples = [_measured(of) for of in passes], self.n_noise_samples
         if not clean:
             rhos = [(plus - minus) / 2 for plus, minus in zip(*measured, strict=True)]
@@ -111,20 +107,6 @@ class NodePerturbation(LearningRule):
     def _local(self, policy: PerturbablePolicy) -> list[slice]:
         """The nodes of the heads of actor and critic, if they learn without noise."""
         return [part.layer_nodes[-1] for part in policy.parts] if self.local_head else []
-
-    def _scores(self, policy: PerturbablePolicy, noisy: NoisyPass, actions: Array) -> list[Array]:
-        """
-        The derivatives of log π(a|s) and V(s) with respect to the outputs of the heads, if these learn without noise.
-        """
-        if not self.local_head:
-            return []
-        parameters, xp = noisy.parameters, policy.xp
-        n_copies = parameters.shape[policy.action_dist.batch_axis] // len(actions)
-        score = policy.action_dist.score(xp, parameters, repeat_batch(xp, policy.array(actions), n_copies))
-        scores = [score[:, learned_outputs(policy.actor.head)]]
-        if policy.critic is not None:
-            scores.append(xp.ones_like(noisy.objectives[1])[:, None][:, learned_outputs(policy.critic.head)])
-        return scores
 
     def _sums(
         self,

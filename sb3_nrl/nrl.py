@@ -89,10 +89,10 @@ class NRL(ThreeFactorAlgorithm):
         environments
     :param noise_hold: For noise on weights: the number of steps for which noise is held, by default 32 with a recurrent
         policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
-    :param local_head: For noise on nodes: whether the output layer learns from its own derivative instead of from
-        noise, (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only hidden nodes
+    :param local_head: Whether the output layer learns from its own derivative instead of from noise,
+        (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only the layers before it
         get noise. By default True with spiking policies, and with continuous actions if ``noise_normalization`` is
-        ``"unbiased"`` and the policy makes no layers of its own; else False
+        ``"unbiased"`` and the policy makes no layers of its own; else False, and False with noise on weights
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values
@@ -160,14 +160,17 @@ class NRL(ThreeFactorAlgorithm):
                 suits = is_continuous and not has_own_layers and normalization == "unbiased"
                 self.local_head = suits or issubclass(self.policy_class, LifPolicy)
             return NodePerturbation(noise, normalization, self.n_noise_samples, self.antithetic, self.local_head)
-        check("local_head", self.local_head, not self.local_head, "None or False with noise on weights")
+        if self.local_head is None:
+            self.local_head = False
         if self.noise_rank is None:
             self.noise_rank = "one"
         if self.noise_hold is None:
             self.noise_hold = 32 if is_recurrent else 1
         normalization = self.noise_normalization
         check("noise_normalization", normalization, normalization == "unbiased", "'unbiased' with noise on weights")
-        return WeightPerturbation(noise, self.n_noise_samples, self.antithetic, self.noise_rank, self.noise_hold)
+        return WeightPerturbation(
+            noise, self.n_noise_samples, self.antithetic, self.noise_rank, self.noise_hold, self.local_head
+        )
 
     def _setup_model(self) -> None:
         by_default = self.learning_rate is None

@@ -66,6 +66,7 @@ class NoisyPass(NamedTuple):
         of the nodes
     :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
     :param parameters: Parameters of the action distribution
+    :param of_heads: Pre-synaptic activity x̃ of the heads of actor and critic
     :param costs: What the actor's activity costs, shape (B,); None if nothing
     """
 
@@ -74,4 +75,5 @@ class NoisyPass(NamedTuple):
     potentials: list[Array]
     states: Array | None
     parameters: Array
+    of_heads: list[Any]
     costs: Array | None = None

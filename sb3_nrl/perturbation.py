@@ -251,7 +251,7 @@ class PerturbablePolicy(BasePolicy):
         self,
         obs: Observations,
         actions: Array,
-        noise: Array | PolicyWeightNoise,
+        noise: Array | PolicyWeightNoise | None,
         xp: ArrayNamespace | None = None,
         states: Array | None = None,
         starts_TE: np.ndarray | None = None,
@@ -261,7 +261,7 @@ class PerturbablePolicy(BasePolicy):
 
         :param obs: Observations. If the noise has K times as many rows, the whole batch is repeated K times
         :param actions: Actions, one for each observation
-        :param noise: ξ of all nodes, shape (B, N); or noise on the weights
+        :param noise: ξ of all nodes, shape (B, N); or noise on the weights; or None for a clean pass
         :param xp: ``torch`` for a pass that autograd can follow; by default ``self.xp``
         :param states: Hidden states before the first step, of shape (E, S), or (K · E, S) if copies differ; for
             recurrent policies, ``window.states``
@@ -269,10 +269,12 @@ class PerturbablePolicy(BasePolicy):
         :return: The pass
         """
         xp = xp or self.xp
-        is_of_weights = isinstance(noise, PolicyWeightNoise)
-        n_copies = noise.n_copies if is_of_weights else len(noise) // len(actions)
         obs = map_observations(partial(self.array, xp=xp), obs)
-        obs = obs if is_of_weights else repeat_batch(xp, obs, n_copies)
+        if isinstance(noise, PolicyWeightNoise):
+            n_copies = noise.n_copies
+        else:
+            n_copies = 1 if noise is None else len(noise) // len(actions)
+            obs = repeat_batch(xp, obs, n_copies)
         actions = repeat_batch(xp, self.array(actions, xp), n_copies)
         if states is not None and starts_TE is not None:
             states = repeat_batch(xp, self.array(states, xp), n_copies * starts_TE.shape[1] // len(states))
@@ -287,6 +289,7 @@ class PerturbablePolicy(BasePolicy):
             [potential for passed in passes for potential in passed.potentials],
             xp.concatenate(after, 1) if after else None,
             parameters,
+            [passed.of_head for passed in passes],
             self.costs(),
         )
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from sb3_nrl.arrays import Array
+from sb3_nrl.arrays import Array, repeat_batch
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers.base import Perturbs
+from sb3_nrl.layers.dense import learned_outputs, linear_layer
 from sb3_nrl.noise import Noise
+from sb3_nrl.passes import NoisyPass
 from sb3_nrl.perturbation import PerturbablePolicy
 
 
@@ -124,3 +126,25 @@ class OuterProducts:
             post_BN = (post_KTEN * self.policy.array(weights_TE)[..., None]).reshape(post_BN.shape)
         sum_EW = self.policy.outer(post_BN, self.pre, weights_TE.shape[1] if per_env else 1)
         return sum_EW if per_env else sum_EW[0]
+
+
+def head_scores(policy: PerturbablePolicy, passed: NoisyPass, actions: Array) -> list[Array]:
+    """
+    The derivatives of log π(a|s) and V(s) with respect to the outputs of the heads of actor and critic: post-synaptic
+    factors that need no backward pass.
+
+    :param policy: The policy
+    :param passed: A pass, of which B rows
+    :param actions: Actions; if the pass has K copies, the copies have the same
+    :return: For actor and critic, of those outputs whose weights or bias learn, B rows
+    :raises ValueError: If a head has an activation function
+    """
+    is_linear = all(linear_layer(network.head).activation is None for network in policy.networks)
+    check("local_head", True, is_linear, "False with an activation function in the head")
+    parameters, xp = passed.parameters, policy.xp
+    n_copies = parameters.shape[policy.action_dist.batch_axis] // len(actions)
+    score = policy.action_dist.score(xp, parameters, repeat_batch(xp, policy.array(actions), n_copies))
+    scores = [score[:, learned_outputs(policy.actor.head)]]
+    if policy.critic is not None:
+        scores.append(xp.ones_like(passed.objectives[1])[:, None][:, learned_outputs(policy.critic.head)])
+    return scores

@@ -12,9 +12,10 @@ from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers import Layer, RankOne
+from sb3_nrl.network import Network
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
 from sb3_nrl.perturbation import PerturbablePolicy, PolicyWeightNoise
-from sb3_nrl.rules import Eligibility, LearningRule
+from sb3_nrl.rules import Eligibility, LearningRule, head_scores
 
 NoiseRank = Literal["one", "full"]
 
@@ -46,18 +47,28 @@ class WeightPerturbation(LearningRule):
     :param rank: ``"one"``: ΔW = b aᵀ on each weight matrix, another one for each environment. ``"full"``: every weight
         has noise of its own, shared by all environments. Layers that are no matrices always get full noise
     :param hold: Maximum number of steps that noise is held for. With a recurrent policy credit reaches as far back
+    :param local_head: Whether the heads learn from their own derivatives in a clean pass, and get no noise
     """
 
     perturbs = "weight"
 
+    local_head = False  # of rules in files that were saved before this attribute existed
+
     def __init__(
-        self, noise: Noise, n_noise_samples: int = 32, antithetic: bool = True, rank: NoiseRank = "one", hold: int = 32
+        self,
+        noise: Noise,
+        n_noise_samples: int = 32,
+        antithetic: bool = True,
+        rank: NoiseRank = "one",
+        hold: int = 32,
+        local_head: bool = False,
     ) -> None:
         self.noise: Noise = noise
         self.n_noise_samples = n_noise_samples
         self.antithetic = antithetic
         self.rank = rank
         self.hold = self.max_steps = hold
+        self.local_head = local_head
         self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
@@ -65,9 +76,11 @@ class WeightPerturbation(LearningRule):
         check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         super().check()
         known = tuple(NOISE_DISTRIBUTIONS)
-        name = self.noise.distribution
-        check("noise_distribution", name, name in known, f"one of {known} with noise on weights")
-        check("antithetic", self.antithetic, isinstance(self.antithetic, bool), "True or False")
+        distribution = self.noise.distribution
+        check("noise_distribution", distribution, distribution in known, f"one of {known} with noise on weights")
+        for name in ("antithetic", "local_head"):
+            value = getattr(self, name)
+            check(name, value, isinstance(value, bool), "True or False")
         check("noise_rank", self.rank, self.rank in get_args(NoiseRank), f"one of {get_args(NoiseRank)}")
         check("noise_hold", self.hold, is_count(self.hold), "a whole number of steps, at least 1")
 
@@ -94,12 +107,19 @@ class WeightPerturbation(LearningRule):
             rhos = [part - values.reshape(n_steps, n_envs) for part, values in zip(objectives, clean, strict=True)]
         if noisy.states is not None:
             carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0), arguments)
-        sums = _WeightNoiseSums(policy, self, noise, rhos, group_starts)
+        scores, of_heads = [], []
+        if self.local_head:
+            clean_pass = policy.noisy_pass(
+                window.observations, window.actions, None, states=window.states, starts_TE=window.starts_TE
+            )
+            scores, of_heads = head_scores(policy, clean_pass, window.actions), clean_pass.of_heads
+        sums = _WeightNoiseSums(policy, self, noise, rhos, group_starts, scores, of_heads)
         if noisy.costs is not None:
             check("antithetic", self.antithetic, self.antithetic, "True with a spike_cost")
             of_passes = policy.numpy(noisy.costs).reshape(-1, n_steps, n_envs)
             of_costs = (of_passes[: self.n_noise_samples] - of_passes[self.n_noise_samples :]) / 2
-            sums.costs = _WeightNoiseSums(policy, self, noise, [of_costs, 0 * of_costs], group_starts)
+            scores = [0 * score for score in scores]
+            sums.costs = _WeightNoiseSums(policy, self, noise, [of_costs, 0 * of_costs], group_starts, scores, of_heads)
         return sums, carry
 
     def _sample(self, policy: PerturbablePolicy, n_groups: int, n_envs: int) -> PolicyWeightNoise:
@@ -121,14 +141,22 @@ class WeightPerturbation(LearningRule):
                     parts.append(policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32)))
             return tuple(parts)
 
-        changes = [[change(layer) for layer in network.layers] for network in policy.networks]
+        changes = [[change(layer) for layer in self._perturbed(network)] for network in policy.networks]
+        if self.local_head:
+            changes = [[*of_network, None] for of_network in changes]
         rank_one = None
         if self.rank == "one":
             shape = (n_copies, n_groups, n_envs, -1)
             post = draw(self.noise, n_groups * n_envs, policy.n_nodes)
             pre = draw(self.noise._replace(std=1.0), n_groups * n_envs, policy.n_pre)
+            for part in policy.parts if self.local_head else ():
+                post[:, part.layer_nodes[-1]] = 0
             rank_one = RankOne(post.reshape(shape), pre.reshape(shape))
         return PolicyWeightNoise(rank_one, changes, n_copies)
+
+    def _perturbed(self, network: Network) -> list[Layer]:
+        """The layers that get noise."""
+        return network.layers[:-1] if self.local_head else network.layers
 
     def _copies(self, policy: PerturbablePolicy, noise: PolicyWeightNoise, group_T: np.ndarray) -> PolicyWeightNoise:
         """The noise of all passes: pairs have noise of opposite sign, and each step the noise of its group."""
@@ -157,8 +185,11 @@ class _WeightNoiseSums:
         noise: PolicyWeightNoise,
         rhos_KTE: list[np.ndarray],
         group_starts: np.ndarray,
+        head_scores: list[Array],
+        of_heads: list[Any],
     ) -> None:
         self.policy, self.noise, self.rhos_KTE, self.group_starts = policy, noise, rhos_KTE, group_starts
+        self.head_scores, self.of_heads = head_scores, of_heads
         self.scale = 1 / (rule.n_noise_samples * rule.noise.std**2)
         self.diagnostics = {"rho_std": float(rhos_KTE[0].std())}
         self.costs: Eligibility | None = None
@@ -177,7 +208,10 @@ class _WeightNoiseSums:
             for layer, change, nodes, inputs in zip(
                 network.layers, noise.changes[place], network.layer_nodes, network.layer_inputs, strict=True
             ):
-                if change is not None:
+                if self.head_scores and layer is network.head:
+                    score_BN = self.head_scores[place] * policy.array(weights_TE.reshape(-1, 1))
+                    sums += layer.outer(policy.xp, score_BN, self.of_heads[place], n_envs)
+                elif change is not None:
                     sums += [
                         policy.array(of_copy_EK) @ values.reshape(len(values), -1)
                         for values, learns in zip(change, layer.learns, strict=True)

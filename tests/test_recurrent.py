@@ -179,6 +179,8 @@ RULES: dict[str, Any] = {
     "weight, rank one": lambda k: WeightPerturbation(Noise(1e-2), k, rank="one"),
     "weight, rank one, Rademacher": lambda k: WeightPerturbation(Noise(1e-2, "rademacher"), k, rank="one"),
     "weight, full rank": lambda k: WeightPerturbation(Noise(1e-2), k, rank="full"),
+    "weight, rank one, local head": lambda k: WeightPerturbation(Noise(1e-2), k, local_head=True),
+    "weight, full rank, local head": lambda k: WeightPerturbation(Noise(1e-2), k, rank="full", local_head=True),
 }
 
 
@@ -208,6 +210,29 @@ def with_clean_log_probs(policy: Any, window: RolloutWindow) -> RolloutWindow:
         starts_TE=window.starts_TE,
     )
     return window._replace(log_probs=policy.numpy(clean.objectives[0]))
+
+
+@pytest.mark.parametrize("rank", ["one", "full"])
+@each_policy
+def test_a_local_head_needs_no_noise(arguments: dict[str, Any], rank: Any) -> None:
+    """One sample is enough for the heads: their sum is exact, for all environments together and for each."""
+    policy, weights_TE = make_recurrent_policy(arguments), weights_of_steps()
+    window = make_window(policy)
+    of_heads = [
+        any(parameter is of_head for network in policy.networks for of_head in network.head.parameters())
+        for parameter in policy.learnable
+        for _ in range(parameter.numel())
+    ]
+    rule = WeightPerturbation(Noise(1e-2), 1, rank=rank, local_head=True)
+    expected = exact(policy, window, weights_TE)
+    th.testing.assert_close(
+        estimate(policy, window, rule, weights_TE)[of_heads], expected[of_heads], rtol=1e-4, atol=1e-5
+    )
+    eligibility, _ = rule.eligibility(policy, window, None)
+    per_env = th.as_tensor(eligibility.weighted_sum(weights_TE, per_env=True)).double()
+    for env in range(E):
+        alone_TE = weights_TE * (np.arange(E) == env)
+        th.testing.assert_close(per_env[env, of_heads], exact(policy, window, alone_TE)[of_heads], rtol=1e-4, atol=1e-5)
 
 
 # Recurrent weights
