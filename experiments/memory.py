@@ -77,7 +77,7 @@ class Case(NamedTuple):
     """
     For each group of tasks: ``algorithm``, ``n_envs``, ``normalize`` (arguments of ``VecNormalize``, or None for no
     normalisation), ``arguments`` of the algorithm, ``policy`` and ``policy_kwargs`` among them, and ``continuous``,
-    more of them for continuous actions. A group without settings is not trained.
+    more of them for continuous actions; and ``n_steps``, if it differs. A group without settings is not trained.
     """
 
 
@@ -129,30 +129,72 @@ OURS: dict[str, dict[str, Any]] = {
         },
         "continuous": {},
     },
+    "velocity-free": {
+        "n_steps": 500_000,
+        "n_envs": 16,
+        "normalize": None,
+        "arguments": {
+            "policy": "MlpRnnPolicy",
+            "n_steps": 8,
+            "gamma": 0.99,
+            "vf_coef": 5.0,
+            "policy_kwargs": {"net_arch": [32], "recurrent_gain": 0.3},
+        },
+        "continuous": {},
+    },
 }
-"""What NRL and BPTT have in common, but for the window and the learning rate: with NRL's, BPTT learns and forgets."""
+"""What NRL and BPTT have in common."""
 
 
-_SPIKING = {"net_arch": [32], "ticks": 2, "beta": 0.5, "tau_synapse": 8.0, "threshold": 2.0, "recurrent": True}
-
-
-def _with(algorithm: str, **arguments: Any) -> dict[str, dict[str, Any]]:
+def _with(algorithm: str, of_groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of an algorithm on some groups of tasks, with arguments of its own."""
     return {
-        group: {**settings, "algorithm": algorithm, "arguments": {**settings["arguments"], **arguments}}
-        for group, settings in OURS.items()
+        group: {**OURS[group], "algorithm": algorithm, "arguments": {**OURS[group]["arguments"], **arguments}}
+        for group, arguments in of_groups.items()
     }
 
 
+_SPIKING = {
+    "policy": "MlpStatefulLifPolicy",
+    "policy_kwargs": {
+        "net_arch": [32],
+        "ticks": 2,
+        "beta": 0.5,
+        "tau_synapse": 8.0,
+        "threshold": 2.0,
+        "recurrent": True,
+    },
+    "n_noise_samples": 32,
+    "noise_std": 0.05,
+}
 CASES = {
     "ppo": Case("RecurrentPPO", (0, 1, 2), 1_000_000, PPO),
-    "bptt": Case("BPTT", (0, 1, 2, 3, 4), 2_000_000, _with("BPTT", n_steps=32, learning_rate="lin_0.0003")),
-    "nrl": Case("NRL", (0, 1, 2, 3, 4), 2_000_000, _with("NRL", n_noise_samples=32)),
-    "spiking": Case(
-        "NRL, spiking",
-        (0, 1, 2),
+    "bptt": Case(
+        "BPTT",
+        range(5),
         2_000_000,
-        _with("NRL", policy="MlpStatefulLifPolicy", policy_kwargs=_SPIKING, n_noise_samples=32, noise_std=0.05),
+        _with(
+            "BPTT",
+            {
+                # With NRL's learning rates, BPTT learns and forgets.
+                "neurogym": {"n_steps": 32, "learning_rate": "lin_0.0003"},
+                "velocity-free": {"n_steps": 32, "learning_rate": "lin_0.003"},
+            },
+        ),
     ),
+    "nrl": Case(
+        "NRL",
+        range(10),
+        2_000_000,
+        _with(
+            "NRL",
+            {
+                "neurogym": {"n_noise_samples": 32},
+                "velocity-free": {"n_noise_samples": 64, "local_head": True, "learning_rate": "lin_0.007"},
+            },
+        ),
+    ),
+    "spiking": Case("NRL, spiking", (0, 1, 2), 2_000_000, _with("NRL", {"neurogym": _SPIKING})),
 }
 
 
@@ -331,7 +373,7 @@ def plan(seeds: Sequence[int], folder: pathlib.Path) -> list[Run]:
                 settings["arguments"] = its_settings["arguments"] | {"seed": seed}
                 file = f"{name}_{group}_{task}_{seed}"
                 measure = functools.partial(train, checkpoint=folder / "checkpoints" / f"{file}.pickle")
-                runs.append(Run(file, measure, settings, seed, case.n_steps / 1_000, (name, task)))
+                runs.append(Run(file, measure, settings, seed, settings["n_steps"] / 1_000, (name, task)))
     return runs
 
 
