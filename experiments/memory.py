@@ -130,7 +130,7 @@ OURS: dict[str, dict[str, Any]] = {
         "continuous": {},
     },
     "velocity-free": {
-        "n_steps": 500_000,
+        "n_steps": 350_000,
         "n_envs": 16,
         "normalize": None,
         "arguments": {
@@ -138,7 +138,7 @@ OURS: dict[str, dict[str, Any]] = {
             "n_steps": 8,
             "gamma": 0.99,
             "vf_coef": 5.0,
-            "policy_kwargs": {"net_arch": [32], "recurrent_gain": 0.3},
+            "policy_kwargs": {"net_arch": [16], "recurrent_gain": 0.3},
         },
         "continuous": {},
     },
