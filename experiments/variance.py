@@ -46,7 +46,10 @@ CHANGES: dict[str, Sequence[Any]] = {
     "actions": (1, 8, 32),
     "observations": (2, 100),
     "steps": (8, 512),
-    "noise": ("orthogonal", "local head", "orthogonal, local head", "weight, rank one", "weight, full rank"),
+    "noise": (
+        *("orthogonal", "local head", "orthogonal, local head", "weight, rank one", "weight, full rank"),
+        *("weight, rank one, local head", "weight, full rank, local head"),
+    ),
 }
 """The standard case, and each other value of its settings."""
 NOISE: dict[str, dict[str, Any]] = {
@@ -56,6 +59,8 @@ NOISE: dict[str, dict[str, Any]] = {
     "orthogonal, local head": {"noise_distribution": "orthogonal", "local_head": True},
     "weight, rank one": {"perturbation": "weight"},
     "weight, full rank": {"perturbation": "weight", "noise_rank": "full"},
+    "weight, rank one, local head": {"perturbation": "weight", "local_head": True},
+    "weight, full rank, local head": {"perturbation": "weight", "noise_rank": "full", "local_head": True},
 }
 """Arguments of NRL for each kind of noise."""
 N_ENVS = 8
