@@ -130,7 +130,7 @@ OURS: dict[str, dict[str, Any]] = {
         "continuous": {},
     },
     "velocity-free": {
-        "n_steps": 350_000,
+        "n_steps": 500_000,
         "n_envs": 16,
         "normalize": None,
         "arguments": {
