@@ -12,7 +12,6 @@ from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers import Layer, RankOne
-from sb3_nrl.network import Network
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
 from sb3_nrl.perturbation import PerturbablePolicy, PolicyWeightNoise
 from sb3_nrl.rules import Eligibility, LearningRule, head_scores
@@ -141,9 +140,10 @@ class WeightPerturbation(LearningRule):
                     parts.append(policy.array(np.zeros((n_copies, *[1] * parameter.ndim), np.float32)))
             return tuple(parts)
 
-        changes = [[change(layer) for layer in self._perturbed(network)] for network in policy.networks]
-        if self.local_head:
-            changes = [[*of_network, None] for of_network in changes]
+        changes = [
+            [None if self.local_head and layer is network.head else change(layer) for layer in network.layers]
+            for network in policy.networks
+        ]
         rank_one = None
         if self.rank == "one":
             shape = (n_copies, n_groups, n_envs, -1)
@@ -153,10 +153,6 @@ class WeightPerturbation(LearningRule):
                 post[:, part.layer_nodes[-1]] = 0
             rank_one = RankOne(post.reshape(shape), pre.reshape(shape))
         return PolicyWeightNoise(rank_one, changes, n_copies)
-
-    def _perturbed(self, network: Network) -> list[Layer]:
-        """The layers that get noise."""
-        return network.layers[:-1] if self.local_head else network.layers
 
     def _copies(self, policy: PerturbablePolicy, noise: PolicyWeightNoise, group_T: np.ndarray) -> PolicyWeightNoise:
         """The noise of all passes: pairs have noise of opposite sign, and each step the noise of its group."""
