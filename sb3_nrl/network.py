@@ -156,7 +156,8 @@ class Network(nn.Module):
             changes = noise.changes[place] if isinstance(noise, WeightNoise) else None
             if changes is not None:
                 parameters = tuple(value + change for value, change in zip(parameters, changes, strict=True))
-            if n_missing > 1 and (changes is not None or isinstance(layer_noise, RankOne)):
+            has_copies = changes is not None or isinstance(layer_noise, RankOne) or isinstance(layer, RecurrentLayer)
+            if n_missing > 1 and has_copies:
                 if not layer.shares_input:
                     x = repeat_batch(xp, x, n_missing)
                 n_missing = 1

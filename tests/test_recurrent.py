@@ -14,6 +14,7 @@ from sb3_nrl.layers.recurrent import RecurrentDense
 from sb3_nrl.node_perturbation import NodePerturbation
 from sb3_nrl.recurrent_policies import CtrnnPolicy, GruPolicy, RnnPolicy
 from sb3_nrl.rules import LearningRule
+from sb3_nrl.spiking_policies import StatefulLifPolicy
 from sb3_nrl.weight_perturbation import WeightPerturbation
 from tests.conftest import make_model
 from tests.policies import BOX, batch, in_torch, make_policy
@@ -233,6 +234,36 @@ def test_a_local_head_needs_no_noise(arguments: dict[str, Any], rank: Any) -> No
     for env in range(E):
         alone_TE = weights_TE * (np.arange(E) == env)
         th.testing.assert_close(per_env[env, of_heads], exact(policy, window, alone_TE)[of_heads], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", ["one", "full"])
+@each_policy
+def test_a_local_head_gets_no_noise(arguments: dict[str, Any], rank: Any) -> None:
+    """With frozen hidden layers nothing gets noise, so that no noisy pass differs from another."""
+    policy = make_recurrent_policy(arguments)
+    for network in policy.networks:
+        network.hidden.requires_grad_(False)
+    policy.refresh()
+    policy.noise = Noise(1e-2)
+    rule = WeightPerturbation(policy.noise, 4, rank=rank, local_head=True)
+    eligibility: Any = rule.eligibility(policy, make_window(policy), None)[0]
+    assert eligibility.diagnostics["rho_std"] == 0
+
+
+@pytest.mark.parametrize("rule", [rule for name, rule in RULES.items() if "one-sided" not in name])
+@pytest.mark.parametrize("policy_class", [RnnPolicy, GruPolicy, StatefulLifPolicy])
+def test_the_heads_of_a_frozen_network_learn(policy_class: Any, rule: Any) -> None:
+    """As in reservoir computing."""
+    policy = make_recurrent_policy({"policy_class": policy_class})
+    for network in policy.networks:
+        network.hidden.requires_grad_(False)
+    policy.refresh()
+    window, weights_TE = make_window(policy), weights_of_steps()
+    expected = estimate(policy, window, ExactGradient(), weights_TE)
+    th.manual_seed(0)
+    mean = th.stack([estimate(policy, window, rule(1000), weights_TE) for _ in range(10)]).mean(0)
+    assert th.cosine_similarity(mean, expected, dim=0) > 0.99
+    assert (mean @ expected / (expected @ expected)).item() == pytest.approx(1, abs=0.05)
 
 
 # Recurrent weights
