@@ -91,8 +91,9 @@ class NRL(ThreeFactorAlgorithm):
         policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
     :param local_head: Whether the output layer learns from its own derivative instead of from noise,
         (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only the layers before it
-        get noise. By default True with spiking policies, and with continuous actions if ``noise_normalization`` is
-        ``"unbiased"`` and the policy makes no layers of its own; else False, and False with noise on weights
+        get noise. By default False with noise on weights. With noise on nodes, by default True with spiking policies,
+        and with continuous actions if ``noise_normalization`` is ``"unbiased"`` and the policy makes no layers of its
+        own; else False
     :param device: As in Stable-Baselines3. On CUDA, TF32 is switched off for convolutions in the whole process, since
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values

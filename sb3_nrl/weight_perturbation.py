@@ -33,7 +33,7 @@ class _Carry(NamedTuple):
 
 class WeightPerturbation(LearningRule):
     """
-    Eligibility ρ ΔW / σ² (Eq. 7 to 12 with the weights as θ): noise ΔW on every weight, and
+    Eligibility ρ ΔW / σ² (Eq. 7 to 12 with the weights as θ): noise ΔW on the weights, and
     ρ = log π̃(a|s) − log π(a|s), which tells whether the noise made the action likelier. For the critic,
     ρ = Ṽ(s) − V(s). Forward passes alone.
 
@@ -89,6 +89,12 @@ class WeightPerturbation(LearningRule):
         goes_on = carry is not None and carry.arguments == arguments and carry.n_steps + n_steps <= self.hold
         group_starts = np.arange(0, n_steps, n_steps if policy.n_states > 0 else self.hold)
         noise = carry.noise if goes_on else self._sample(policy, len(group_starts), n_envs)
+        scores, of_heads = [], []
+        if self.local_head:  # before the others: diagnostics are those of the last pass, which has noise
+            clean_pass = policy.noisy_pass(
+                window.observations, window.actions, None, states=window.states, starts_TE=window.starts_TE
+            )
+            scores, of_heads = head_scores(policy, clean_pass, window.actions), clean_pass.of_heads
         noisy = policy.noisy_pass(
             window.observations,
             window.actions,
@@ -106,16 +112,11 @@ class WeightPerturbation(LearningRule):
             rhos = [part - values.reshape(n_steps, n_envs) for part, values in zip(objectives, clean, strict=True)]
         if noisy.states is not None:
             carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0), arguments)
-        scores, of_heads = [], []
-        if self.local_head:
-            clean_pass = policy.noisy_pass(
-                window.observations, window.actions, None, states=window.states, starts_TE=window.starts_TE
-            )
-            scores, of_heads = head_scores(policy, clean_pass, window.actions), clean_pass.of_heads
         sums = _WeightNoiseSums(policy, self, noise, rhos, group_starts, scores, of_heads)
         if noisy.costs is not None:
             check("antithetic", self.antithetic, self.antithetic, "True with a spike_cost")
             of_passes = policy.numpy(noisy.costs).reshape(-1, n_steps, n_envs)
+            of_passes = np.broadcast_to(of_passes, (self.n_passes, n_steps, n_envs))  # one pass if no neuron gets noise
             of_costs = (of_passes[: self.n_noise_samples] - of_passes[self.n_noise_samples :]) / 2
             scores = [0 * score for score in scores]
             sums.costs = _WeightNoiseSums(policy, self, noise, [of_costs, 0 * of_costs], group_starts, scores, of_heads)
@@ -199,8 +200,8 @@ class _WeightNoiseSums:
             of_copy_EK = rho_KGE.sum(1).T if per_env else rho_KGE.sum((1, 2))[None]
             if noise.rank_one is not None:
                 own = noise.rank_one.of(part.nodes, part.inputs)
-                post_BN = (own.post * policy.array(rho_KGE)[..., None]).reshape(-1, own.post.shape[-1])
-                pre_BM = own.pre.reshape(-1, own.pre.shape[-1])
+                post_BN = (own.post * policy.array(rho_KGE)[..., None]).reshape(rho_KGE.size, part.n_nodes)
+                pre_BM = own.pre.reshape(rho_KGE.size, -1) if part.n_nodes > 0 else post_BN
             for layer, change, nodes, inputs in zip(
                 network.layers, noise.changes[place], network.layer_nodes, network.layer_inputs, strict=True
             ):

@@ -266,6 +266,20 @@ def test_the_heads_of_a_frozen_network_learn(policy_class: Any, rule: Any) -> No
     assert (mean @ expected / (expected @ expected)).item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("frozen", ["actor", "critic"])
+@pytest.mark.parametrize("rank", ["one", "full"])
+def test_one_of_actor_and_critic_may_be_frozen(frozen: str, rank: Any) -> None:
+    policy = make_recurrent_policy({"policy_class": RnnPolicy})
+    getattr(policy, frozen).requires_grad_(False)
+    policy.refresh()
+    window, weights_TE = make_window(policy), weights_of_steps()
+    expected = estimate(policy, window, ExactGradient(), weights_TE)
+    th.manual_seed(0)
+    rule = WeightPerturbation(Noise(1e-2), 1000, rank=rank)
+    mean = th.stack([estimate(policy, window, rule, weights_TE) for _ in range(10)]).mean(0)
+    assert th.cosine_similarity(mean, expected, dim=0) > 0.99
+
+
 # Recurrent weights
 
 

@@ -367,12 +367,15 @@ def test_noise_that_shifts_spikes_in_time_changes_them() -> None:
     assert model.logger.name_to_value["train/unchanged_spikes"] < 0.5
 
 
-def test_noise_that_changes_no_spike_is_noticed() -> None:
-    model = make_model(policy="MlpLifPolicy", n_steps=4, noise_std=1e-6)
+@pytest.mark.parametrize(
+    "settings", [{}, {"perturbation": "weight"}, {"perturbation": "weight", "local_head": True}], ids=str
+)
+def test_noise_that_changes_no_spike_is_noticed(settings: dict[str, Any]) -> None:
+    model = make_model(policy="MlpLifPolicy", n_steps=4, noise_std=1e-6, **settings)
     with pytest.warns(UserWarning, match="noise_std is too small"):
         model.learn(100)
     assert model.logger.name_to_value["train/unchanged_spikes"] == 1
-    model = make_model(policy="MlpLifPolicy", n_steps=4)
+    model = make_model(policy="MlpLifPolicy", n_steps=4, **settings)
     model.learn(100)
     assert model.logger.name_to_value["train/unchanged_spikes"] < 0.9
 
