@@ -34,7 +34,10 @@ N_FRAMES = 8
 N_DIGITS = 12  # digits of a checksum that a result has
 FILES = {algo: f"zoo_configs/{algo}.yml" for algo in ALGORITHMS} | {"spiking": "zoo_configs/spiking.yml"}
 """Configs whose agents are trained. Spiking agents have a folder of their own, since NRL is their algorithm too."""
-RENDERED = [(kind, task) for kind in ("nrl", "spiking") for task in GOALS if not task.startswith("neurogym/")]
+RENDERED = [
+    *((kind, task) for kind in ("nrl", "spiking") for task in GOALS if not task.startswith("neurogym/")),
+    ("nrl", "CartPoleNoVel-v1"),
+]
 """Agents whose episodes are drawn: MuJoCo needs OpenGL, and NeuroGym's tasks have nothing to render."""
 
 
