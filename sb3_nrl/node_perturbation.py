@@ -71,7 +71,7 @@ class NodePerturbation(LearningRule):
             noise_BN[:, nodes] = 0
         clean: list[Array] = []
         if not policy.is_smooth:  # before the others: diagnostics are those of the last pass, which has noise
-            clean = _measured(policy.noisy_pass(obs, actions, 0 * noise_BN[: len(actions)], **time))
+            clean = _measured(policy.noisy_pass(obs, actions, None, **time))
         elif not self.antithetic:
             clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
         if self.antithetic:

@@ -182,11 +182,11 @@ class _WeightNoiseSums:
         noise: PolicyWeightNoise,
         rhos_KTE: list[np.ndarray],
         group_starts: np.ndarray,
-        head_scores: list[Array],
+        scores: list[Array],
         of_heads: list[Any],
     ) -> None:
         self.policy, self.noise, self.rhos_KTE, self.group_starts = policy, noise, rhos_KTE, group_starts
-        self.head_scores, self.of_heads = head_scores, of_heads
+        self.scores, self.of_heads = scores, of_heads
         self.scale = 1 / (rule.n_noise_samples * rule.noise.std**2)
         self.diagnostics = {"rho_std": float(rhos_KTE[0].std())}
         self.costs: Eligibility | None = None
@@ -200,13 +200,13 @@ class _WeightNoiseSums:
             of_copy_EK = rho_KGE.sum(1).T if per_env else rho_KGE.sum((1, 2))[None]
             if noise.rank_one is not None:
                 own = noise.rank_one.of(part.nodes, part.inputs)
-                post_BN = (own.post * policy.array(rho_KGE)[..., None]).reshape(rho_KGE.size, part.n_nodes)
-                pre_BM = own.pre.reshape(rho_KGE.size, -1) if part.n_nodes > 0 else post_BN
+                post_BN = (own.post * policy.array(rho_KGE)[..., None]).reshape(rho_KGE.size, own.post.shape[-1])
+                pre_BM = own.pre.reshape(rho_KGE.size, own.pre.shape[-1])
             for layer, change, nodes, inputs in zip(
                 network.layers, noise.changes[place], network.layer_nodes, network.layer_inputs, strict=True
             ):
-                if self.head_scores and layer is network.head:
-                    score_BN = self.head_scores[place] * policy.array(weights_TE.reshape(-1, 1))
+                if self.scores and layer is network.head:
+                    score_BN = self.scores[place] * policy.array(weights_TE.reshape(-1, 1))
                     sums += layer.outer(policy.xp, score_BN, self.of_heads[place], n_envs)
                 elif change is not None:
                     sums += [

@@ -204,11 +204,7 @@ def test_expected_update_is_the_gradient_through_time(arguments: dict[str, Any],
 
 def with_clean_log_probs(policy: Any, window: RolloutWindow) -> RolloutWindow:
     clean = policy.noisy_pass(
-        window.observations,
-        window.actions,
-        policy.array(np.zeros((len(window.actions), policy.n_nodes), np.float32)),
-        states=window.states,
-        starts_TE=window.starts_TE,
+        window.observations, window.actions, None, states=window.states, starts_TE=window.starts_TE
     )
     return window._replace(log_probs=policy.numpy(clean.objectives[0]))
 
