@@ -75,8 +75,6 @@ class Goal(NamedTuple):
 
 
 PERCEPTUAL = "neurogym/PerceptualDecisionMaking-v0"
-DEFAULTS = ("CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", PERCEPTUAL)
-"""Tasks on which NRL is also trained with its defaults."""
 _EVIDENCE = np.array([0, 6.4, 12.8, 25.6, 51.2]) / 100 / math.hypot(0.1, 0.1) * math.sqrt(20)
 """For each coherence: the difference of the two stimuli over 20 frames, in standard deviations of its noise."""
 BEST = float(np.mean([NormalDist().cdf(evidence) for evidence in _EVIDENCE]))
@@ -341,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def plan(seeds: Sequence[int]) -> list[Run]:
         cases = product(GOALS, STYLES, seeds)
-        return [training(*case, chosen.hyperparams) for case in cases if case[1] != "defaults" or case[0] in DEFAULTS]
+        return [training(*case, chosen.hyperparams) for case in cases]
 
     results, status = results_of(parser, chosen, plan)
     tables.save(draw(results), chosen.out.with_suffix(".png"))
