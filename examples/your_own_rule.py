@@ -12,11 +12,9 @@ cognitive tasks. eLife 6:e20899, 2017.
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -31,14 +29,6 @@ from sb3_nrl import (
     ThreeFactorAlgorithm,
 )
 from sb3_nrl.arrays import map_received
-
-
-class RareNoise(Noise):
-    """Noise that is 0 for nine of ten draws."""
-
-    def sample(self, n_samples: int, n_rows: int, sizes: Sequence[int], device: th.device | str = "cpu") -> th.Tensor:
-        noise = super().sample(n_samples, n_rows, sizes, device)
-        return noise * (th.rand_like(noise) < 0.1)
 
 
 class CubedFluctuations(LearningRule):
@@ -73,7 +63,7 @@ def make_model(seed: int) -> ThreeFactorAlgorithm:
     return ThreeFactorAlgorithm(
         "MlpPolicy",
         VecNormalize(make_vec_env("CartPole-v1", n_envs=16, seed=seed), norm_reward=False),
-        rule=CubedFluctuations(RareNoise(100.0, "rademacher"), smoothing=0.99),
+        rule=CubedFluctuations(Noise(100.0, "rademacher", probability=0.1), smoothing=0.99),
         learning_rate=0.01,
         n_steps=128,
         reward_prediction="average",

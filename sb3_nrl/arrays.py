@@ -7,6 +7,7 @@ environments. PyTorch supports other devices, autograd and the modules of users.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -69,6 +70,11 @@ def norm(x: Array) -> float:
         return size
     largest = float(abs(x).max())
     return largest * norm(x / largest) if math.isfinite(largest) else largest
+
+
+def keep_random_state(device: th.device) -> AbstractContextManager[None]:
+    """A context after which PyTorch's random generators continue as if nothing had been drawn."""
+    return th.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def is_exported(xp: ArrayNamespace) -> bool:

@@ -53,7 +53,7 @@ class RolloutWindow(NamedTuple):
 
     def batches(self, n_steps: int) -> Iterator[tuple[slice, "RolloutWindow"]]:
         """
-        Cut the window into shorter ones. Those after the first have no hidden states.
+        Cut the window into shorter ones, which have the hidden states of its first step.
 
         :param n_steps: Largest number of steps of each
         :return: The slice of steps, and the window of these steps
@@ -74,7 +74,6 @@ class RolloutWindow(NamedTuple):
                     rewards_TE=self.rewards_TE[steps],
                     dones_TE=self.dones_TE[steps],
                     terminal_values_TE=self.terminal_values_TE[steps],
-                    states=self.states if start == 0 else None,
                     starts_TE=None if self.starts_TE is None else self.starts_TE[steps],
                 ),
             )

@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
+from sb3_nrl.arrays import keep_random_state
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
 from sb3_nrl.traces import EligibilityTraces
@@ -49,7 +50,8 @@ class GradientAlignmentCallback(BaseCallback):
         if not update.had_traces:
             self._traces.reset()
             self._complete_E[:] = True
-        eligibility, _ = ExactGradient().eligibility(model.policy, update.window, None)
+        with keep_random_state(model.policy.device):
+            eligibility, _ = ExactGradient().eligibility(model.policy, update.window, None)
         exact_W, change_W = (
             th.as_tensor(change, dtype=th.float64)
             for change in (

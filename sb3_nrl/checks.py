@@ -71,18 +71,6 @@ def refuse_unknown(algorithm: str, arguments: Iterable[str]) -> None:
         raise TypeError(f"{algorithm} has no argument {name!r}{_OF_OTHER_ALGORITHMS.get(name, '')}")
 
 
-def without_outer_list(net_arch: Any) -> Any:
-    """The dictionary in the former form ``[dict(pi=..., vf=...)]`` of Stable-Baselines3's ``net_arch``."""
-    if not (isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], dict)):
-        return net_arch
-    warnings.warn(
-        "As shared layers are removed, you should now pass directly a dictionary and not a list "
-        "(net_arch=dict(pi=..., vf=...) instead of net_arch=[dict(pi=..., vf=...)])",
-        stacklevel=3,
-    )
-    return net_arch[0]
-
-
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
     Check that a policy can be made for an observation space and an action space.

@@ -82,9 +82,6 @@ class ModelSetup(OnPolicyAlgorithm):
         **RECURRENT_POLICIES,
         **SPIKING_POLICIES,
     }
-    rules: ClassVar[tuple[type[LearningRule], ...]] = ()
-    """Rules that the arguments choose from, if there are several."""
-
     policy: NoisyPolicy  # type: ignore[assignment]
     rollout_buffer: RolloutBuffer  # type: ignore[assignment]
     rule: LearningRule
@@ -95,7 +92,7 @@ class ModelSetup(OnPolicyAlgorithm):
     gae_lambda: float | None  # type: ignore[assignment]
     norm_obs: bool
     n_baseline_passes: int | None = None
-    """Number of noisy passes whose mean is used instead of a clean pass; None for a clean pass."""
+    """Number of noisy passes whose mean actions and values come from; None: they come from a clean pass."""
 
     def make_rule(self) -> LearningRule:
         """Make the learning rule from the model's arguments."""
@@ -164,7 +161,7 @@ class ModelSetup(OnPolicyAlgorithm):
         check("vf_coef", self.vf_coef, is_number(self.vf_coef, 0), "positive and finite")
         self.predictor.check_decay(self.decay)
         before, self.rule = vars(self).get("rule"), self.make_rule()
-        same = before is None or type(before) in {type(self.rule), *self.rules}
+        same = before is None or type(before) is type(self.rule)
         check("rule", before, same, f"{type(self.rule).__name__}, the rule of {type(self).__name__}")
         self.rule.check()
 

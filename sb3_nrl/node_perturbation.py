@@ -7,22 +7,21 @@ import math
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch as th
 
 from sb3_nrl.arrays import Array, map_received
 from sb3_nrl.buffers import RolloutWindow
-from sb3_nrl.checks import check, is_count
+from sb3_nrl.checks import check
 from sb3_nrl.noise import ORTHOGONAL, Noise
 from sb3_nrl.passes import NoisyPass
 from sb3_nrl.perturbation import PerturbablePolicy
-from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts, head_scores
+from sb3_nrl.rules import Eligibility, OuterProducts, Perturbation, head_scores
 
 NoiseNormalization = Literal["network", "layer", "unbiased"]
 
 _TINY = np.finfo(np.float32).tiny
 
 
-class NodePerturbation(LearningRule):
+class NodePerturbation(Perturbation):
     """
     Eligibility ρ ξ / ‖ξ‖² ⊗ x̃ (Eq. 17), with noise ξ on every node. For the actor, ρ = log π̃(a|s) − log π(a|s)
     measures whether the noise makes the action more likely. For the critic, ρ = Ṽ(s) − V(s). The rule uses forward
@@ -30,8 +29,6 @@ class NodePerturbation(LearningRule):
 
     For the parameters see :class:`~sb3_nrl.NRL`.
     """
-
-    local_head = False  # of rules in files that were saved before this attribute existed
 
     def __init__(
         self,
@@ -41,46 +38,34 @@ class NodePerturbation(LearningRule):
         antithetic: bool = True,
         local_head: bool = False,
     ) -> None:
-        self.noise = noise
+        super().__init__(noise, n_noise_samples, antithetic, local_head)
         self.noise_normalization = noise_normalization
-        self.n_noise_samples = n_noise_samples
-        self.antithetic = antithetic
-        self.local_head = local_head
-        self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
 
     def check(self) -> None:
-        samples = self.n_noise_samples
-        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         super().check()
         normalization = self.noise_normalization
         known = get_args(NoiseNormalization)
         check("noise_normalization", normalization, normalization in known, f"one of {known}")
-        orthogonal = self.noise is not None and self.noise.distribution == ORTHOGONAL
-        valid = normalization != "layer" or not orthogonal
+        valid = normalization != "layer" or self.noise.distribution != ORTHOGONAL
         wanted = "'network' or 'unbiased' with orthogonal noise, which is not orthogonal within a layer"
         check("noise_normalization", normalization, valid, wanted)
-        for name in ("antithetic", "local_head"):
-            value = getattr(self, name)
-            check(name, value, isinstance(value, bool), "True or False")
 
     def eligibility(self, policy: PerturbablePolicy, window: RolloutWindow, carry: Any) -> tuple[Eligibility, Any]:
-        obs, actions = window.observations, window.actions
-        time: dict[str, Any] = {"states": window.states, "starts_TE": window.starts_TE}
+        actions = window.actions
         noise_BN = policy.sample_noise(len(actions), self.n_noise_samples)
         for nodes in self._local(policy):
             noise_BN[:, nodes] = 0
+        noises = [noise_BN, -noise_BN] if self.antithetic else [noise_BN]
+        if not policy.is_smooth:  # the first: diagnostics are those of the last pass, which has noise
+            noises.insert(0, None)
+        passes = self.passes(policy, window, [(noise, window.states) for noise in noises])
         clean: list[Array] = []
-        if not policy.is_smooth:  # before the others: diagnostics are those of the last pass, which has noise
-            clean = _measured(policy.noisy_pass(obs, actions, None, **time))
+        if not policy.is_smooth:
+            clean = _measured(passes.pop(0))
         elif not self.antithetic:
-            clean = [window.log_probs, *([policy.values(obs, **time)[0]] if policy.critic is not None else [])]
-        if self.antithetic:
-            device = policy.learnable[0].device
-            with th.random.fork_rng([device] if device.type == "cuda" else []):  # so that a Poisson encoder repeats
-                passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
-            passes.append(policy.noisy_pass(obs, actions, -noise_BN, **time))
-        else:
-            passes = [policy.noisy_pass(obs, actions, noise_BN, **time)]
+            clean = [window.log_probs]
+            if policy.critic is not None:
+                clean.append(policy.values(window.observations, window.states, window.starts_TE)[0])
         scores = [head_scores(policy, of, actions) if self.local_head else [] for of in passes]
         measured, n_samples = [_measured(of) for of in passes], self.n_noise_samples
         if not clean:

@@ -80,7 +80,8 @@ class NRL(ThreeFactorAlgorithm):
     :param antithetic: Whether each sample is a pair of passes with ξ and −ξ, and ρ half their difference: a central
         difference, for twice the passes
     :param n_baseline_passes: None: actions and values come from a clean pass. N ≥ 2: they come from the mean of N noisy
-        passes, in ``predict`` too (section 3.3). Not available with recurrent policies
+        passes, in ``predict`` too (section 3.3). Not available with recurrent or spiking policies, nor with noise on
+        weights
     :param perturbation: What receives the noise. ``"node"``: the pre-activations, the default of feed-forward policies.
         ``"weight"``: the weights (Eq. 7 to 12), the default of recurrent policies. Its variance does not grow with
         time, and it trains every module that has parameters. It needs ``noise_normalization="unbiased"``
@@ -98,8 +99,6 @@ class NRL(ThreeFactorAlgorithm):
         its precision is too low for small noise
     :raises ValueError: If an argument is out of range. The message has its name and the valid values
     """
-
-    rules = (NodePerturbation, WeightPerturbation)
 
     def __init__(
         self,
@@ -143,6 +142,8 @@ class NRL(ThreeFactorAlgorithm):
             self.perturbation = "weight" if is_recurrent else "node"
         kind = self.perturbation
         check("perturbation", kind, kind in get_args(Perturbation), f"None, or one of {get_args(Perturbation)}")
+        before: LearningRule | None = vars(self).get("rule")
+        check("perturbation", kind, before is None or before.perturbs == kind, "what it was when the model was made")
         if self.n_noise_samples is None:
             self.n_noise_samples = 32 if kind == "weight" else 8
         if self.noise_std is None:

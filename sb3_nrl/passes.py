@@ -7,7 +7,6 @@ weight matrices, S variables of their hidden state.
 from typing import Any, NamedTuple
 
 from sb3_nrl.arrays import Array
-from sb3_nrl.layers import RankOne
 
 
 class Part(NamedTuple):
@@ -36,21 +35,6 @@ class Part(NamedTuple):
     def n_states(self) -> int:
         """Number of variables of its hidden state."""
         return self.states.stop - self.states.start
-
-
-class PolicyWeightNoise(NamedTuple):
-    """
-    Noise on the weights of actor and critic, for K copies of a pass.
-
-    :param rank_one: Noise of rank one, of shapes (K, T, E, N) and (K, T, E, M); None if no layer gets it
-    :param changes: For actor and critic, what is added to the parameters of each layer:
-        see :class:`~sb3_nrl.network.WeightNoise`
-    :param n_copies: Number of copies K
-    """
-
-    rank_one: RankOne | None
-    changes: list[list[tuple[Array, ...] | None]]
-    n_copies: int
 
 
 class NoisyPass(NamedTuple):

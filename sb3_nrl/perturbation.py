@@ -27,7 +27,7 @@ from sb3_nrl.distributions import ActionDistribution
 from sb3_nrl.layers.base import Perturbs
 from sb3_nrl.network import Network, NetworkPass, WeightNoise
 from sb3_nrl.noise import Noise
-from sb3_nrl.passes import NoisyPass, Part, PolicyWeightNoise
+from sb3_nrl.passes import NoisyPass, Part
 
 
 class PerturbablePolicy(BasePolicy):
@@ -88,6 +88,10 @@ class PerturbablePolicy(BasePolicy):
         self.n_nodes, self.n_pre, self.n_states, self.n_weights = node, column, state, weight
         self.is_smooth = all(layer.is_smooth for network in self.networks for layer in network.layers)
         """Whether small noise changes the activity of all layers little."""
+        passes = self.n_baseline_passes
+        supported = passes is None or (self.perturbs != "weight" and self.is_smooth and state == 0)
+        wanted = "None with recurrent or spiking policies, and with noise on weights"
+        check("n_baseline_passes", passes, supported, wanted)
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
@@ -202,9 +206,8 @@ class PerturbablePolicy(BasePolicy):
         passes = []
         for place, (network, part) in enumerate(zip(self.networks, self.parts, strict=True)):
             own = noise
-            if isinstance(noise, PolicyWeightNoise):
-                rank_one = None if noise.rank_one is None else noise.rank_one.of(part.nodes, part.inputs)
-                own = WeightNoise(rank_one, noise.changes[place], noise.n_copies)
+            if isinstance(noise, list):
+                own = noise[place]
             elif noise is not None:
                 own = noise[:, part.nodes]
             own_states = None if states is None else states[:, part.states]
@@ -251,7 +254,7 @@ class PerturbablePolicy(BasePolicy):
         self,
         obs: Observations,
         actions: Array,
-        noise: Array | PolicyWeightNoise | None,
+        noise: Array | list[WeightNoise] | None,
         xp: ArrayNamespace | None = None,
         states: Array | None = None,
         starts_TE: np.ndarray | None = None,
@@ -261,7 +264,7 @@ class PerturbablePolicy(BasePolicy):
 
         :param obs: Observations. If the noise has K times as many rows, the whole batch is repeated K times
         :param actions: Actions, one for each observation
-        :param noise: ξ of all nodes, shape (B, N); or noise on the weights; or None for a clean pass
+        :param noise: ξ of all nodes, shape (B, N); or noise on the weights of each network; or None for a clean pass
         :param xp: ``torch`` for a pass that autograd can follow; by default ``self.xp``
         :param states: Hidden states before the first step, of shape (E, S), or (K · E, S) if copies differ; for
             recurrent policies, ``window.states``
@@ -270,8 +273,8 @@ class PerturbablePolicy(BasePolicy):
         """
         xp = xp or self.xp
         obs = map_observations(partial(self.array, xp=xp), obs)
-        if isinstance(noise, PolicyWeightNoise):
-            n_copies = noise.n_copies
+        if isinstance(noise, list):
+            n_copies = noise[0].n_copies
         else:
             n_copies = 1 if noise is None else len(noise) // len(actions)
             obs = repeat_batch(xp, obs, n_copies)

@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_nrl.arrays import map_observations
-from sb3_nrl.checks import check, is_count, is_number, without_outer_list
+from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.distributions import make_distribution
 from sb3_nrl.features import GridCnn
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
@@ -119,7 +119,7 @@ class NoisyPolicy(PerturbablePolicy):
         )
         check("share_features_extractor", share_features_extractor, not share_features_extractor, "False")
         is_continuous = isinstance(action_space, spaces.Box)
-        self.net_arch = self.default_net_arch() if net_arch is None else without_outer_list(net_arch)
+        self.net_arch = self.default_net_arch() if net_arch is None else net_arch
         self.activation_fn = activation_fn or (nn.LeakyReLU if is_continuous else nn.Tanh)
         self.use_bias = use_bias
         self.head_gain = head_gain

@@ -50,8 +50,6 @@ class RnnPolicy(RecurrentWeightsPolicy):
         check("recurrent_critic", recurrent_critic, isinstance(recurrent_critic, bool), "True or False")
         self.recurrent_critic = recurrent_critic
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-        passes = self.n_baseline_passes
-        check("n_baseline_passes", passes, passes is None, "None with a recurrent policy")
         wanted = "a list with at least one hidden layer for the actor: hidden layers hold the memory"
         check("net_arch", self.net_arch, self.parts[0].n_states > 0, wanted)
 

@@ -5,11 +5,12 @@ and biases that learn.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from sb3_nrl.arrays import Array, repeat_batch
+from sb3_nrl.arrays import Array, keep_random_state, repeat_batch
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers.base import Perturbs
@@ -86,6 +87,56 @@ class LearningRule(ABC):
             a reset
         :return: The eligibility, and ``carry`` for the next steps (may be None)
         """
+
+
+class Perturbation(LearningRule):
+    """
+    A rule that compares passes that have noise: the base of node and of weight perturbation.
+
+    :param noise: The noise
+    :param n_noise_samples: Number K of noise samples
+    :param antithetic: Whether each sample is a pair of passes, one with the noise and one with its negative
+    :param local_head: Whether the heads learn from their own derivatives, and get no noise
+    """
+
+    def __init__(self, noise: Noise, n_noise_samples: int, antithetic: bool, local_head: bool) -> None:
+        self.noise: Noise = noise
+        self.n_noise_samples = n_noise_samples
+        self.antithetic = antithetic
+        self.local_head = local_head
+
+    @property
+    def n_passes(self) -> int:  # type: ignore[override]
+        return 2 * self.n_noise_samples if self.antithetic else self.n_noise_samples
+
+    def check(self) -> None:
+        samples = self.n_noise_samples
+        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
+        for name in ("antithetic", "local_head"):
+            value = getattr(self, name)
+            check(name, value, isinstance(value, bool), "True or False")
+        super().check()
+        probability = self.noise.probability
+        check("probability of the noise", probability, probability == 1, "1 with a rule that compares passes")
+
+    def passes(
+        self, policy: PerturbablePolicy, window: RolloutWindow, cases: Sequence[tuple[Any, Array | None]]
+    ) -> list[NoisyPass]:
+        """
+        Passes that differ by their noise alone: a Poisson encoder makes the same spikes in all of them.
+
+        :param policy: The policy
+        :param window: Successive steps
+        :param cases: Noise, and hidden states before the first step, of each pass
+        :return: The passes
+        """
+        obs, actions, starts = window.observations, window.actions, window.starts_TE
+        passes = []
+        for noise, states in cases[:-1]:
+            with keep_random_state(policy.device):
+                passes.append(policy.noisy_pass(obs, actions, noise, states=states, starts_TE=starts))
+        noise, states = cases[-1]
+        return [*passes, policy.noisy_pass(obs, actions, noise, states=states, starts_TE=starts)]
 
 
 class OuterProducts:

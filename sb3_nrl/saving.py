@@ -1,20 +1,11 @@
 """Write files atomically, and check which algorithm a file is from."""
 
-import glob
 import os
 import pathlib
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from typing import IO, Any
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a file that is open cannot be removed
-    fcntl = None  # type: ignore[assignment]
-
-_TOKEN_LENGTH = 16
 
 _IDENTIFYING_ATTRIBUTES = {
     "PPO": "clip_range",
@@ -61,63 +52,20 @@ def save_atomically(save: Callable[..., None], path: str | pathlib.Path | Any, *
 
 def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
     """
-    Write to a temporary file beside the target, and then rename it to the target. Temporary files of killed processes
-    for the same target are removed.
+    Write to a temporary file beside the target, and then rename it to the target.
 
     :param path: File to write
     :param write: Function that writes to a stream
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(path)
-    file = _open_new(path)
-    unfinished = pathlib.Path(file.name)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with file:
+        with unfinished.open("x+b") as file:  # has the permissions of a new file
             write(file)
             file.flush()
             os.fsync(file.fileno())
-            if path.exists():
-                shutil.copymode(path, unfinished)
-            if fcntl is not None:
-                os.replace(unfinished, path)  # while it is locked
-        if fcntl is None:
-            os.replace(unfinished, path)
+        if path.exists():
+            shutil.copymode(path, unfinished)
+        os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _open_new(path: pathlib.Path) -> IO[bytes]:
-    """Create a temporary file for a target, locked until it is closed."""
-    while True:
-        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_LENGTH // 2)}.tmp")
-        file = unfinished.open("x+b")  # fails if such a file or link exists; has the permissions of a new file
-        with suppress(OSError):  # some network drives have no locks
-            _lock(file.fileno(), wait=True)
-        if unfinished.exists():  # another save may have removed it before it was locked
-            return file
-        file.close()
-
-
-def _remove_unfinished(path: pathlib.Path) -> None:
-    """Remove the temporary files for a target that no process is writing to."""
-    for other in path.parent.glob(glob.escape(f".{path.name}.") + "[0-9a-f]" * _TOKEN_LENGTH + ".tmp"):
-        with suppress(OSError):  # in use, or already removed
-            descriptor = os.open(other, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-            try:
-                _lock(descriptor, wait=False)
-                if fcntl is not None:
-                    other.unlink()
-            finally:
-                os.close(descriptor)
-            if fcntl is None:
-                other.unlink()
-
-
-def _lock(descriptor: int, wait: bool) -> None:
-    """
-    Lock a file for this process and thread.
-
-    :raises OSError: If another process has locked it, and ``wait`` is False
-    """
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

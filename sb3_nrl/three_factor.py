@@ -312,6 +312,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         if policy.n_states > 0:
             n_steps = self.rule.max_steps or window.n_steps  # what is cut loses the credit between its parts
         had_traces, states = self.traces.trace_EW is not None, window.states
+        costs_W: list[Array] = []
         for steps, batch in window.batches(n_steps):
             batch = batch._replace(states=states)
             eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
@@ -321,7 +322,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             else:
                 change_W += update.change_W
             if (costs := getattr(eligibility, "costs", None)) is not None:
-                change_W = change_W - costs.weighted_sum(np.ones_like(errors.errors_TE[steps]))
+                costs_W.append(costs.weighted_sum(np.ones_like(errors.errors_TE[steps])))
             elif policy.costs() is not None:
                 raise ValueError(f"spike_cost: must be 0 with {type(self.rule).__name__}, which measures no costs")
             for name, value in {
@@ -337,6 +338,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))
         if errors.n_rewards > 0:
+            for cost_W in costs_W:
+                change_W = change_W - cost_W
             update_norm = apply_update(policy, change_W, self.max_grad_norm, window)
             self._n_updates += 1
             for name, value in errors.diagnostics.items():

@@ -8,13 +8,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from sb3_nrl.arrays import Array
+from sb3_nrl.arrays import Array, ArrayNamespace
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers import Layer, RankOne
+from sb3_nrl.network import WeightNoise
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
-from sb3_nrl.perturbation import PerturbablePolicy, PolicyWeightNoise
-from sb3_nrl.rules import Eligibility, LearningRule, head_scores
+from sb3_nrl.perturbation import PerturbablePolicy
+from sb3_nrl.rules import Eligibility, Perturbation, head_scores
 
 NoiseRank = Literal["one", "full"]
 
@@ -25,13 +26,13 @@ class _Carry(NamedTuple):
     the arguments of the rule that drew it.
     """
 
-    noise: PolicyWeightNoise
+    noise: list[WeightNoise]
     states: Array
     n_steps: int
     arguments: dict[str, Any]
 
 
-class WeightPerturbation(LearningRule):
+class WeightPerturbation(Perturbation):
     """
     Eligibility ρ ΔW / σ² (Eq. 7 to 12 with the weights as θ): noise ΔW on the weights, and
     ρ = log π̃(a|s) − log π(a|s), which tells whether the noise made the action likelier. For the critic,
@@ -51,8 +52,6 @@ class WeightPerturbation(LearningRule):
 
     perturbs = "weight"
 
-    local_head = False  # of rules in files that were saved before this attribute existed
-
     def __init__(
         self,
         noise: Noise,
@@ -62,24 +61,19 @@ class WeightPerturbation(LearningRule):
         hold: int = 32,
         local_head: bool = False,
     ) -> None:
-        self.noise: Noise = noise
-        self.n_noise_samples = n_noise_samples
-        self.antithetic = antithetic
+        super().__init__(noise, n_noise_samples, antithetic, local_head)
         self.rank = rank
-        self.hold = self.max_steps = hold
-        self.local_head = local_head
-        self.n_passes = 2 * n_noise_samples if antithetic else n_noise_samples
+        self.hold = hold
+
+    @property
+    def max_steps(self) -> int:  # type: ignore[override]
+        return self.hold
 
     def check(self) -> None:
-        samples = self.n_noise_samples
-        check("n_noise_samples", samples, is_count(samples), "a whole number of noise samples, at least 1")
         super().check()
         known = tuple(NOISE_DISTRIBUTIONS)
         distribution = self.noise.distribution
         check("noise_distribution", distribution, distribution in known, f"one of {known} with noise on weights")
-        for name in ("antithetic", "local_head"):
-            value = getattr(self, name)
-            check(name, value, isinstance(value, bool), "True or False")
         check("noise_rank", self.rank, self.rank in get_args(NoiseRank), f"one of {get_args(NoiseRank)}")
         check("noise_hold", self.hold, is_count(self.hold), "a whole number of steps, at least 1")
 
@@ -89,27 +83,21 @@ class WeightPerturbation(LearningRule):
         goes_on = carry is not None and carry.arguments == arguments and carry.n_steps + n_steps <= self.hold
         group_starts = np.arange(0, n_steps, n_steps if policy.n_states > 0 else self.hold)
         noise = carry.noise if goes_on else self._sample(policy, len(group_starts), n_envs)
-        scores, of_heads = [], []
-        if self.local_head:  # before the others: diagnostics are those of the last pass, which has noise
-            clean_pass = policy.noisy_pass(
-                window.observations, window.actions, None, states=window.states, starts_TE=window.starts_TE
-            )
-            scores, of_heads = head_scores(policy, clean_pass, window.actions), clean_pass.of_heads
-        noisy = policy.noisy_pass(
-            window.observations,
-            window.actions,
-            self._copies(policy, noise, np.searchsorted(group_starts, np.arange(n_steps), "right") - 1),
-            states=carry.states if goes_on else window.states,
-            starts_TE=window.starts_TE,
-        )
+        group_T = np.searchsorted(group_starts, np.arange(n_steps), "right") - 1
+        copies = [self._copies(policy.xp, of_network, group_T) for of_network in noise]
+        cases: list[tuple[Any, Array | None]] = [(copies, carry.states if goes_on else window.states)]
+        needs_clean = self.local_head or not self.antithetic
+        if needs_clean:  # the first: diagnostics are those of the last pass, which has noise
+            cases.insert(0, (None, window.states))
+        *clean, noisy = self.passes(policy, window, cases)
+        scores = head_scores(policy, clean[0], window.actions) if self.local_head else []
+        of_heads = clean[0].of_heads if self.local_head else []
         objectives = [policy.numpy(part).reshape(-1, n_steps, n_envs) for part in noisy.objectives]
         if self.antithetic:
             rhos = [(part[: self.n_noise_samples] - part[self.n_noise_samples :]) / 2 for part in objectives]
         else:
-            clean = [window.log_probs]
-            if policy.critic is not None:
-                clean.append(policy.values(window.observations, window.states, window.starts_TE)[0])
-            rhos = [part - values.reshape(n_steps, n_envs) for part, values in zip(objectives, clean, strict=True)]
+            without = [policy.numpy(part).reshape(n_steps, n_envs) for part in clean[0].objectives]
+            rhos = [part - values for part, values in zip(objectives, without, strict=True)]
         if noisy.states is not None:
             carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0), arguments)
         sums = _WeightNoiseSums(policy, self, noise, rhos, group_starts, scores, of_heads)
@@ -122,7 +110,7 @@ class WeightPerturbation(LearningRule):
             sums.costs = _WeightNoiseSums(policy, self, noise, [of_costs, 0 * of_costs], group_starts, scores, of_heads)
         return sums, carry
 
-    def _sample(self, policy: PerturbablePolicy, n_groups: int, n_envs: int) -> PolicyWeightNoise:
+    def _sample(self, policy: PerturbablePolicy, n_groups: int, n_envs: int) -> list[WeightNoise]:
         """Draw noise for K copies: of rank one for each group and environment, and the full one."""
         n_copies, device = self.n_noise_samples, policy.learnable[0].device
 
@@ -145,31 +133,29 @@ class WeightPerturbation(LearningRule):
             [None if self.local_head and layer is network.head else change(layer) for layer in network.layers]
             for network in policy.networks
         ]
-        rank_one = None
+        rank_ones: list[RankOne | None] = [None for _ in policy.parts]
         if self.rank == "one":
             shape = (n_copies, n_groups, n_envs, -1)
             post = draw(self.noise, n_groups * n_envs, policy.n_nodes)
             pre = draw(self.noise._replace(std=1.0), n_groups * n_envs, policy.n_pre)
             for part in policy.parts if self.local_head else ():
                 post[:, part.layer_nodes[-1]] = 0
-            rank_one = RankOne(post.reshape(shape), pre.reshape(shape))
-        return PolicyWeightNoise(rank_one, changes, n_copies)
+            of_all = RankOne(post.reshape(shape), pre.reshape(shape))
+            rank_ones = [of_all.of(part.nodes, part.inputs) for part in policy.parts]
+        return [WeightNoise(*parts, n_copies) for parts in zip(rank_ones, changes, strict=True)]
 
-    def _copies(self, policy: PerturbablePolicy, noise: PolicyWeightNoise, group_T: np.ndarray) -> PolicyWeightNoise:
+    def _copies(self, xp: ArrayNamespace, noise: WeightNoise, group_T: np.ndarray) -> WeightNoise:
         """The noise of all passes: pairs have noise of opposite sign, and each step the noise of its group."""
-        xp, signs = policy.xp, (1, -1) if self.antithetic else (1,)
-        changes: list[list[tuple[Array, ...] | None]] = [
-            [
-                None if layer is None else tuple(xp.concatenate([sign * part for sign in signs]) for part in layer)
-                for layer in network
-            ]
-            for network in noise.changes
+        signs = (1, -1) if self.antithetic else (1,)
+        changes: list[tuple[Array, ...] | None] = [
+            None if layer is None else tuple(xp.concatenate([sign * part for sign in signs]) for part in layer)
+            for layer in noise.changes
         ]
         rank_one = noise.rank_one
         if rank_one is not None:
             post, pre = (part if part.shape[1] == 1 else part[:, group_T] for part in rank_one)
             rank_one = RankOne(xp.concatenate([sign * post for sign in signs]), xp.concatenate([pre for _ in signs]))
-        return PolicyWeightNoise(rank_one, changes, self.n_passes)
+        return WeightNoise(rank_one, changes, self.n_passes)
 
 
 class _WeightNoiseSums:
@@ -179,7 +165,7 @@ class _WeightNoiseSums:
         self,
         policy: PerturbablePolicy,
         rule: WeightPerturbation,
-        noise: PolicyWeightNoise,
+        noise: list[WeightNoise],
         rhos_KTE: list[np.ndarray],
         group_starts: np.ndarray,
         scores: list[Array],
@@ -192,18 +178,18 @@ class _WeightNoiseSums:
         self.costs: Eligibility | None = None
 
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
-        policy, noise = self.policy, self.noise
+        policy = self.policy
         n_envs = weights_TE.shape[1] if per_env else 1
         sums: list[Array] = []
-        for place, (network, part) in enumerate(zip(policy.networks, policy.parts, strict=True)):
+        for place, (network, noise) in enumerate(zip(policy.networks, self.noise, strict=True)):
             rho_KGE = np.add.reduceat(weights_TE * self.rhos_KTE[place] * self.scale, self.group_starts, axis=1)
             of_copy_EK = rho_KGE.sum(1).T if per_env else rho_KGE.sum((1, 2))[None]
             if noise.rank_one is not None:
-                own = noise.rank_one.of(part.nodes, part.inputs)
-                post_BN = (own.post * policy.array(rho_KGE)[..., None]).reshape(rho_KGE.size, own.post.shape[-1])
-                pre_BM = own.pre.reshape(rho_KGE.size, own.pre.shape[-1])
+                post, pre = noise.rank_one
+                post_BN = (post * policy.array(rho_KGE)[..., None]).reshape(rho_KGE.size, post.shape[-1])
+                pre_BM = pre.reshape(rho_KGE.size, pre.shape[-1])
             for layer, change, nodes, inputs in zip(
-                network.layers, noise.changes[place], network.layer_nodes, network.layer_inputs, strict=True
+                network.layers, noise.changes, network.layer_nodes, network.layer_inputs, strict=True
             ):
                 if self.scores and layer is network.head:
                     score_BN = self.scores[place] * policy.array(weights_TE.reshape(-1, 1))

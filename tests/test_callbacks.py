@@ -61,10 +61,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "every step": {"n_envs": 2, "reward_timing": "step"},
     "critic": {"n_envs": 2, "n_steps": 4, "rule": "critic"},
 }
+SPIKES: dict[str, Any] = {"policy": "MlpLifPolicy", "policy_kwargs": {"net_arch": [4], "spike_cost": 1.0}}
 each_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
-@each_setting
+@pytest.mark.parametrize(
+    "settings", [*SETTINGS.values(), SETTINGS["critic"] | SPIKES], ids=[*SETTINGS, "cost of spikes"]
+)
 def test_exact_gradient_has_a_cosine_of_one(settings: dict[str, Any]) -> None:
     values = alignments(make(BPTT, **settings), 200)
     assert len(values) > 5
@@ -142,7 +145,8 @@ def test_training_does_not_notice(algorithm: Any, rule: str, n_envs: int) -> Non
         model.learn(60, reset_num_timesteps=False)  # and nothing is left behind
         return weights(model), th.rand(()).item()
 
-    for passes in ({}, {"n_baseline_passes": 2}) if algorithm is NRL else ({},):
+    poisson = {"policy": "MlpLifPolicy", "policy_kwargs": {"net_arch": [4], "encoding": "poisson"}}
+    for passes in ({}, {"n_baseline_passes": 2}, poisson) if algorithm is NRL else ({},):
         (plain, draw), (watched, next_draw) = train(passes), train(passes, GradientAlignmentCallback())
         assert np.array_equal(watched, plain)
         assert next_draw == draw

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,10 @@ def test_clean_passes_still_works_and_is_deprecated() -> None:
     ("argument", "value"),
     [
         ("net_arch", {"pi": [64], "vf": [64]}),  # there is no critic
-        *(("net_arch", value) for value in ([64, {"pi": [64]}], {"vf": [64]}, [0], [64, -1], [6.4], 64)),
+        *(
+            ("net_arch", value)
+            for value in ([64, {"pi": [64]}], [{"pi": [64]}], {"vf": [64]}, [0], [64, -1], [6.4], 64)
+        ),
         ("share_features_extractor", True),
         *(("head_gain", value) for value in (0, -1.0, math.nan, math.inf, "0.1", True)),
         ("use_bias", "no"),
@@ -187,7 +189,7 @@ def test_policy_argument_out_of_range_is_refused_by_name(argument: str, value: A
         make(env="Pendulum-v1", rule="average", policy_kwargs={argument: value})
 
 
-NET_ARCHS: list[Any] = [[7, 5], [], {"pi": [7], "vf": [5, 4]}, {"pi": [7]}, {"vf": [7]}, {}, [{"pi": [7], "vf": [5]}]]
+NET_ARCHS: list[Any] = [[7, 5], [], {"pi": [7], "vf": [5, 4]}, {"pi": [7]}, {"vf": [7]}, {}]
 
 
 @pytest.mark.parametrize("net_arch", NET_ARCHS, ids=str)
@@ -195,12 +197,9 @@ def test_net_arch_means_what_it_means_to_a2c(net_arch: Any) -> None:
     def widths(layers: Any) -> list[int]:
         return [len(layer.weight) for layer in layers if hasattr(layer, "weight")]
 
-    kwargs, is_deprecated = {"net_arch": net_arch}, isinstance(net_arch, list) and {dict} == set(map(type, net_arch))
-    with pytest.warns(UserWarning, match="not a list") if is_deprecated else nullcontext() as warned:
-        policy = make(policy_kwargs=kwargs).policy
-    assert warned is None or len(warned) == 1
-    with pytest.warns(UserWarning, match="not a list") if is_deprecated else nullcontext():
-        of_a2c: Any = A2C("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu").policy.mlp_extractor
+    kwargs = {"net_arch": net_arch}
+    policy = make(policy_kwargs=kwargs).policy
+    of_a2c: Any = A2C("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu").policy.mlp_extractor
     assert widths(policy.actor.hidden) == widths(of_a2c.policy_net)
     assert widths(policy.critic.hidden) == widths(of_a2c.value_net)
 

@@ -289,7 +289,7 @@ def test_what_is_out_of_range_is_named() -> None:
         with pytest.raises(ValueError, match=message):
             make_model(NRL, policy=policy, policy_kwargs=kwargs)
     for settings, message in (
-        ({"n_baseline_passes": 2}, "n_baseline_passes=2: must be None with a recurrent policy"),
+        ({"n_baseline_passes": 2}, "n_baseline_passes=2: must be None with recurrent or spiking policies"),
         ({"noise_hold": 0}, "noise_hold=0: must be a whole number"),
         ({"noise_rank": "two"}, "noise_rank='two': must be one of"),
         ({"perturbation": "nodes"}, "perturbation='nodes': must be None, or one of"),

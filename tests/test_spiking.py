@@ -13,8 +13,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_nrl import BPTT, NRL, RMHL, Noise, RolloutWindow, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.layers import Lif, SpikeEncoder, SpikeReadOut
+from sb3_nrl.network import WeightNoise
 from sb3_nrl.node_perturbation import NodePerturbation
-from sb3_nrl.passes import PolicyWeightNoise
 from sb3_nrl.rmhl import HebbianExploration
 from sb3_nrl.spiking_policies import SPIKING_POLICIES, LifPolicy, StatefulLifPolicy
 from sb3_nrl.weight_perturbation import WeightPerturbation
@@ -226,7 +226,10 @@ def smoothed_gradient(policy: Any, window: RolloutWindow, std: float) -> th.Tens
                     ]
                     flat = [part[0] or None for part in changes]
                     per_network = len(flat) // 2
-                    noise = PolicyWeightNoise(None, [flat[:per_network], flat[per_network:]], n_samples)
+                    noise = [
+                        WeightNoise(None, flat[:per_network], n_samples),
+                        WeightNoise(None, flat[per_network:], n_samples),
+                    ]
                 passed = policy.noisy_pass(window.observations, window.actions, noise)
                 means.append(sum(float(part.mean(dtype=np.float64)) for part in passed.objectives))
                 parameter.data.view(-1)[place] -= change
@@ -453,12 +456,12 @@ def test_poisson_spikes_have_the_rate_of_the_input() -> None:
     np.testing.assert_allclose(th.stack(in_torch).mean(0), [[0.3, 0, 1, 0, 0.8, 0]], atol=0.01)
 
 
-def test_both_passes_of_a_pair_see_the_same_poisson_spikes() -> None:
-    policy = make_lif_policy({"encoding": "poisson"})
+@pytest.mark.parametrize("antithetic", [True, False])
+@pytest.mark.parametrize("kind", [NodePerturbation, WeightPerturbation])
+def test_all_passes_of_a_window_see_the_same_poisson_spikes(kind: Any, antithetic: bool) -> None:
+    policy = make_lif_policy({"encoding": "poisson"}, perturbs=kind.perturbs)
     window = make_window(policy, T)
-    policy.noise = Noise(1e-4)
-    eligibility, _ = NodePerturbation(policy.noise).eligibility(policy, window, None)
-    assert (
-        abs(eligibility.weighted_sum(np.ones((T, E)))).max() < 10
-    )  # other spikes would change log π by far more than σ
+    policy.noise = Noise(1e-12)  # too small to change a spike
+    eligibility, _ = kind(policy.noise, antithetic=antithetic).eligibility(policy, window, None)
+    assert eligibility.diagnostics["rho_std"] == 0
     assert float(np.std([policy.actor.run(np, window.observations).outputs for _ in range(9)], 0).max()) > 1e-3

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_nrl import BPTT, NRL, Noise
+from sb3_nrl import BPTT, NRL, Noise, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
+from sb3_nrl.node_perturbation import NodePerturbation
 from sb3_nrl.recurrent_policies import CtrnnPolicy, RnnPolicy
 from sb3_nrl.weight_perturbation import WeightPerturbation
 from tests.conftest import make_model, weights
@@ -150,27 +152,43 @@ def test_an_extractor_that_node_perturbation_refuses_is_trained(algorithm: Any) 
             make_model(NRL, policy_kwargs=kwargs)
 
 
-# Changing from one kind to the other
-
-NODE: dict[str, Any] = {"perturbation": "node", "noise_rank": None, "noise_hold": None}
+# Arguments
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpRnnPolicy"])
 @pytest.mark.parametrize("loaded", [False, True])
-def test_the_kind_of_perturbation_can_change(policy: str, loaded: bool, tmp_path: Path) -> None:
-    model = make_model(policy=policy, n_steps=8, n_noise_samples=4, **NODE)
-    for change in ({"perturbation": "weight"}, NODE):
-        model.learn(12)
-        before = weights(model)
+def test_the_kind_of_perturbation_cannot_change(loaded: bool, tmp_path: Path) -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match="perturbation='weight': must be what it was when the model was made"):
         if loaded:
             model.save(tmp_path / "model")
-            model = NRL.load(tmp_path / "model", env=model.env, **change)
+            NRL.load(tmp_path / "model", env=model.env, perturbation="weight")
         else:
-            for name, value in change.items():
-                setattr(model, name, value)
-        model.learn(12, reset_num_timesteps=False)
-        assert isinstance(model.rule, WeightPerturbation) == (change is not NODE)
-        assert (weights(model) != before).any()
+            model.perturbation = "weight"
+            model.refresh()
+
+
+def test_the_number_of_noise_samples_of_a_rule_can_change() -> None:
+    env = make_vec_env("CartPole-v1", 1, seed=0)
+    rule = WeightPerturbation(Noise(0.01), n_noise_samples=2)
+    model = ThreeFactorAlgorithm("MlpPolicy", env, rule=rule, seed=0, device="cpu").learn(64)
+    rule.n_noise_samples, rule.antithetic = 3, False
+    before = weights(model)
+    model.learn(64, reset_num_timesteps=False)
+    assert (weights(model) != before).any()
+
+
+@pytest.mark.parametrize("kind", [NodePerturbation, WeightPerturbation])
+def test_rare_noise_is_refused(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"probability of the noise=0\.5: must be 1"):
+        ThreeFactorAlgorithm("MlpPolicy", "CartPole-v1", rule=kind(Noise(0.01, probability=0.5)))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"perturbation": "weight"}, {"policy": "MlpRnnPolicy"}, {"policy": "MlpLifPolicy"}]
+)
+def test_baseline_passes_are_of_smooth_networks_with_noise_on_nodes(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="n_baseline_passes=3: must be None with recurrent or spiking policies, and"):
+        make_model(n_baseline_passes=3, **arguments)
 
 
 # Noise that lasts
@@ -207,7 +225,7 @@ def test_noise_is_held_no_longer_than_asked() -> None:
     rule, carry, seen = WeightPerturbation(Noise(0.1), 2, hold=11), None, []
     for _ in range(5):
         _, carry = rule.eligibility(policy, window, carry)
-        seen.append(carry.noise.rank_one.post)
+        seen.append(carry.noise[0].rank_one.post)
     assert [one is other for one, other in pairwise(seen)] == [True, False, True, False]
 
 
@@ -239,7 +257,7 @@ def test_feed_forward_noise_is_shared_by_the_steps_that_hold_it(hold: int) -> No
     eligibility: Any
     eligibility, carry = rule.eligibility(policy, window, None)
     assert carry is None
-    post, pre = eligibility.noise.rank_one
+    post, pre = eligibility.noise[0].rank_one
     assert post.shape[1] == -(-7 // min(hold, 7))
     layer, head = policy.actor.hidden[0], policy.actor.head
     for t, env in [(0, 0), (4, 1), (6, 0)]:

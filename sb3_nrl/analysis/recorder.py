@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_nrl.analysis.recording import Recording
-from sb3_nrl.arrays import Observations
+from sb3_nrl.arrays import Observations, keep_random_state
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers import Lif, RecurrentLayer, SpikeEncoder, SpikeReadOut
 from sb3_nrl.layers.coding import mean_of_ticks
@@ -66,8 +66,7 @@ def record(
 
     with ExitStack() as stack:
         if seed is not None:
-            device = model.policy.device
-            stack.enter_context(th.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.enter_context(keep_random_state(model.policy.device))
             th.manual_seed(seed)
             venv.seed(seed)
         if scaling is not None:
@@ -78,8 +77,9 @@ def record(
         reader = _ActivityReader(model, venv.num_envs)
         while len(trials) < n_trials:
             seen = obs if models_scaling is None else models_scaling.normalize_obs(obs)
+            with keep_random_state(model.policy.device):  # so that a Poisson encoder repeats its spikes
+                activity = [*reader.read(seen, starts), *reader.trains()]
             actions, state = model.predict(seen, state, starts, deterministic)
-            activity = [*reader.read(seen, starts), *reader.trains()]
             obs, rewards, dones, infos = venv.step(actions)
             rewards = rewards if scaling is None else scaling.get_original_reward()
             for place, steps in enumerate(running):

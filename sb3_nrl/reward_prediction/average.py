@@ -66,7 +66,7 @@ class RunningAverage(RewardPredictor):
         known = previous.average_E[~np.isnan(previous.average_E)]
         if len(previous.average_E) == len(self.average_E):
             for name in ("average_E", "_average_of_type", "_due_types", "_sum_E", "_due_E", "_first_E", "_ended_E"):
-                setattr(self, name, getattr(previous, name, getattr(self, name)))
+                setattr(self, name, getattr(previous, name))
         elif len(known) > 0:
             self.average_E[:] = known.mean()
 
