@@ -23,14 +23,12 @@ _OBSERVATION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces
 
 _OF_OTHER_ALGORITHMS = {
     "batch_size": ": a window is used as a whole",
-    "clip_range": ": each step is used once, so that there is no ratio to clip",
-    "clip_range_vf": ": each step is used once, so that there is no ratio to clip",
-    "n_epochs": ": each step is used once",
+    "clip_range_vf": ": values are not clipped",
     "normalize_advantage": ": with a critic, norm_reward normalises rewards instead",
     "use_rms_prop": ": set optimizer_class in policy_kwargs",
     "rms_prop_eps": ": set optimizer_class in policy_kwargs",
     "sde_sample_freq": ": set action_correlation in policy_kwargs",
-    "target_kl": ": each step is used once",
+    "target_kl": ": set a smaller n_epochs",
     "use_sde": ": set action_correlation in policy_kwargs",
 }
 """Arguments of A2C and PPO, and what replaces them."""

@@ -46,6 +46,24 @@ class ActionDistribution(ABC):
         """Random numbers of shape (B, A) to sample actions by: uniform in [0, 1) unless a subclass says otherwise."""
         return generator.random((n_rows, self.n_actions))
 
+    def draw_correlated(
+        self, generator: np.random.Generator, n_rows: int, correlation: float, before: np.ndarray | None
+    ) -> np.ndarray:
+        """
+        Random numbers as those of ``draw``, for continuous actions that are correlated in time.
+
+        :param generator: Random generator
+        :param n_rows: Number of rows B
+        :param correlation: Correlation with the random numbers of the step before, in [0, 1)
+        :param before: The random numbers of the step before, None if there was none
+        :return: Shape (B, A)
+        """
+        draws = self.draw(generator, n_rows)
+        if correlation == 0 or before is None:
+            return draws
+        own = float(correlation)  # a NumPy float would give double precision
+        return own * before + math.sqrt(1 - own**2) * draws
+
     def draw_like(self, parameters: th.Tensor) -> th.Tensor:
         """Random numbers as those of ``draw``, from PyTorch's default generator, for the batch of these parameters."""
         return th.rand(parameters.shape[self.batch_axis], self.n_actions, device=parameters.device)

@@ -41,6 +41,8 @@ class SharedArguments(TypedDict, total=False):
     """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
 
     n_steps: int | None
+    n_epochs: int
+    clip_range: float | None
     reward_prediction: RewardPrediction
     gamma: float | None
     ent_coef: float
@@ -87,6 +89,8 @@ class ModelSetup(OnPolicyAlgorithm):
     rule: LearningRule
     predictor: RewardPredictor
     traces: EligibilityTraces
+    n_epochs: int
+    clip_range: float | None
     reward_prediction: RewardPrediction
     trace_decay: float | None
     gae_lambda: float | None  # type: ignore[assignment]
@@ -151,6 +155,9 @@ class ModelSetup(OnPolicyAlgorithm):
         if self.n_steps is None:
             self.n_steps = kind.default_n_steps(self.n_envs)
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
+        check("n_epochs", self.n_epochs, is_count(self.n_epochs), "a whole number, at least 1")
+        clip, replays = self.clip_range, self.n_epochs > 1
+        check("clip_range", clip, clip is None or (replays and is_number(clip, 0)), "positive, or None with n_epochs=1")
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes", "norm_obs"):
             wanted = f"without {name}, which the algorithm sets"
@@ -164,6 +171,9 @@ class ModelSetup(OnPolicyAlgorithm):
         same = before is None or type(before) is type(self.rule)
         check("rule", before, same, f"{type(self.rule).__name__}, the rule of {type(self).__name__}")
         self.rule.check()
+        once = not self.predictor.has_critic or self.rule.acts_with_noise or passes is not None
+        wanted = "1 with a running average, n_baseline_passes, or a rule that acts with noise"
+        check("n_epochs", self.n_epochs, self.n_epochs == 1 or not once, wanted)
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -211,7 +221,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self.policy.generator = generator
         self.traces = EligibilityTraces()
         self.watchers: list[Callable[[Update], None]] = []
-        """Functions that are called at each update, just before the weights change. ``learn`` clears this list."""
+        """Functions called at the first update of each window, before weights change. ``learn`` clears this list."""
         self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
         self._forget_steps()
         self._maybe_recommend_cpu(NoisyPolicy.__name__)
@@ -222,7 +232,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.rollout_buffer.clear(self.n_steps)
         self._carry: Any = None
         self._last_states: Any = None
-        self._action_noise: np.ndarray | None = None
+        self._draws: np.ndarray | None = None
 
     def refresh(self) -> None:
         """
@@ -308,7 +318,7 @@ class ModelSetup(OnPolicyAlgorithm):
         vars(self).update(state)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_last_states", "_action_noise"]
+        return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_last_states", "_draws"]
 
     def save(
         self,

@@ -88,10 +88,9 @@ class PerturbablePolicy(BasePolicy):
         self.n_nodes, self.n_pre, self.n_states, self.n_weights = node, column, state, weight
         self.is_smooth = all(layer.is_smooth for network in self.networks for layer in network.layers)
         """Whether small noise changes the activity of all layers little."""
-        passes = self.n_baseline_passes
-        supported = passes is None or (self.perturbs != "weight" and self.is_smooth and state == 0)
+        passes, supported = self.n_baseline_passes, self.perturbs != "weight" and self.is_smooth and state == 0
         wanted = "None with recurrent or spiking policies, and with noise on weights"
-        check("n_baseline_passes", passes, supported, wanted)
+        check("n_baseline_passes", passes, passes is None or supported, wanted)
         self._sizes = [part.n_nodes for part in self.parts]
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
@@ -205,11 +204,7 @@ class PerturbablePolicy(BasePolicy):
         """A pass through actor and critic."""
         passes = []
         for place, (network, part) in enumerate(zip(self.networks, self.parts, strict=True)):
-            own = noise
-            if isinstance(noise, list):
-                own = noise[place]
-            elif noise is not None:
-                own = noise[:, part.nodes]
+            own = noise[place] if isinstance(noise, list) else None if noise is None else noise[:, part.nodes]
             own_states = None if states is None else states[:, part.states]
             passes.append(network.run(xp, obs, own, own_states, starts_TE))
         return passes

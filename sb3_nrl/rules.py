@@ -5,8 +5,8 @@ and biases that learn.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -87,6 +87,53 @@ class LearningRule(ABC):
             a reset
         :return: The eligibility, and ``carry`` for the next steps (may be None)
         """
+
+
+class Piece(NamedTuple):
+    """
+    What a learning rule finds in a piece of a window.
+
+    :param steps: The steps of the piece
+    :param eligibility: Their eligibility
+    :param cost_W: The derivative of what the actor's activity costs in all of them, None if it costs nothing
+    :param diagnostics: Numbers to log as ``train/<name>``
+    :param carry: What the rule needs for the next steps
+    """
+
+    steps: slice
+    eligibility: Eligibility
+    cost_W: Array | None
+    diagnostics: dict[str, float]
+    carry: Any
+
+
+def eligibilities(
+    policy: PerturbablePolicy, rule: LearningRule, window: RolloutWindow, n_steps: int, carry: Any
+) -> Iterator[Piece]:
+    """
+    Apply a learning rule to a window, piece by piece.
+
+    :param policy: The policy
+    :param rule: The learning rule
+    :param window: The steps
+    :param n_steps: Maximum number of steps of a piece
+    :param carry: What the rule kept from the steps before
+    :return: The pieces, one after the other
+    :raises ValueError: If the actor's activity costs something and the rule does not measure it
+    """
+    states = window.states
+    for steps, batch in window.batches(n_steps):
+        batch = batch._replace(states=states)
+        eligibility, carry = rule.eligibility(policy, batch, carry)
+        costs, cost_W = getattr(eligibility, "costs", None), None
+        if costs is not None:
+            cost_W = costs.weighted_sum(np.ones_like(batch.rewards_TE))
+        elif policy.costs() is not None:
+            raise ValueError(f"spike_cost: must be 0 with {type(rule).__name__}, which measures no costs")
+        diagnostics = {**policy.diagnostics(len(batch.actions)), **getattr(eligibility, "diagnostics", {})}
+        yield Piece(steps, eligibility, cost_W, diagnostics, carry)
+        if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
+            states = policy.states_after(batch.observations, states, batch.starts_TE)
 
 
 class Perturbation(LearningRule):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 _IDENTIFYING_ATTRIBUTES = {
-    "PPO": "clip_range",
+    "PPO": "target_kl",
     "DQN": "exploration_fraction",
     "SAC": "target_entropy",
     "TD3": "policy_delay",

@@ -6,7 +6,6 @@ Shapes: T steps of a window, E environments, N nodes of the network, W weights a
 """
 
 import inspect
-import math
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -17,12 +16,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
-from sb3_nrl.buffers import RolloutBuffer
+from sb3_nrl.buffers import RolloutBuffer, RolloutWindow
 from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.model_setup import ModelSetup, SharedArguments
 from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.replay import replay
 from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
-from sb3_nrl.rules import LearningRule
+from sb3_nrl.rules import LearningRule, eligibilities
 from sb3_nrl.updates import Update, apply_update
 
 _MAX_NODES_PER_BATCH = 2**20
@@ -52,6 +52,10 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param reward_prediction: ``"critic"``: a critic network, with temporal-difference errors
         (:class:`~sb3_nrl.reward_prediction.TDCritic`). ``"average"``: a running average of the rewards
         (:class:`~sb3_nrl.reward_prediction.RunningAverage`)
+    :param n_epochs: Critic only: number of updates by each window, 1 by default. Those after the first use its steps
+        again, without traces of earlier windows: see :func:`~sb3_nrl.replay.replay`. They need fewer environment steps
+        and more computation
+    :param clip_range: For ``n_epochs`` > 1: PPO's bound on the ratio of new and old probabilities, 0.2 by default
     :param gamma: Critic only: discount γ in [0, 1], 0.99 by default
     :param ent_coef: Critic only: entropy bonus, adds −ent_coef · log π(a|s) to each reward, against premature
         convergence
@@ -106,6 +110,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         learning_rate: float | Schedule = 3e-3,
         rule: LearningRule | None = None,
         n_steps: int | None = None,
+        n_epochs: int = 1,
+        clip_range: float | None = None,
         reward_prediction: RewardPrediction = "critic",
         gamma: float | None = None,
         ent_coef: float = 0.0,
@@ -150,6 +156,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.rule = rule  # type: ignore[assignment]  # checked with the other arguments
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
         self.reward_prediction = reward_prediction
         self.reward_timing = reward_timing
         self.reward_smoothing = reward_smoothing
@@ -224,7 +232,9 @@ class ThreeFactorAlgorithm(ModelSetup):
             try:
                 assert self._last_episode_starts is not None
                 states, starts = self._last_states, self._last_episode_starts
-                actions, log_probs, new_states = policy.act(obs, self._sample_action_noise(), noise, states, starts)
+                correlation = policy.action_correlation
+                draws = policy.action_dist.draw_correlated(policy.generator, self.n_envs, correlation, self._draws)
+                actions, log_probs, new_states = policy.act(obs, draws, noise, states, starts)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} {name_the_largest(obs)}".rstrip()) from None
             clipped_actions = actions
@@ -249,9 +259,10 @@ class ThreeFactorAlgorithm(ModelSetup):
                 dones_TE=dones,
                 **({} if noise is None else {"noise": policy.numpy(noise)}),
             )
-            self._last_states = new_states
+            self._last_states, self._draws = new_states, draws
             if np.count_nonzero(dones):
-                self._bootstrap(dones, infos)
+                values = self.predictor.values_after_time_limits(policy, dones, infos, new_states, self.num_timesteps)
+                rollout_buffer.set_terminal_values(*values)
             rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
             self._last_obs, self._last_episode_starts = new_obs, dones
 
@@ -264,29 +275,6 @@ class ThreeFactorAlgorithm(ModelSetup):
             callback.update_locals(locals())
             callback.on_rollout_end()
         return going_on
-
-    def _sample_action_noise(self) -> np.ndarray:
-        """Random numbers to sample actions, shape (E, A). For continuous actions they can be correlated in time."""
-        policy = self.policy
-        noise = policy.action_dist.draw(policy.generator, self.n_envs)
-        if policy.action_correlation > 0:
-            correlation = float(policy.action_correlation)  # a NumPy float would give double precision
-            if self._action_noise is not None:
-                noise = correlation * self._action_noise + math.sqrt(1 - correlation**2) * noise
-            self._action_noise = noise
-        return noise
-
-    def _bootstrap(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Store V(s') of the last observation of each episode that a time limit ended."""
-        cut = [int(env) for env in np.flatnonzero(dones) if infos[env].get("TimeLimit.truncated", False)]
-        envs = [env for env in cut if "terminal_observation" in infos[env]]
-        if envs:
-            rows = [infos[env]["terminal_observation"] for env in envs]
-            is_dict = isinstance(rows[0], dict)
-            obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
-            check_finite(obs, np.zeros(len(envs)), self.num_timesteps, envs)
-            states = None if self._last_states is None else self._last_states[envs]
-            self.rollout_buffer.set_terminal_values(envs, self.predictor.terminal_values(self.policy, obs, states))
 
     @th.no_grad()
     @np.errstate(all="ignore")  # values that are not finite raise an error with a message
@@ -311,27 +299,19 @@ class ThreeFactorAlgorithm(ModelSetup):
         errors = predictor.errors(policy, window, n_steps)
         if policy.n_states > 0:
             n_steps = self.rule.max_steps or window.n_steps  # what is cut loses the credit between its parts
-        had_traces, states = self.traces.trace_EW is not None, window.states
+        had_traces = self.traces.trace_EW is not None
         costs_W: list[Array] = []
-        for steps, batch in window.batches(n_steps):
-            batch = batch._replace(states=states)
-            eligibility, self._carry = self.rule.eligibility(policy, batch, self._carry)
-            update = self.traces.update(eligibility, errors.errors_TE[steps], errors.restarts_TE[steps], self.decay)
+        for piece in eligibilities(policy, self.rule, window, n_steps, self._carry):
+            self._carry, steps = piece.carry, piece.steps
+            restarts_TE = errors.restarts_TE[steps]
+            update = self.traces.update(piece.eligibility, errors.errors_TE[steps], restarts_TE, self.decay)
             if steps.start == 0:
                 change_W: Array = update.change_W
             else:
                 change_W += update.change_W
-            if (costs := getattr(eligibility, "costs", None)) is not None:
-                costs_W.append(costs.weighted_sum(np.ones_like(errors.errors_TE[steps])))
-            elif policy.costs() is not None:
-                raise ValueError(f"spike_cost: must be 0 with {type(self.rule).__name__}, which measures no costs")
-            for name, value in {
-                **policy.diagnostics(len(batch.actions)),
-                **getattr(eligibility, "diagnostics", {}),
-            }.items():
-                self.logger.record_mean(f"train/{name}", value)
-            if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
-                states = policy.states_after(batch.observations, states, batch.starts_TE)
+            if piece.cost_W is not None:
+                costs_W.append(piece.cost_W)
+            self._log_means(piece.diagnostics)
         shape, wanted = tuple(change_W.shape), (policy.n_weights,)
         check("shape of the rule's weighted_sum", shape, shape == wanted, f"{wanted}, a number for each weight")
         buffer.reset()
@@ -340,14 +320,30 @@ class ThreeFactorAlgorithm(ModelSetup):
         if errors.n_rewards > 0:
             for cost_W in costs_W:
                 change_W = change_W - cost_W
-            update_norm = apply_update(policy, change_W, self.max_grad_norm, window)
-            self._n_updates += 1
+            self._update_weights(change_W, window)
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)
-            self.logger.record_mean("train/entropy_loss", float(window.log_probs.mean()))
+            self._log_means(
+                {
+                    "entropy_loss": float(window.log_probs.mean()),
+                    "rpe": errors.errors_TE.sum() / errors.n_rewards,
+                    "trace_norm": update.trace_norm,
+                }
+            )
+            for _ in range(self.n_epochs - 1):
+                replayed = replay(policy, window, errors, self.decay, self.clip_range, n_steps)
+                self._log_means(replayed.diagnostics)
+                self._update_weights(replayed.change(policy, self.rule, n_steps), window)
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-            self.logger.record_mean("train/rpe", errors.errors_TE.sum() / errors.n_rewards)
-            self.logger.record_mean("train/trace_norm", update.trace_norm)
-            self.logger.record_mean("train/update_norm", update_norm)
         if policy.normalizer is not None:
             policy.normalizer.update(window.observations)
+
+    def _update_weights(self, change_W: Array, window: RolloutWindow) -> None:
+        """Apply a weight change of a window."""
+        update_norm = apply_update(self.policy, change_W, self.max_grad_norm, window)
+        self._n_updates += 1
+        self._log_means({"update_norm": update_norm})
+
+    def _log_means(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.logger.record_mean(f"train/{name}", value)

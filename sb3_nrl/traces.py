@@ -57,10 +57,12 @@ class EligibilityTraces:
         """
         change_W: Array = 0.0
         if errors_TE[:-1].any():
-            future_TE, future_E = _future_errors(errors_TE, restarts_TE, decay)
+            earlier_TE = errors_TE.copy()
+            earlier_TE[-1] = 0
+            future_TE = discounted_errors(earlier_TE, restarts_TE, decay)
             change_W = eligibility.weighted_sum(future_TE)
             if self.trace_EW is not None:
-                change_W = change_W + like(future_E, self.trace_EW) @ self.trace_EW
+                change_W = change_W + like(future_TE[0] * decay, self.trace_EW) @ self.trace_EW
         remaining_TE, remaining_E = _remaining_factors(restarts_TE, decay)
         trace_EW = eligibility.weighted_sum(remaining_TE, per_env=True)
         shape, n_envs = np.shape(trace_EW), errors_TE.shape[1]
@@ -95,12 +97,16 @@ def _remaining_factors(restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarra
     return remaining_TE, remaining_TE[0] * decay
 
 
-def _future_errors(errors_TE: np.ndarray, restarts_TE: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+def discounted_errors(errors_TE: np.ndarray, restarts_TE: np.ndarray, decay: float) -> np.ndarray:
     """
-    The decayed sum of the errors from each step to the last but one, by the backward recursion of generalised advantage
-    estimation (GAE), and the same for the traces before the window.
+    Sum the errors from each step on, by the backward recursion of generalised advantage estimation (GAE).
+
+    :param errors_TE: Reward prediction error δ at each step
+    :param restarts_TE: Whether the trace is reset to 0 after the step
+    :param decay: Factor per step on the traces
+    :return: The decayed sum for each step, shape (T, E)
     """
-    future_TE = np.zeros(errors_TE.shape)
-    for step in range(len(future_TE) - 2, -1, -1):
-        future_TE[step] = errors_TE[step] + future_TE[step + 1] * decay * ~restarts_TE[step]
-    return future_TE, future_TE[0] * decay
+    sums_TE = errors_TE.copy()
+    for step in range(len(sums_TE) - 2, -1, -1):
+        sums_TE[step] += sums_TE[step + 1] * decay * ~restarts_TE[step]
+    return sums_TE

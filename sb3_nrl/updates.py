@@ -27,7 +27,7 @@ _MAX_CHANGE_NORM = 1e37
 
 class Update(NamedTuple):
     """
-    An update of the weights, the argument of the functions in ``ThreeFactorAlgorithm.watchers``.
+    The first update of a window, the argument of the functions in ``ThreeFactorAlgorithm.watchers``.
 
     :param window: The steps of the update
     :param errors: Their reward prediction errors

@@ -11,6 +11,7 @@ import numpy as np
 
 from sb3_nrl.arrays import Array, Observations, n_rows
 from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.checks import check_finite
 from sb3_nrl.perturbation import PerturbablePolicy
 
 
@@ -22,12 +23,14 @@ class RewardErrors(NamedTuple):
     :param restarts_TE: Whether traces are reset to 0 after the step
     :param n_rewards: Number of rewards that count
     :param diagnostics: Numbers to log, by name
+    :param values_TE: V(s) of the critic, None without one
     """
 
     errors_TE: np.ndarray
     restarts_TE: np.ndarray
     n_rewards: int
     diagnostics: dict[str, float]
+    values_TE: np.ndarray | None = None
 
 
 class RewardPredictor(ABC):
@@ -91,6 +94,35 @@ class RewardPredictor(ABC):
         :return: Their values, shape (B,)
         """
         return np.zeros(n_rows(observations))
+
+    def values_after_time_limits(
+        self,
+        policy: PerturbablePolicy,
+        dones_E: np.ndarray,
+        infos: Sequence[dict[str, Any]],
+        states: Array | None,
+        step: int,
+    ) -> tuple[list[int], np.ndarray]:
+        """
+        V(s') of the last observation of each episode that a time limit ended.
+
+        :param policy: The policy
+        :param dones_E: Whether the step ended an episode
+        :param infos: The ``info`` dictionary of each environment
+        :param states: Hidden states after the step, shape (E, S); None without recurrent layers
+        :param step: Number of steps so far, for the message of an error
+        :return: The environments of these episodes, and their values
+        :raises ValueError: If a last observation is not finite
+        """
+        cut = [env for env in np.flatnonzero(dones_E).tolist() if infos[env].get("TimeLimit.truncated", False)]
+        envs = [env for env in cut if "terminal_observation" in infos[env]]
+        if not envs:
+            return [], np.zeros(0)
+        rows = [infos[env]["terminal_observation"] for env in envs]
+        is_dict = isinstance(rows[0], dict)
+        obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
+        check_finite(obs, np.zeros(len(envs)), step, envs)
+        return envs, self.terminal_values(policy, obs, None if states is None else states[envs])
 
     @abstractmethod
     def skip(self) -> None:

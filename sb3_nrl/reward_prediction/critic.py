@@ -93,4 +93,4 @@ class TDCritic(RewardPredictor):
             "value_loss": float((errors_TE * errors_TE).mean()),
             "explained_variance": float(explained_variance(values_TE[:-1].ravel(), targets_TE.ravel())),
         }
-        return RewardErrors(errors_TE, window.dones_TE, errors_TE.size, diagnostics)
+        return RewardErrors(errors_TE, window.dones_TE, errors_TE.size, diagnostics, values_TE[:-1])

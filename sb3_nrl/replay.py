@@ -1,0 +1,97 @@
+"""Use the steps of a window again, with the weights as they have become.
+
+Shapes: T steps, E environments, W weights and biases that learn.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sb3_nrl.arrays import Array
+from sb3_nrl.buffers import RolloutWindow
+from sb3_nrl.perturbation import PerturbablePolicy
+from sb3_nrl.reward_prediction import RewardErrors
+from sb3_nrl.rules import LearningRule, eligibilities
+from sb3_nrl.traces import discounted_errors
+
+_CLIP_RANGE = 0.2
+
+
+class Replay(NamedTuple):
+    """
+    A window that is used again.
+
+    :param window: The window, with log π(a|s) of the policy as it is now
+    :param actor_TE: Factors of the actor's eligibilities
+    :param critic_TE: Factors of the critic's
+    :param diagnostics: Numbers to log, by name
+    """
+
+    window: RolloutWindow
+    actor_TE: np.ndarray
+    critic_TE: np.ndarray
+    diagnostics: dict[str, float]
+
+    def change(self, policy: PerturbablePolicy, rule: LearningRule, n_steps_per_piece: int) -> Array:
+        """
+        The weight change before clipping and learning rate.
+
+        :param policy: The policy
+        :param rule: The learning rule
+        :param n_steps_per_piece: Maximum number of steps of which the rule computes the eligibility at once
+        :return: Shape (W,)
+        """
+        change_W: Array = 0.0
+        for piece in eligibilities(policy, rule, self.window, n_steps_per_piece, None):
+            of_actor_W = piece.eligibility.weighted_sum(self.actor_TE[piece.steps])
+            of_critic_W = piece.eligibility.weighted_sum(self.critic_TE[piece.steps])
+            own_W = policy.xp.concatenate([of_actor_W[policy.parts[0].weights], of_critic_W[policy.parts[1].weights]])
+            change_W = change_W + own_W
+            if piece.cost_W is not None:
+                change_W = change_W - piece.cost_W
+        return change_W
+
+
+def replay(
+    policy: PerturbablePolicy,
+    window: RolloutWindow,
+    errors: RewardErrors,
+    decay: float,
+    clip_range: float | None,
+    n_steps_per_batch: int,
+) -> Replay:
+    """
+    Compute what an update that uses a window again makes of its steps.
+
+    The advantage of a step is the decayed sum of the reward prediction errors from it to the end of the window, as they
+    were when the window was new. The actor's factors are those of PPO's clipped objective (Schulman et al. 2017): the
+    advantage times the ratio π(a|s) / π_old(a|s), and 0 where the ratio has already left the clip range in the
+    direction of the advantage. The critic's are the differences between the values that it was to learn and those that
+    it has now.
+
+    :param policy: The policy as it is now, with a critic
+    :param window: The steps
+    :param errors: Their reward prediction errors
+    :param decay: Factor per step on the traces
+    :param clip_range: How far the ratio may be from 1, None for 0.2
+    :param n_steps_per_batch: Maximum number of steps of one batch of passes
+    :return: The factors
+    """
+    advantages_TE = discounted_errors(errors.errors_TE, errors.restarts_TE, decay)
+    objectives, states = [], window.states
+    for _, batch in window.batches(n_steps_per_batch):
+        clean = policy.noisy_pass(batch.observations, batch.actions, None, states=states, starts_TE=batch.starts_TE)
+        objectives.append([policy.numpy(part) for part in clean.objectives])
+        states = clean.states
+    log_probs, values = (np.concatenate(parts) for parts in zip(*objectives, strict=True))
+    log_ratio_TE = (log_probs - window.log_probs).reshape(advantages_TE.shape).astype(float)
+    ratio_TE = np.exp(log_ratio_TE)
+    clip = _CLIP_RANGE if clip_range is None else clip_range
+    is_clipped_TE = np.where(advantages_TE > 0, ratio_TE > 1 + clip, ratio_TE < 1 - clip)
+    assert errors.values_TE is not None
+    return Replay(
+        window._replace(log_probs=log_probs),
+        np.where(is_clipped_TE, 0.0, advantages_TE * ratio_TE),
+        errors.values_TE + advantages_TE - values.reshape(advantages_TE.shape),
+        {"approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()), "clip_fraction": float(is_clipped_TE.mean())},
+    )
