@@ -100,6 +100,7 @@ class BPTT(ThreeFactorAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-3,
+        *,
         _init_setup_model: bool = True,
         **shared: Unpack[SharedArguments],
     ) -> None:

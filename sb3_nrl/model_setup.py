@@ -36,6 +36,9 @@ from sb3_nrl.spiking_policies import SPIKING_POLICIES
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
 
+_FIXED_ARGUMENTS = ("norm_obs", "reward_prediction", "perturbation")
+"""Arguments that cannot change after a model is made."""
+
 
 class SharedArguments(TypedDict, total=False):
     """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
@@ -114,8 +117,6 @@ class ModelSetup(OnPolicyAlgorithm):
         for name, value in used.items():
             setattr(self, name, value)
         before: RewardPredictor | None = vars(self).get("predictor")
-        same = before is None or before.has_critic == predictor.has_critic
-        check("reward_prediction", self.reward_prediction, same, "what it was when the model was made")
         if before is not None:
             predictor.take_over(before)
         return predictor
@@ -130,6 +131,9 @@ class ModelSetup(OnPolicyAlgorithm):
     def _read_arguments(self) -> None:
         """Check all arguments, and make the reward predictor and the learning rule."""
         check_origin(self._names(), vars(self))
+        for name, made in vars(self).get("_made_with", {}).items():
+            value = getattr(self, name)
+            check(name, value, value in (None, made), f"{made!r}, as it was when the model was made")
         part, absent = self.gae_lambda, self.gae_lambda is None
         check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
         alone = absent or self.trace_decay is None
@@ -138,9 +142,6 @@ class ModelSetup(OnPolicyAlgorithm):
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
         is_bool = isinstance(self.norm_obs, bool)
         check("norm_obs", self.norm_obs, is_bool, "True or False")
-        if "policy" in vars(self):
-            same = self.norm_obs == (self.policy.normalizer is not None)
-            check("norm_obs", self.norm_obs, same, "what it was when the model was made")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
         if self.learning_rate != self._scheduled_rate:
@@ -174,6 +175,7 @@ class ModelSetup(OnPolicyAlgorithm):
         once = not self.predictor.has_critic or self.rule.acts_with_noise or passes is not None
         wanted = "1 with a running average, n_baseline_passes, or a rule that acts with noise"
         check("n_epochs", self.n_epochs, self.n_epochs == 1 or not once, wanted)
+        self._made_with = {name: vars(self)[name] for name in _FIXED_ARGUMENTS if name in vars(self)}
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -281,8 +283,13 @@ class ModelSetup(OnPolicyAlgorithm):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         super().set_random_seed(seed)
-        if seed is not None and "policy" in vars(self):
-            self.policy.generator = np.random.default_rng(seed)
+        policy = vars(self).get("policy")
+        if seed is not None and isinstance(policy, NoisyPolicy):
+            policy.generator = np.random.default_rng(seed)
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        check("policy", policy_name, policy_name in self.policy_aliases, f"one of {tuple(self.policy_aliases)}")
+        return self.policy_aliases[policy_name]
 
     def set_parameters(
         self,

@@ -162,7 +162,8 @@ class Network(nn.Module):
                     x = repeat_batch(xp, x, n_missing)
                 n_missing = 1
             if isinstance(layer, RecurrentLayer):
-                assert states is not None and starts_TE is not None
+                if states is None or starts_TE is None:
+                    raise ValueError("A recurrent network needs states and starts_TE, those of the window in a rule.")
                 own = states[:, self.layer_states[place]]
                 x, received, potentials, own = layer.unroll(xp, parameters, x, layer_noise, own, starts_TE)
                 new_states.append(own)

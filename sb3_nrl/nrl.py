@@ -105,6 +105,7 @@ class NRL(ThreeFactorAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule | None = None,
+        *,
         noise_std: float | None = None,
         noise_distribution: NoiseDistribution = "gaussian",
         noise_normalization: NoiseNormalization = "unbiased",
@@ -142,8 +143,6 @@ class NRL(ThreeFactorAlgorithm):
             self.perturbation = "weight" if is_recurrent else "node"
         kind = self.perturbation
         check("perturbation", kind, kind in get_args(Perturbation), f"None, or one of {get_args(Perturbation)}")
-        before: LearningRule | None = vars(self).get("rule")
-        check("perturbation", kind, before is None or before.perturbs == kind, "what it was when the model was made")
         if self.n_noise_samples is None:
             self.n_noise_samples = 32 if kind == "weight" else 8
         if self.noise_std is None:

@@ -166,6 +166,8 @@ class NoisyPolicy(PerturbablePolicy):
             "a list of the widths of the hidden layers, or "
             + ("dict(pi=[...], vf=[...])" if critic else "dict(pi=[...]) (there is no critic)"),
         )
+        has_none = not list(self.activation_fn().parameters())
+        check("activation_fn", self.activation_fn, has_none, "without parameters: those of a features extractor learn")
         check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
         positive = is_number(self.head_gain, 0)
         check("head_gain", self.head_gain, positive, "positive, or layers before the head would not learn")
@@ -329,7 +331,7 @@ class NoisyPolicy(PerturbablePolicy):
         parameters = self._action_parameters(th, obs)
         values = None if self.critic is None else self.predict_values(obs)
         if isinstance(self.action_space, spaces.Box):
-            actions = actions.flatten(1)
+            actions = actions.reshape(len(actions), -1)
         log_probs = self.action_dist.log_prob(th, parameters, actions)
         return values, log_probs, self.action_dist.entropy(th, parameters)
 

@@ -189,7 +189,7 @@ class RnnPolicy(RecurrentWeightsPolicy):
         actor, *critic = self._run(th, obs, None, states, episode_starts.bool()[None])
         parameters = self.action_dist.parameters(th, actor.outputs)
         if isinstance(self.action_space, spaces.Box):
-            actions = actions.flatten(1)
+            actions = actions.reshape(len(actions), -1)
         log_probs = self.action_dist.log_prob(th, parameters, actions)
         return critic[0].outputs if critic else None, log_probs, self.action_dist.entropy(th, parameters)
 

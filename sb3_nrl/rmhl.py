@@ -66,6 +66,7 @@ class RMHL(ThreeFactorAlgorithm):
         policy: str | type[NoisyPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
+        *,
         noise_std: float = 0.1,
         noise_distribution: NoiseDistribution = "gaussian",
         noise_probability: float = 1.0,

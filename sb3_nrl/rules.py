@@ -6,7 +6,7 @@ and biases that learn.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -70,6 +70,8 @@ class LearningRule(ABC):
         """
         name = type(self).__name__
         check(f"{name}.noise", self.noise, self.noise is None or isinstance(self.noise, Noise), "a Noise, or None")
+        kinds = get_args(Perturbs)
+        check(f"{name}.perturbs", self.perturbs, self.perturbs in kinds, f"one of {kinds}")
         has_noise = self.noise is not None or not self.acts_with_noise
         check(f"{name}.noise", self.noise, has_noise, "a Noise, which a rule that acts with noise needs")
         if self.noise is not None:

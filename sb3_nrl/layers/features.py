@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_nrl.arrays import Array, ArrayNamespace, Observations, as_float
+from sb3_nrl.arrays import Array, ArrayNamespace, Observations, as_float, is_exported
 from sb3_nrl.layers.base import Layer
 
 
@@ -56,4 +56,7 @@ def _image(xp: ArrayNamespace, x: Array) -> Array:
 
 
 def _one_hot(columns: np.ndarray, values: np.ndarray, xp: ArrayNamespace, x: Array) -> Array:
-    return as_float(xp, x[:, columns] == (values if xp is np else th.as_tensor(values, device=x.device)))
+    codes = x[:, columns] == (values if xp is np else th.as_tensor(values, device=x.device))
+    if not is_exported(xp) and codes.sum() < x.shape[0] * x.shape[1]:
+        raise ValueError(f"An observation is not in the observation space. The batch is {x.tolist()}.")
+    return as_float(xp, codes)
