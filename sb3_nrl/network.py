@@ -41,17 +41,17 @@ class NetworkPass(NamedTuple):
     The results of a pass through a network.
 
     :param outputs: Outputs of the head, shape (B, O)
-    :param received: Pre-synaptic activity x̃ of each layer if nodes got noise, else empty
-    :param potentials: Pre-activations h of all nodes, in arrays that together have N columns, if nodes got noise
+    :param received: Pre-synaptic activity x̃ of each layer; empty if noise was on weights. In a clean pass, None for
+        recurrent layers
+    :param potentials: Pre-activations h of all nodes, in arrays that together have N columns; empty if noise was on
+        weights. In a clean pass, without those of recurrent layers
     :param states: Hidden state after the last step, None if no layer is recurrent
-    :param of_head: Pre-synaptic activity x̃ of the head
     """
 
     outputs: Array
     received: list[Any]
     potentials: list[Array]
     states: Array | None
-    of_head: Any
 
 
 class Network(nn.Module):
@@ -138,18 +138,15 @@ class Network(nn.Module):
         x: Any = self.normalized(xp, obs)
         all_received: list[Any] = []
         all_potentials: list[Array] = []
-        if self.n_states == 0 and noise is None:  # what happens at every step of most trainings
-            for layer in self._layers:
-                x, received, _ = layer.step(xp, layer.arrays(xp), x)
-            return NetworkPass(x, all_received, all_potentials, None, received)
-        if self.n_states == 0 and noise is not None and not isinstance(noise, WeightNoise):
+        if self.n_states == 0 and not isinstance(noise, WeightNoise):  # what happens at every step of most trainings
             for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
-                x, received, potentials = layer.step(xp, layer.arrays(xp), x, noise[:, nodes])
+                x, received, potentials = layer.step(
+                    xp, layer.arrays(xp), x, None if noise is None else noise[:, nodes]
+                )
                 all_received.append(received)
                 all_potentials += potentials
-            return NetworkPass(x, all_received, all_potentials, None, received)
+            return NetworkPass(x, all_received, all_potentials, None)
         new_states: list[Array] = []
-        of_nodes = noise is not None and not isinstance(noise, WeightNoise)
         n_missing = noise.n_copies if isinstance(noise, WeightNoise) else 1  # copies that are still the same
         for place, layer in enumerate(self._layers):
             parameters, layer_noise = layer.arrays(xp), self._noise_of(place, noise)
@@ -169,12 +166,12 @@ class Network(nn.Module):
                 new_states.append(own)
             else:
                 x, received, potentials = layer.step(xp, parameters, x, layer_noise)
-            if of_nodes:
+            if not isinstance(noise, WeightNoise):
                 all_received.append(received)
                 all_potentials += potentials
         x = repeat_batch(xp, x, n_missing)
         after = None if not new_states else new_states[0] if len(new_states) == 1 else xp.concatenate(new_states, 1)
-        return NetworkPass(x, all_received, all_potentials, after, received)
+        return NetworkPass(x, all_received, all_potentials, after)
 
     def _noise_of(self, place: int, noise: NetworkNoise) -> LayerNoise:
         """What one layer gets of the noise on nodes or of rank one."""

@@ -44,13 +44,13 @@ class NoisyPass(NamedTuple):
     :param objectives: log π(a|s) of the actor and, with a critic, V(s), of shape (B,) each. The eligibility is an
         estimate of their gradients
     :param received: Pre-synaptic activity x̃ of each layer, the actor's layers first. It is an array of B rows, a list
-        of arrays if the layer consists of several, or None if nothing in it learns.
+        of arrays if the layer consists of several, or None if nothing in it learns. Empty if noise is on weights; in
+        a clean pass, recurrent layers have None.
         :func:`~sb3_nrl.arrays.map_received` applies a function to all
     :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
-        of the nodes
+        of the nodes. Empty if noise is on weights; in a clean pass, without those of recurrent layers
     :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
     :param parameters: Parameters of the action distribution
-    :param of_heads: Pre-synaptic activity x̃ of the heads of actor and critic
     :param costs: What the actor's activity costs, shape (B,); None if nothing
     """
 
@@ -59,5 +59,4 @@ class NoisyPass(NamedTuple):
     potentials: list[Array]
     states: Array | None
     parameters: Array
-    of_heads: list[Any]
     costs: Array | None = None

@@ -34,9 +34,9 @@ class PerturbablePolicy(BasePolicy):
     """
     The part of a policy that learning rules use: an actor and perhaps a critic, whose nodes noise can be added to.
 
-    Learning rules use the methods ``noisy_pass``, ``sample_noise``, ``values`` and ``array``. They also use
-    ``n_nodes``, the number N of nodes, and ``parts``, the positions of the nodes and weights of actor and critic. The
-    actor's nodes come first.
+    Most learning rules need the methods ``noisy_pass``, ``sample_noise``, ``values`` and ``array``, and ``n_nodes``,
+    the number N of nodes. ``networks`` are actor and critic, and ``parts`` the positions of their nodes and weights,
+    the actor's first. ``learnable`` has the parameters that learn, and ``xp`` is the module that arrays are of.
 
     On the CPU both run in NumPy if all their layers can, else in PyTorch. A subclass makes the networks, and gives them
     the interface of Stable-Baselines3's policies.
@@ -287,7 +287,6 @@ class PerturbablePolicy(BasePolicy):
             [potential for passed in passes for potential in passed.potentials],
             xp.concatenate(after, 1) if after else None,
             parameters,
-            [passed.of_head for passed in passes],
             self.costs(),
         )
 

@@ -187,7 +187,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         if self.goes_on:
             n_done, n_wanted = model.num_timesteps, self.n_timesteps
             if n_done >= n_wanted:
-                raise ValueError(f"{self.trained_agent} already has {n_wanted} steps: choose a larger -n")
+                raise ValueError(f"{self.trained_agent} already has {n_done} steps: choose a larger -n")
             print(f"Resuming from {self.trained_agent}: {n_done} of {n_wanted} steps are done")
             self.n_timesteps = n_wanted - n_done
             if (normalize := model.get_vec_normalize_env()) is not None:

@@ -467,7 +467,7 @@ def test_default_of_another_discount_is_there_on_loading_too(tmp_path: pathlib.P
 
 @each_algorithm
 def test_the_kind_of_reward_prediction_stays_what_it_was(algorithm: Any, tmp_path: pathlib.Path) -> None:
-    message = "reward_prediction='average': must be what it was when the model was made"
+    message = "reward_prediction='average': must be 'critic', as it was when the model was made"
     model = make(algorithm)
     model.save(tmp_path / "model")
     others: dict[str, Any] = {"reward_prediction": "average", "gamma": 1.0, "trace_decay": 1.0}

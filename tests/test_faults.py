@@ -35,9 +35,31 @@ def make(algorithm: Any = NRL, env: Any = (5,), rule: str = "critic", **settings
 
 # Arguments
 
+
+@each_algorithm
+def test_arguments_after_the_learning_rate_are_keywords(algorithm: Any) -> None:
+    """In A2C and PPO the next argument is ``n_steps``."""
+    with pytest.raises(TypeError, match="positional argument"):
+        algorithm("MlpPolicy", "CartPole-v1", 1e-3, 5)
+
+
+@pytest.mark.parametrize("change", [{"norm_obs": False}, {"reward_prediction": "average"}, {"policy": "MlpPolicy"}])
+def test_what_cannot_change_is_refused_by_load(change: dict[str, Any], tmp_path: Path) -> None:
+    model = make_model(norm_obs=True)
+    model.save(tmp_path / "model")
+    ((name, value),) = change.items()
+    if name == "policy":  # ignored, as by A2C
+        assert NRL.load(tmp_path / "model", device="cpu", seed=1, **change).policy.actor.n_nodes > 0
+        return
+    with pytest.raises(ValueError, match=f"^{name}={value!r}: must be .*, as it was when the model was made"):
+        NRL.load(tmp_path / "model", device="cpu", **change)
+
+
 BAD: list[tuple[Any, str, str, list[Any]]] = [
     (NRL, "critic", "learning_rate", [-1e-3, math.nan, math.inf, lambda progress: progress - 1]),
     (NRL, "critic", "n_steps", [0, -1, 2.5, True]),
+    (NRL, "critic", "n_epochs", [0, 1.5, True]),
+    (NRL, "critic", "clip_range", [0.2]),  # with one epoch
     (NRL, "critic", "reward_prediction", ["", "Critic", None]),
     (NRL, "critic", "gamma", [-0.5, 1.01, math.nan, "half"]),
     (NRL, "critic", "ent_coef", [-0.1, math.nan, math.inf]),
@@ -180,6 +202,7 @@ def test_clean_passes_still_works_and_is_deprecated() -> None:
         *(("head_gain", value) for value in (0, -1.0, math.nan, math.inf, "0.1", True)),
         ("use_bias", "no"),
         *(("log_std_init", value) for value in (math.nan, math.inf)),
+        ("activation_fn", th.nn.PReLU),
         *(("action_correlation", value) for value in (-0.1, 1, math.nan)),
     ],
     ids=lambda value: re.sub(r"\W+", "_", str(value)),
@@ -230,7 +253,10 @@ def test_what_the_algorithm_sets_is_not_the_policys_to_choose(algorithm: Any, na
 
 @pytest.mark.parametrize(
     ("policy", "message"),
-    [("LstmPolicy", "LstmPolicy unknown"), (ActorCriticPolicy, "^policy=.*ActorCriticPolicy.*NoisyPolicy")],
+    [
+        ("MlpLstmPolicy", "^policy='MlpLstmPolicy': must be one of .*MlpGruPolicy"),
+        (ActorCriticPolicy, "^policy=.*ActorCriticPolicy.*NoisyPolicy"),
+    ],
 )
 def test_unknown_policy_is_refused_by_name(policy: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -746,3 +772,22 @@ def test_training_goes_on_with_a_lower_learning_rate(optimizer: dict[str, Any], 
         assert np.array_equal(weights(either), before)
         either.learn(30, reset_num_timesteps=False)
         assert 0 < np.abs(weights(either) - before).max() < 1
+
+
+# Observations
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([3, 2])], ids=str)
+@pytest.mark.parametrize("value", [3, -1])
+def test_codes_outside_the_space_are_refused(space: Any, value: int) -> None:
+    class Stray(gymnasium.Env[Any, Any]):
+        observation_space, action_space = space, spaces.Discrete(2)
+
+        def reset(self, **_: Any) -> Any:
+            return 0 * space.sample(), {}
+
+        def step(self, action: Any) -> Any:
+            return 0 * space.sample() + value, 0.0, False, False, {}
+
+    with pytest.raises(ValueError, match=rf"not in the observation space. The batch is \[\[{value}"):
+        make(env=Stray()).learn(10)

@@ -399,11 +399,17 @@ class NoPasses(LearningRule):
         raise NotImplementedError
 
 
+class MisspeltPerturbs(NoPasses):
+    n_passes, perturbs = 1, "nodes"  # type: ignore[assignment]
+
+
 def test_what_a_rule_lacks_is_named() -> None:
     with pytest.raises(ValueError, match="the learning rule's noise is None"):
         with_rule(DrawsNoise()).learn(64)
     with pytest.raises(ValueError, match=r"^NoPasses\.n_passes=0: must be a whole number of passes, at least 1"):
         with_rule(NoPasses())
+    with pytest.raises(ValueError, match=r"^MisspeltPerturbs\.perturbs='nodes': must be one of \('node'"):
+        with_rule(MisspeltPerturbs())
 
 
 # Forward passes

@@ -239,5 +239,5 @@ def test_recordings_are_of_what_acted(policy: str) -> None:
 def test_norm_obs_cannot_be_changed_later() -> None:
     model = make_model(norm_obs=True)
     model.norm_obs = False
-    with pytest.raises(ValueError, match="norm_obs=False: must be what it was when the model was made"):
+    with pytest.raises(ValueError, match="norm_obs=False: must be True, as it was when the model was made"):
         model.learn(8)

@@ -67,6 +67,13 @@ def make_window(policy: Any, n_steps: int = T, n_envs: int = E, starts_TE: np.nd
     )
 
 
+def test_a_recurrent_policy_asks_for_states() -> None:
+    policy = make_recurrent_policy({"policy_class": RnnPolicy})
+    window = make_window(policy)
+    with pytest.raises(ValueError, match="needs states and starts_TE"):
+        policy.noisy_pass(window.observations, window.actions, None)
+
+
 def unit(layer: Any, weights: dict[Any, th.Tensor], x: th.Tensor, h: th.Tensor) -> th.Tensor:
     bias = 0 if layer.bias is None else weights[layer.bias]
     return x @ weights[layer.weight].T + bias + h @ weights[layer.recurrent_weight].T

@@ -114,7 +114,6 @@ def test_training_in_parts_is_training_at_once() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "rule", "arguments", "message"),
     [
-        (NRL, "critic", {"n_epochs": 0}, "n_epochs=0: must be a whole number, at least 1"),
         (NRL, "average", {"n_epochs": 2}, "n_epochs=2: must be 1 with a running average"),
         (RMHL, "average", {"n_epochs": 2}, "n_epochs=2: must be 1 with a running average"),
         (

@@ -158,7 +158,7 @@ def test_an_extractor_that_node_perturbation_refuses_is_trained(algorithm: Any) 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_the_kind_of_perturbation_cannot_change(loaded: bool, tmp_path: Path) -> None:
     model = make_model()
-    with pytest.raises(ValueError, match="perturbation='weight': must be what it was when the model was made"):
+    with pytest.raises(ValueError, match="perturbation='weight': must be 'node', as it was when the model was made"):
         if loaded:
             model.save(tmp_path / "model")
             NRL.load(tmp_path / "model", env=model.env, perturbation="weight")
