@@ -166,8 +166,7 @@ class NoisyPolicy(PerturbablePolicy):
             "a list of the widths of the hidden layers, or "
             + ("dict(pi=[...], vf=[...])" if critic else "dict(pi=[...]) (there is no critic)"),
         )
-        has_none = not list(self.activation_fn().parameters())
-        check("activation_fn", self.activation_fn, has_none, "without parameters: those of a features extractor learn")
+        check("activation_fn", self.activation_fn, not [*self.activation_fn().parameters()], "without parameters")
         check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
         positive = is_number(self.head_gain, 0)
         check("head_gain", self.head_gain, positive, "positive, or layers before the head would not learn")

@@ -53,8 +53,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         (:class:`~sb3_nrl.reward_prediction.TDCritic`). ``"average"``: a running average of the rewards
         (:class:`~sb3_nrl.reward_prediction.RunningAverage`)
     :param n_epochs: Critic only: number of updates by each window, 1 by default. Those after the first use its steps
-        again, without traces of earlier windows: see :func:`~sb3_nrl.replay.replay`. They need fewer environment steps
-        and more computation
+        again, without traces of earlier windows, by PPO's clipped objective. They need fewer environment steps and more
+        computation
     :param clip_range: For ``n_epochs`` > 1: PPO's bound on the ratio of new and old probabilities, 0.2 by default
     :param gamma: Critic only: discount γ in [0, 1], 0.99 by default
     :param ent_coef: Critic only: entropy bonus, adds −ent_coef · log π(a|s) to each reward, against premature
