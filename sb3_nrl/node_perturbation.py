@@ -14,14 +14,14 @@ from sb3_nrl.checks import check
 from sb3_nrl.noise import ORTHOGONAL, Noise
 from sb3_nrl.passes import NoisyPass
 from sb3_nrl.perturbation import PerturbablePolicy
-from sb3_nrl.rules import Eligibility, OuterProducts, Perturbation, head_scores
+from sb3_nrl.rules import Eligibility, OuterProducts, PerturbationRule, head_scores
 
 NoiseNormalization = Literal["network", "layer", "unbiased"]
 
 _TINY = np.finfo(np.float32).tiny
 
 
-class NodePerturbation(Perturbation):
+class NodePerturbation(PerturbationRule):
     """
     Eligibility ρ ξ / ‖ξ‖² ⊗ x̃ (Eq. 17), with noise ξ on every node. For the actor, ρ = log π̃(a|s) − log π(a|s)
     measures whether the noise makes the action more likely. For the critic, ρ = Ṽ(s) − V(s). The rule uses forward

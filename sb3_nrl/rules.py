@@ -138,7 +138,7 @@ def eligibilities(
             states = policy.states_after(batch.observations, states, batch.starts_TE)
 
 
-class Perturbation(LearningRule):
+class PerturbationRule(LearningRule):
     """
     A rule that compares passes that have noise: the base of node and of weight perturbation.
 

@@ -15,7 +15,7 @@ from sb3_nrl.layers import Layer, RankOne
 from sb3_nrl.network import WeightNoise
 from sb3_nrl.noise import NOISE_DISTRIBUTIONS, Noise
 from sb3_nrl.perturbation import PerturbablePolicy
-from sb3_nrl.rules import Eligibility, Perturbation, head_scores
+from sb3_nrl.rules import Eligibility, PerturbationRule, head_scores
 
 NoiseRank = Literal["one", "full"]
 
@@ -32,7 +32,7 @@ class _Carry(NamedTuple):
     arguments: dict[str, Any]
 
 
-class WeightPerturbation(Perturbation):
+class WeightPerturbation(PerturbationRule):
     """
     Eligibility ρ ΔW / σ² (Eq. 7 to 12 with the weights as θ): noise ΔW on the weights, and
     ρ = log π̃(a|s) − log π(a|s), which tells whether the noise made the action likelier. For the critic,
