@@ -19,7 +19,8 @@ class RolloutWindow(NamedTuple):
 
     :param observations: Observations of the policy, shape (T · E, ...)
     :param actions: Actions of the policy, shape (T · E, ...)
-    :param log_probs: log π(a|s) of the pass that chose the action, shape (T · E,)
+    :param log_probs: log π(a|s) of the pass that chose the action, shape (T · E,); of the policy as it is now if the
+        window is used again
     :param noise: ξ of the pass that chose the action, shape (T · E, N), None for a clean pass
     :param rewards_TE: Rewards
     :param dones_TE: Whether the step ended an episode
@@ -53,7 +54,7 @@ class RolloutWindow(NamedTuple):
 
     def batches(self, n_steps: int) -> Iterator[tuple[slice, "RolloutWindow"]]:
         """
-        Cut the window into shorter ones, which have the hidden states of its first step.
+        Cut the window into shorter ones. Those after the first have no hidden states.
 
         :param n_steps: Largest number of steps of each
         :return: The slice of steps, and the window of these steps
@@ -74,6 +75,7 @@ class RolloutWindow(NamedTuple):
                     rewards_TE=self.rewards_TE[steps],
                     dones_TE=self.dones_TE[steps],
                     terminal_values_TE=self.terminal_values_TE[steps],
+                    states=self.states if start == 0 else None,
                     starts_TE=None if self.starts_TE is None else self.starts_TE[steps],
                 ),
             )

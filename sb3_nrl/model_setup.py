@@ -12,7 +12,8 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
@@ -45,7 +46,7 @@ class SharedArguments(TypedDict, total=False):
 
     n_steps: int | None
     n_epochs: int
-    clip_range: float | None
+    clip_range: float | Schedule
     reward_prediction: RewardPrediction
     gamma: float | None
     ent_coef: float
@@ -93,13 +94,13 @@ class ModelSetup(OnPolicyAlgorithm):
     predictor: RewardPredictor
     traces: EligibilityTraces
     n_epochs: int
-    clip_range: float | None
+    clip_range: float | Schedule
     reward_prediction: RewardPrediction
     trace_decay: float | None
     gae_lambda: float | None  # type: ignore[assignment]
     norm_obs: bool
     n_baseline_passes: int | None = None
-    """Number of noisy passes whose mean actions and values come from; None: they come from a clean pass."""
+    """Number of noisy passes that actions and values are averaged over; None for one clean pass."""
 
     def make_rule(self) -> LearningRule:
         """Make the learning rule from the model's arguments."""
@@ -132,16 +133,16 @@ class ModelSetup(OnPolicyAlgorithm):
         """Check all arguments, and make the reward predictor and the learning rule."""
         check_origin(self._names(), vars(self))
         for name, made in vars(self).get("_made_with", {}).items():
-            value = getattr(self, name)
-            check(name, value, value in (None, made), f"{made!r}, as it was when the model was made")
-        part, absent = self.gae_lambda, self.gae_lambda is None
-        check("gae_lambda", part, absent or part == 0 or is_number(part, 0, 1), "None, or in [0, 1]")
-        alone = absent or self.trace_decay is None
+            value = made if getattr(self, name) is None else getattr(self, name)
+            check(name, value, value == made, f"{made!r}, as it was when the model was made")
+            setattr(self, name, value)
+        part = self.gae_lambda
+        check("gae_lambda", part, part in (None, 0) or is_number(part, 0, 1), "None, or in [0, 1]")
+        alone = part is None or self.trace_decay is None
         check("gae_lambda", part, alone, "None if trace_decay is given: trace_decay is gamma times gae_lambda")
         norm = self.max_grad_norm
         check("max_grad_norm", norm, norm is None or is_number(norm, 0), "positive, or None for no clipping")
-        is_bool = isinstance(self.norm_obs, bool)
-        check("norm_obs", self.norm_obs, is_bool, "True or False")
+        check("norm_obs", self.norm_obs, isinstance(self.norm_obs, bool), "True or False")
         window = self._stats_window_size
         check("stats_window_size", window, is_count(window), "a whole number of episodes, at least 1")
         if self.learning_rate != self._scheduled_rate:
@@ -150,15 +151,14 @@ class ModelSetup(OnPolicyAlgorithm):
         check("n_baseline_passes", passes, passes is None or is_count(passes, 2), "None, or a whole number, at least 2")
         for progress in (1.0, 0.5, 0.0):
             self._check_rate(self.lr_schedule(progress))
+            clip = FloatSchedule(self.clip_range)(progress)
+            check("clip_range", clip, clip == 0 or is_number(clip, 0), "finite and not negative")
         kind = self.policy_class
-        known = "the name of a policy, or a subclass of sb3_nrl.policies.NoisyPolicy, not a policy of another algorithm"
-        check("policy", kind, issubclass(kind, NoisyPolicy), known)
+        check("policy", kind, issubclass(kind, NoisyPolicy), "a policy's name, or a subclass of policies.NoisyPolicy")
         if self.n_steps is None:
             self.n_steps = kind.default_n_steps(self.n_envs)
         check("n_steps", self.n_steps, is_count(self.n_steps), "a whole number of steps, at least 1")
         check("n_epochs", self.n_epochs, is_count(self.n_epochs), "a whole number, at least 1")
-        clip, replays = self.clip_range, self.n_epochs > 1
-        check("clip_range", clip, clip is None or (replays and is_number(clip, 0)), "positive, or None with n_epochs=1")
         check_spaces(self.observation_space, self.action_space)
         for name in ("critic", "noise", "noise_std", "noise_distribution", "perturbs", "n_baseline_passes", "norm_obs"):
             wanted = f"without {name}, which the algorithm sets"
@@ -172,8 +172,9 @@ class ModelSetup(OnPolicyAlgorithm):
         same = before is None or type(before) is type(self.rule)
         check("rule", before, same, f"{type(self.rule).__name__}, the rule of {type(self).__name__}")
         self.rule.check()
-        once = not self.predictor.has_critic or self.rule.acts_with_noise or passes is not None
-        wanted = "1 with a running average, n_baseline_passes, or a rule that acts with noise"
+        other = self.rule.acts_with_noise or passes or self.policy_kwargs.get("encoding") == "poisson"
+        once = not self.predictor.has_critic or other
+        wanted = "1 with a running average, n_baseline_passes, Poisson spikes, or a rule that acts with noise"
         check("n_epochs", self.n_epochs, self.n_epochs == 1 or not once, wanted)
         self._made_with = {name: vars(self)[name] for name in _FIXED_ARGUMENTS if name in vars(self)}
 

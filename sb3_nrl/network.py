@@ -41,10 +41,8 @@ class NetworkPass(NamedTuple):
     The results of a pass through a network.
 
     :param outputs: Outputs of the head, shape (B, O)
-    :param received: Pre-synaptic activity x̃ of each layer; empty if noise was on weights. In a clean pass, None for
-        recurrent layers
-    :param potentials: Pre-activations h of all nodes, in arrays that together have N columns; empty if noise was on
-        weights. In a clean pass, without those of recurrent layers
+    :param received: Pre-synaptic activity x̃ of each layer, see :class:`~sb3_nrl.passes.NoisyPass`
+    :param potentials: Pre-activations h of all nodes, in arrays that together have N columns
     :param states: Hidden state after the last step, None if no layer is recurrent
     """
 

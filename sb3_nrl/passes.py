@@ -44,11 +44,11 @@ class NoisyPass(NamedTuple):
     :param objectives: log π(a|s) of the actor and, with a critic, V(s), of shape (B,) each. The eligibility is an
         estimate of their gradients
     :param received: Pre-synaptic activity x̃ of each layer, the actor's layers first. It is an array of B rows, a list
-        of arrays if the layer consists of several, or None if nothing in it learns. Empty if noise is on weights; in
-        a clean pass, recurrent layers have None.
-        :func:`~sb3_nrl.arrays.map_received` applies a function to all
+        of arrays if the layer consists of several, or None if nothing in it learns.
+        :func:`~sb3_nrl.arrays.map_received` applies a function to all. Empty if noise is on weights. Without noise,
+        only ``Dense`` layers have it: a pass with noise of zeros gives it for all
     :param potentials: Pre-activations h of all nodes, noise included: arrays that together have N columns, in the order
-        of the nodes. Empty if noise is on weights; in a clean pass, without those of recurrent layers
+        of the nodes. Without noise, and with noise on weights, as ``received``
     :param states: Hidden states after the last step, shape (K · E, S); None without recurrent layers
     :param parameters: Parameters of the action distribution
     :param costs: What the actor's activity costs, shape (B,); None if nothing

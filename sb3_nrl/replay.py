@@ -14,8 +14,6 @@ from sb3_nrl.reward_prediction import RewardErrors
 from sb3_nrl.rules import LearningRule, eligibilities
 from sb3_nrl.traces import discounted_errors
 
-_CLIP_RANGE = 0.2
-
 
 class Replay(NamedTuple):
     """
@@ -57,11 +55,11 @@ def replay(
     window: RolloutWindow,
     errors: RewardErrors,
     decay: float,
-    clip_range: float | None,
+    clip_range: float,
     n_steps_per_batch: int,
 ) -> Replay:
     """
-    Compute what an update that uses a window again makes of its steps.
+    Compute the factor of each step's eligibility in a repeated update.
 
     The advantage of a step is the decayed sum of the reward prediction errors from it to the end of the window, as they
     were when the window was new. The actor's factors are those of PPO's clipped objective (Schulman et al. 2017): the
@@ -73,7 +71,7 @@ def replay(
     :param window: The steps
     :param errors: Their reward prediction errors
     :param decay: Factor per step on the traces
-    :param clip_range: How far the ratio may be from 1, None for 0.2
+    :param clip_range: How far the ratio may be from 1
     :param n_steps_per_batch: Maximum number of steps of one batch of passes
     :return: The factors
     """
@@ -86,12 +84,14 @@ def replay(
     log_probs, values = (np.concatenate(parts) for parts in zip(*objectives, strict=True))
     log_ratio_TE = (log_probs - window.log_probs).reshape(advantages_TE.shape).astype(float)
     ratio_TE = np.exp(log_ratio_TE)
-    clip = _CLIP_RANGE if clip_range is None else clip_range
-    is_clipped_TE = np.where(advantages_TE > 0, ratio_TE > 1 + clip, ratio_TE < 1 - clip)
+    is_clipped_TE = np.where(advantages_TE > 0, ratio_TE > 1 + clip_range, ratio_TE < 1 - clip_range)
     assert errors.values_TE is not None
     return Replay(
         window._replace(log_probs=log_probs),
         np.where(is_clipped_TE, 0.0, advantages_TE * ratio_TE),
         errors.values_TE + advantages_TE - values.reshape(advantages_TE.shape),
-        {"approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()), "clip_fraction": float(is_clipped_TE.mean())},
+        {
+            "approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()),
+            "clip_fraction": float((np.abs(ratio_TE - 1) > clip_range).mean()),
+        },
     )

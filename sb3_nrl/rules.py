@@ -83,6 +83,9 @@ class LearningRule(ABC):
         """
         Compute the eligibility of a window, or of a piece of a long window.
 
+        With ``n_epochs`` > 1 this is called again for the same steps, with ``carry=None``, with the weights as they
+        have become, and with their ``log_probs``.
+
         :param policy: The policy, with the weights that acted in the window
         :param window: Successive steps
         :param carry: The second return value of the call for the previous steps; None at the start of training or after
@@ -165,6 +168,7 @@ class PerturbationRule(LearningRule):
             value = getattr(self, name)
             check(name, value, isinstance(value, bool), "True or False")
         super().check()
+        check("noise", self.noise, self.noise is not None, "a Noise with a rule that compares passes")
         probability = self.noise.probability
         check("probability of the noise", probability, probability == 1, "1 with a rule that compares passes")
 

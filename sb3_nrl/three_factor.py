@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_nrl.arrays import Array, Observations, map_observations
@@ -52,10 +53,9 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param reward_prediction: ``"critic"``: a critic network, with temporal-difference errors
         (:class:`~sb3_nrl.reward_prediction.TDCritic`). ``"average"``: a running average of the rewards
         (:class:`~sb3_nrl.reward_prediction.RunningAverage`)
-    :param n_epochs: Critic only: number of updates by each window, 1 by default. Those after the first use its steps
-        again, without traces of earlier windows, by PPO's clipped objective. They need fewer environment steps and more
-        computation
-    :param clip_range: For ``n_epochs`` > 1: PPO's bound on the ratio of new and old probabilities, 0.2 by default
+    :param n_epochs: Critic only: number of updates by each window. Those after the first use its steps again, without
+        traces of earlier windows, by PPO's clipped objective. They cost computation, and can save environment steps
+    :param clip_range: With ``n_epochs`` > 1: how far the ratio of new and old probabilities may be from 1, as in PPO
     :param gamma: Critic only: discount γ in [0, 1], 0.99 by default
     :param ent_coef: Critic only: entropy bonus, adds −ent_coef · log π(a|s) to each reward, against premature
         convergence
@@ -112,7 +112,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         *,
         n_steps: int | None = None,
         n_epochs: int = 1,
-        clip_range: float | None = None,
+        clip_range: float | Schedule = 0.2,
         reward_prediction: RewardPrediction = "critic",
         gamma: float | None = None,
         ent_coef: float = 0.0,
@@ -304,8 +304,8 @@ class ThreeFactorAlgorithm(ModelSetup):
         costs_W: list[Array] = []
         for piece in eligibilities(policy, self.rule, window, n_steps, self._carry):
             self._carry, steps = piece.carry, piece.steps
-            restarts_TE = errors.restarts_TE[steps]
-            update = self.traces.update(piece.eligibility, errors.errors_TE[steps], restarts_TE, self.decay)
+            of_steps = errors.errors_TE[steps], errors.restarts_TE[steps]
+            update = self.traces.update(piece.eligibility, *of_steps, self.decay)
             if steps.start == 0:
                 change_W: Array = update.change_W
             else:
@@ -315,7 +315,6 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._log_means(piece.diagnostics)
         shape, wanted = tuple(change_W.shape), (policy.n_weights,)
         check("shape of the rule's weighted_sum", shape, shape == wanted, f"{wanted}, a number for each weight")
-        buffer.reset()
         for watch in self.watchers:
             watch(Update(window, errors, change_W, had_traces))
         if errors.n_rewards > 0:
@@ -324,20 +323,17 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._update_weights(change_W, window)
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)
-            self._log_means(
-                {
-                    "entropy_loss": float(window.log_probs.mean()),
-                    "rpe": errors.errors_TE.sum() / errors.n_rewards,
-                    "trace_norm": update.trace_norm,
-                }
-            )
+            rpe, entropy_loss = errors.errors_TE.sum() / errors.n_rewards, float(window.log_probs.mean())
+            self._log_means({"entropy_loss": entropy_loss, "rpe": rpe, "trace_norm": update.trace_norm})
             for _ in range(self.n_epochs - 1):
-                replayed = replay(policy, window, errors, self.decay, self.clip_range, n_steps)
-                self._log_means(replayed.diagnostics)
-                self._update_weights(replayed.change(policy, self.rule, n_steps), window)
+                clip_range = FloatSchedule(self.clip_range)(self._current_progress_remaining)
+                again = replay(policy, window, errors, self.decay, clip_range, n_steps)
+                self._log_means(again.diagnostics)
+                self._update_weights(again.change(policy, self.rule, n_steps), window)
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if policy.normalizer is not None:
             policy.normalizer.update(window.observations)
+        buffer.reset()
 
     def _update_weights(self, change_W: Array, window: RolloutWindow) -> None:
         """Apply a weight change of a window."""

@@ -31,7 +31,7 @@ class Update(NamedTuple):
 
     :param window: The steps of the update
     :param errors: Their reward prediction errors
-    :param change_W: The weight change before clipping and learning rate
+    :param change_W: The weight change Σ δ · trace before clipping and learning rate, without the cost of spikes
     :param had_traces: Whether there were traces of steps before the window
     """
 

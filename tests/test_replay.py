@@ -40,7 +40,7 @@ def make_case(policy: Any, window: Any) -> tuple[Any, RewardErrors]:
 
 
 def loss(log_probs_TE: th.Tensor, values_TE: th.Tensor, window: Any, errors: RewardErrors) -> tuple[th.Tensor, int]:
-    """PPO's clipped loss with half of the squared error of the values, and the number of steps that are clipped."""
+    """PPO's clipped loss with half of the squared error of the values, and the number of ratios that are clipped."""
     advantages = np.zeros((T + 1, E))
     for t in range(T - 1, -1, -1):
         advantages[t] = errors.errors_TE[t] + DECAY * advantages[t + 1] * ~errors.restarts_TE[t]
@@ -50,8 +50,7 @@ def loss(log_probs_TE: th.Tensor, values_TE: th.Tensor, window: Any, errors: Rew
     objective_TE = th.minimum(ratio_TE * advantages_TE, clipped_TE * advantages_TE)
     assert errors.values_TE is not None
     targets_TE = th.as_tensor(errors.values_TE) + advantages_TE
-    n_clipped = int((objective_TE < ratio_TE * advantages_TE).sum())
-    return -(objective_TE - (targets_TE - values_TE) ** 2 / 2).sum(), n_clipped
+    return -(objective_TE - (targets_TE - values_TE) ** 2 / 2).sum(), int((clipped_TE != ratio_TE).sum())
 
 
 @pytest.mark.parametrize("n_steps_per_batch", [T, 3])
@@ -122,8 +121,13 @@ def test_training_in_parts_is_training_at_once() -> None:
             {"n_epochs": 2, "n_baseline_passes": 2},
             "n_epochs=2: must be 1 with a running average, n_base",
         ),
-        (NRL, "critic", {"n_epochs": 2, "clip_range": 0.0}, "clip_range=0.0: must be positive"),
-        (NRL, "critic", {"clip_range": 0.2}, "clip_range=0.2: must be positive, or None with n_epochs=1"),
+        (NRL, "critic", {"clip_range": -0.1}, "clip_range=-0.1: must be finite and not negative"),
+        (NRL, "critic", {"clip_range": lambda progress: progress - 1}, "clip_range=.*: must be finite and not neg"),
+        (
+            *(NRL, "critic"),
+            {"n_epochs": 2, "policy": "MlpLifPolicy", "policy_kwargs": {"encoding": "poisson"}},
+            "n_epochs=2: must be 1 with .* Poisson spikes",
+        ),
     ],
 )
 def test_arguments_are_refused_by_name(algorithm: Any, rule: str, arguments: dict[str, Any], message: str) -> None:

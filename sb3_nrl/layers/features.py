@@ -58,5 +58,7 @@ def _image(xp: ArrayNamespace, x: Array) -> Array:
 def _one_hot(columns: np.ndarray, values: np.ndarray, xp: ArrayNamespace, x: Array) -> Array:
     codes = x[:, columns] == (values if xp is np else th.as_tensor(values, device=x.device))
     if not is_exported(xp) and codes.sum() < x.shape[0] * x.shape[1]:
-        raise ValueError(f"An observation is not in the observation space. The batch is {x.tolist()}.")
+        row = x[codes.sum(1) < x.shape[1]][0].tolist()
+        highest = (np.bincount(columns) - 1).tolist()
+        raise ValueError(f"The observation {row} is not in its space: must be whole numbers from 0 to {highest}.")
     return as_float(xp, codes)
