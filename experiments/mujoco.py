@@ -1,5 +1,5 @@
 """
-MuJoCo's tasks without a backward pass: NRL with one setting for all, beside the exact gradient, A2C and PPO.
+MuJoCo's tasks without a backward pass: NRL with its shipped settings, beside the exact gradient, A2C and PPO.
 
 A run has a million steps. Its result is the mean return of the last 100 training episodes, and that of 20 episodes with
 the most likely actions. A2C and PPO have the RL Zoo's configs. Published returns stand beside those of the runs.

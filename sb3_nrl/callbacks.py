@@ -26,9 +26,10 @@ _NO_HYPERPARAMETERS = {"env", "learning_rate", "policy_kwargs", "tensorboard_log
 
 class GradientAlignmentCallback(BaseCallback):
     """
-    Logs ``train/alignment``: the cosine between the update Σ δ · trace and the exact gradient, averaged over the
-    updates since the last log. Both are computed from the same steps, with the same δ and the same decay of the traces.
-    The exact gradient is BPTT's: that of Σ δ log π(a|s), or with a critic that of Σ δ (log π(a|s) + V(s)).
+    Logs ``train/alignment``: the cosine between the first update of a window, Σ δ · trace, and the exact gradient,
+    averaged over the windows since the last log. Both are computed from the same steps, with the same δ and the same
+    decay of the traces. The exact gradient is BPTT's: that of Σ δ log π(a|s), or with a critic that of
+    Σ δ (log π(a|s) + V(s)).
 
     Each update needs an additional backward pass and a second set of traces. The callback changes neither weights nor
     random numbers. It leaves out updates of length 0, and updates whose traces include steps before the callback

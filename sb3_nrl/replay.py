@@ -3,6 +3,7 @@
 Shapes: T steps, E environments, W weights and biases that learn.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,16 +51,18 @@ class Replay(NamedTuple):
         return change_W
 
 
-def replay(
+def replays(
     policy: PerturbablePolicy,
     window: RolloutWindow,
     errors: RewardErrors,
     decay: float,
     clip_range: float,
     n_steps_per_batch: int,
-) -> Replay:
+    n_replays: int,
+) -> Iterator[Replay]:
     """
-    Compute the factor of each step's eligibility in a repeated update.
+    Compute the factors of each step's eligibility in repeated updates, each with the weights as they are when it is
+    asked for.
 
     The advantage of a step is the decayed sum of the reward prediction errors from it to the end of the window, as they
     were when the window was new. The actor's factors are those of PPO's clipped objective (Schulman et al. 2017): the
@@ -67,31 +70,33 @@ def replay(
     direction of the advantage. The critic's are the differences between the values that it was to learn and those that
     it has now.
 
-    :param policy: The policy as it is now, with a critic
+    :param policy: The policy, with a critic
     :param window: The steps
     :param errors: Their reward prediction errors
     :param decay: Factor per step on the traces
     :param clip_range: How far the ratio may be from 1
     :param n_steps_per_batch: Maximum number of steps of one batch of passes
-    :return: The factors
+    :param n_replays: Number of repeated updates
+    :return: The factors, one update after the other
     """
     advantages_TE = discounted_errors(errors.errors_TE, errors.restarts_TE, decay)
-    objectives, states = [], window.states
-    for _, batch in window.batches(n_steps_per_batch):
-        clean = policy.noisy_pass(batch.observations, batch.actions, None, states=states, starts_TE=batch.starts_TE)
-        objectives.append([policy.numpy(part) for part in clean.objectives])
-        states = clean.states
-    log_probs, values = (np.concatenate(parts) for parts in zip(*objectives, strict=True))
-    log_ratio_TE = (log_probs - window.log_probs).reshape(advantages_TE.shape).astype(float)
-    ratio_TE = np.exp(log_ratio_TE)
-    is_clipped_TE = np.where(advantages_TE > 0, ratio_TE > 1 + clip_range, ratio_TE < 1 - clip_range)
-    assert errors.values_TE is not None
-    return Replay(
-        window._replace(log_probs=log_probs),
-        np.where(is_clipped_TE, 0.0, advantages_TE * ratio_TE),
-        errors.values_TE + advantages_TE - values.reshape(advantages_TE.shape),
-        {
-            "approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()),
-            "clip_fraction": float((np.abs(ratio_TE - 1) > clip_range).mean()),
-        },
-    )
+    for _ in range(n_replays):
+        objectives, states = [], window.states
+        for _, batch in window.batches(n_steps_per_batch):
+            clean = policy.noisy_pass(batch.observations, batch.actions, None, states=states, starts_TE=batch.starts_TE)
+            objectives.append([policy.numpy(part) for part in clean.objectives])
+            states = clean.states
+        log_probs, values = (np.concatenate(parts) for parts in zip(*objectives, strict=True))
+        log_ratio_TE = (log_probs - window.log_probs).reshape(advantages_TE.shape).astype(float)
+        ratio_TE = np.exp(log_ratio_TE)
+        is_clipped_TE = np.where(advantages_TE > 0, ratio_TE > 1 + clip_range, ratio_TE < 1 - clip_range)
+        assert errors.values_TE is not None
+        yield Replay(
+            window._replace(log_probs=log_probs),
+            np.where(is_clipped_TE, 0.0, advantages_TE * ratio_TE),
+            errors.values_TE + advantages_TE - values.reshape(advantages_TE.shape),
+            {
+                "approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()),
+                "clip_fraction": float((np.abs(ratio_TE - 1) > clip_range).mean()),
+            },
+        )

@@ -21,7 +21,7 @@ from sb3_nrl.buffers import RolloutBuffer, RolloutWindow
 from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.model_setup import ModelSetup, SharedArguments
 from sb3_nrl.policies import NoisyPolicy
-from sb3_nrl.replay import replay
+from sb3_nrl.replay import replays
 from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming
 from sb3_nrl.rules import LearningRule, eligibilities
 from sb3_nrl.updates import Update, apply_update
@@ -325,11 +325,11 @@ class ThreeFactorAlgorithm(ModelSetup):
                 self.logger.record(f"train/{name}", value)
             rpe, entropy_loss = errors.errors_TE.sum() / errors.n_rewards, float(window.log_probs.mean())
             self._log_means({"entropy_loss": entropy_loss, "rpe": rpe, "trace_norm": update.trace_norm})
-            for _ in range(self.n_epochs - 1):
+            if self.n_epochs > 1:
                 clip_range = FloatSchedule(self.clip_range)(self._current_progress_remaining)
-                again = replay(policy, window, errors, self.decay, clip_range, n_steps)
-                self._log_means(again.diagnostics)
-                self._update_weights(again.change(policy, self.rule, n_steps), window)
+                for again in replays(policy, window, errors, self.decay, clip_range, n_steps, self.n_epochs - 1):
+                    self._log_means(again.diagnostics)
+                    self._update_weights(again.change(policy, self.rule, n_steps), window)
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if policy.normalizer is not None:
             policy.normalizer.update(window.observations)

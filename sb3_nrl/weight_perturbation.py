@@ -90,9 +90,11 @@ class WeightPerturbation(PerturbationRule):
         if needs_clean:  # the first: diagnostics are those of the last pass, which has noise
             cases.insert(0, (None, window.states))
         *clean, noisy = self.passes(policy, window, cases)
-        scores = head_scores(policy, clean[0], window.actions) if self.local_head else []
-        lasts = np.cumsum([len(network.layers) for network in policy.networks]) - 1
-        of_heads = [clean[0].received[last] for last in lasts] if self.local_head else []
+        scores, of_heads = [], []
+        if self.local_head:
+            scores = head_scores(policy, clean[0], window.actions)
+            lasts = np.cumsum([len(network.layers) for network in policy.networks]) - 1
+            of_heads = [clean[0].received[last] for last in lasts]
         objectives = [policy.numpy(part).reshape(-1, n_steps, n_envs) for part in noisy.objectives]
         if self.antithetic:
             rhos = [(part[: self.n_noise_samples] - part[self.n_noise_samples :]) / 2 for part in objectives]

@@ -10,7 +10,7 @@ from sb3_nrl import BPTT, NRL, RMHL, Noise
 from sb3_nrl.bptt import ExactGradient
 from sb3_nrl.node_perturbation import NodePerturbation
 from sb3_nrl.recurrent_policies import RnnPolicy
-from sb3_nrl.replay import replay
+from sb3_nrl.replay import replays
 from sb3_nrl.reward_prediction import RewardErrors
 from tests.conftest import make_model, weights_at_once_and_in_parts
 from tests.policies import make_policy
@@ -60,7 +60,7 @@ def test_a_replayed_window_gives_the_gradient_of_ppos_loss(n_steps_per_batch: in
     values, log_probs, _ = policy.evaluate_actions(th.as_tensor(window.observations), th.as_tensor(window.actions))
     expected, n_clipped = loss(log_probs.double().reshape(T, E), values.double().reshape(T, E), window, errors)
     gradients = th.autograd.grad(expected, policy.learnable)
-    replayed = replay(policy, window, errors, DECAY, CLIP, n_steps_per_batch)
+    (replayed,) = replays(policy, window, errors, DECAY, CLIP, n_steps_per_batch, 1)
     change = replayed.change(policy, ExactGradient(), n_steps_per_batch)
     np.testing.assert_allclose(change, -th.cat([part.flatten() for part in gradients]), rtol=1e-4, atol=1e-5)
     assert 0 < n_clipped < T * E
@@ -76,7 +76,7 @@ def test_a_replay_goes_through_hidden_states() -> None:
     window, errors = make_case(policy, make_window(policy, T, E, starts_TE))
     sums_TE, doubles = objectives(policy, window)
     # Actor and critic share no parameter, so that the gradients of the sum hold those of both.
-    replayed = replay(policy, window, errors, DECAY, CLIP, T)
+    (replayed,) = replays(policy, window, errors, DECAY, CLIP, T, 1)
     factors_TE = th.as_tensor(replayed.actor_TE), th.as_tensor(replayed.critic_TE)
     of_actor, of_critic = (
         th.cat([part.flatten() for part in th.autograd.grad((factor * sums_TE).sum(), doubles, retain_graph=True)])
