@@ -119,7 +119,9 @@ class RolloutBuffer:
         if self._values:
             self._terminal_values[:] = 0
 
-    def add(self, observations: Observations, states: Array | None, starts_E: np.ndarray, **values: np.ndarray) -> None:
+    def add(
+        self, observations: Observations, states: Array | None, starts_E: np.ndarray, values: dict[str, np.ndarray]
+    ) -> None:
         """
         Add one step of every environment.
 

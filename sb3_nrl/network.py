@@ -137,10 +137,9 @@ class Network(nn.Module):
         all_received: list[Any] = []
         all_potentials: list[Array] = []
         if self.n_states == 0 and not isinstance(noise, WeightNoise):  # what happens at every step of most trainings
-            for layer, nodes in zip(self._layers, self.layer_nodes, strict=True):
-                x, received, potentials = layer.step(
-                    xp, layer.arrays(xp), x, None if noise is None else noise[:, nodes]
-                )
+            for place, layer in enumerate(self._layers):
+                own = None if noise is None else noise[:, self.layer_nodes[place]]
+                x, received, potentials = layer.step(xp, layer.arrays(xp), x, own)
                 all_received.append(received)
                 all_potentials += potentials
             return NetworkPass(x, all_received, all_potentials, None)

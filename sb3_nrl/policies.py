@@ -44,9 +44,8 @@ class NoisyPolicy(PerturbablePolicy):
     mode: dropout does nothing, and batch normalization uses its stored statistics.
 
     A subclass that wants other layers overrides :meth:`make_layer`. Training calls ``act``, ``values``,
-    ``sample_noise``, ``noisy_pass`` and ``outer``. It does not use :meth:`forward`,
-    :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which Stable-Baselines3 and users
-    call.
+    ``sample_noise``, ``noisy_pass`` and ``outer``. Stable-Baselines3 and users call :meth:`forward`,
+    :meth:`get_distribution`, :meth:`predict_values` and :meth:`evaluate_actions`, which training does not use.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -144,7 +143,8 @@ class NoisyPolicy(PerturbablePolicy):
         if self.critic is not None:
             of_actor = set(self.actor.parameters())  # actor and critic may share frozen parameters
             groups.append({"params": [p for p in self.critic.parameters() if p not in of_actor], "critic": True})
-        self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        kwargs: Any = {"fused": True} if optimizer_class is th.optim.Adam and optimizer_kwargs is None else {}
+        self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **kwargs, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     @classmethod
     def default_n_steps(cls, n_envs: int) -> int:

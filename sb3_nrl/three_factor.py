@@ -223,53 +223,46 @@ class ThreeFactorAlgorithm(ModelSetup):
         :return: Whether training continues
         """
         callback.on_rollout_start()
-        policy, space = self.policy, self.action_space
+        policy, n_envs, space = self.policy, self.n_envs, self.action_space
+        bounds, shape = ((space.low, space.high), space.shape) if isinstance(space, spaces.Box) else (None, ())
         going_on, rewarded = True, self.predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
             if self._last_states is None and policy.n_states > 0:
-                self._last_states = policy.initial_states(self.n_envs)
-            noise = policy.sample_noise(self.n_envs) if self.rule.acts_with_noise else None
+                self._last_states = policy.initial_states(n_envs)
+            states, starts = self._last_states, self._last_episode_starts
+            assert starts is not None
+            noise = policy.sample_noise(n_envs) if self.rule.acts_with_noise else None
+            draws = policy.action_dist.draw_correlated(policy.generator, n_envs, policy.action_correlation, self._draws)
             try:
-                assert self._last_episode_starts is not None
-                states, starts = self._last_states, self._last_episode_starts
-                correlation = policy.action_correlation
-                draws = policy.action_dist.draw_correlated(policy.generator, self.n_envs, correlation, self._draws)
                 actions, log_probs, new_states = policy.act(obs, draws, noise, states, starts)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} {name_the_largest(obs)}".rstrip()) from None
-            clipped_actions = actions
-            if isinstance(space, spaces.Box):
-                clipped_actions = np.clip(actions.reshape(-1, *space.shape), space.low, space.high)
+            clipped_actions = actions if bounds is None else np.clip(actions.reshape(n_envs, *shape), *bounds)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             # Copies, since some environments reuse their arrays. Rewards are in single precision, as in
             # Stable-Baselines3, so that all types of VecEnv give the same results.
             new_obs, dones = map_observations(np.array, new_obs), dones.astype(bool)
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += n_envs
             check_finite(new_obs, rewards, self.num_timesteps)
             rewards = rewards.astype(np.float32)
 
-            rollout_buffer.add(
-                obs,
-                states,
-                starts,
-                actions=actions,
-                log_probs=log_probs,
-                rewards_TE=rewards,
-                dones_TE=dones,
-                **({} if noise is None else {"noise": policy.numpy(noise)}),
-            )
+            values = {"actions": actions, "log_probs": log_probs, "rewards_TE": rewards, "dones_TE": dones}
+            if noise is not None:
+                values["noise"] = policy.numpy(noise)
+            rollout_buffer.add(obs, states, starts, values)
             self._last_states, self._draws = new_states, draws
-            if np.count_nonzero(dones):
-                values = self.predictor.values_after_time_limits(policy, dones, infos, new_states, self.num_timesteps)
-                rollout_buffer.set_terminal_values(*values)
+            has_ended = np.count_nonzero(dones) > 0
+            if has_ended:
+                cut = self.predictor.values_after_time_limits(policy, dones, infos, new_states, self.num_timesteps)
+                rollout_buffer.set_terminal_values(*cut)
             rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
             self._last_obs, self._last_episode_starts = new_obs, dones
 
             callback.update_locals(locals())
             going_on = callback.on_step()
-            if np.count_nonzero(dones):
+            if has_ended:
                 ended = np.flatnonzero(dones)
                 self._update_info_buffer([infos[env] for env in ended], dones[ended])
         if going_on:

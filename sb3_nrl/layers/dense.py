@@ -15,19 +15,19 @@ from torch import nn
 from sb3_nrl.arrays import Array, ArrayNamespace
 from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne
 
-Activation = Callable[[ArrayNamespace, Array], Array]
+Activation = Callable[[np.ndarray], np.ndarray]
 
 
-def _leaky_relu(slope: float, xp: ArrayNamespace, h: Array) -> Array:
-    return xp.maximum(h, slope * h) if slope <= 1 else xp.minimum(h, slope * h)
+def _leaky_relu(slope: np.float32, h: np.ndarray) -> np.ndarray:
+    return np.maximum(h, slope * h) if slope <= 1 else np.minimum(h, slope * h)
 
 
-def _relu(xp: ArrayNamespace, h: Array) -> Array:
-    return xp.where(h <= 0, 0.0, h)  # NaN stays NaN
+def _relu(h: np.ndarray) -> np.ndarray:
+    return np.maximum(h, 0)
 
 
-def _tanh(xp: ArrayNamespace, h: Array) -> Array:
-    return xp.tanh(h)
+def _sigmoid(h: np.ndarray) -> np.ndarray:
+    return sigmoid(np, h)
 
 
 def sigmoid(xp: ArrayNamespace, h: Array) -> Array:
@@ -37,14 +37,15 @@ def sigmoid(xp: ArrayNamespace, h: Array) -> Array:
 
 def find_activation(module: nn.Module) -> Activation | None:
     """
-    Find the function of an activation module that runs in NumPy and PyTorch.
+    Find the function of an activation module for NumPy.
 
     :param module: An activation function of PyTorch
     :return: The function, None if it is only known to PyTorch
     """
     if type(module) is nn.LeakyReLU:
-        return partial(_leaky_relu, module.negative_slope)
-    return {nn.Tanh: _tanh, nn.ReLU: _relu, nn.Sigmoid: sigmoid}.get(type(module))
+        return partial(_leaky_relu, np.float32(module.negative_slope))
+    known: dict[type, Activation] = {nn.Tanh: np.tanh, nn.ReLU: _relu, nn.Sigmoid: _sigmoid}
+    return known.get(type(module))
 
 
 def product(x: Array, weight: Array) -> Array:
@@ -56,7 +57,7 @@ def product(x: Array, weight: Array) -> Array:
     :return: The product
     """
     if weight.ndim == 2:
-        return x @ weight.T
+        return x.dot(weight.T) if isinstance(x, np.ndarray) else x @ weight.T  # NumPy's dot begins sooner
     return (x.reshape(len(weight), -1, x.shape[1]) @ weight.swapaxes(1, 2)).reshape(len(x), -1)
 
 
@@ -107,6 +108,7 @@ class Dense(nn.Linear, Layer):
         self.has_bias = bias
         self.activation = activation
         self._function = None if activation is None else find_activation(activation)
+        self._may_work_in_place = getattr(activation, "inplace", self._function is None)
         self.runs_in_numpy = activation is None or self._function is not None  # type: ignore[misc]
 
     @property
@@ -127,16 +129,17 @@ class Dense(nn.Linear, Layer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
-        weight = parameters[0]
-        h = x @ weight.T if weight.ndim == 2 else product(x, weight)
+        h = product(x, parameters[0])
         if self.has_bias:
             add_bias(h, parameters[1])
         if noise is not None and self.n_nodes > 0:
             self._add_noise(xp, h, x, noise)
         potentials = [h] if self.n_nodes > 0 else []
-        if self._function is not None:
-            return self._function(xp, h), x, potentials
-        return h if self.activation is None else self.activation(h.clone()), x, potentials  # it may work in place
+        if xp is np:
+            return h if self._function is None else self._function(h), x, potentials
+        if self.activation is None:
+            return h, x, potentials
+        return self.activation(h.clone() if self._may_work_in_place else h), x, potentials
 
     def _add_noise(self, xp: ArrayNamespace, h_BO: Array, x: Array, noise: Array | RankOne) -> None:
         if not isinstance(noise, RankOne):

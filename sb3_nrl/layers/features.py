@@ -28,7 +28,7 @@ class FlatFeatures(Layer):
     def __init__(self, space: spaces.Space, normalize_images: bool) -> None:
         super().__init__()
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-        self._encoders = [(key, _encoder(part, normalize_images)) for key, part in parts.items()]
+        self._encoders = {key: _encoder(part, normalize_images) for key, part in parts.items()}
 
     def forward(self, x: Any) -> th.Tensor:
         return self.step(th, (), x)[0]
@@ -36,11 +36,10 @@ class FlatFeatures(Layer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Observations, noise_BN: Array | None = None
     ) -> tuple[Array, Any, list[Array]]:
-        features = []
-        for key, encode in self._encoders:
-            part = x if key is None else x[key]
-            features.append(encode(xp, part.reshape(part.shape[0], -1)))
-        return features[0] if len(features) == 1 else xp.concatenate(features, axis=1), None, []
+        if not isinstance(x, dict):
+            return self._encoders[None](xp, x.reshape(x.shape[0], -1)), None, []
+        features = [encode(xp, x[key].reshape(x[key].shape[0], -1)) for key, encode in self._encoders.items()]
+        return xp.concatenate(features, axis=1), None, []
 
 
 def _encoder(space: spaces.Space, normalize_images: bool) -> Any:

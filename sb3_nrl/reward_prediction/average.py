@@ -94,8 +94,7 @@ class RunningAverage(RewardPredictor):
             self._due_E = np.ones_like(dones_E)
         else:
             self._due_E = dones_E | (rewards_E != 0)
-        due = self.due
-        if due:
+        if due := self.due:
             due_envs = np.flatnonzero(self._due_E).tolist()
             kinds = [(env, infos[env].get("trial_type")) for env in due_envs]
             self._due_types = [(env, kind) for env, kind in kinds if kind is not None]
