@@ -618,8 +618,7 @@ def test_seeds_of_algorithms() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prefix", ["", "sb3_nrl.envs:"])
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+@pytest.mark.parametrize(("start_method", "prefix"), [("spawn", ""), ("forkserver", "sb3_nrl.envs:")])
 def test_workers_find_the_tasks(start_method: str, prefix: str) -> None:
     def make(**arguments: Any) -> Any:
         return make_vec_env(f"{prefix}neurogym/Reaching1D-v0", seed=3, env_kwargs={"dt": 50}, **arguments)

@@ -39,14 +39,14 @@ CASES = [
     ),
     (
         "custom_network.py",
-        ["--timesteps", "20000"],
+        ["--timesteps", "12000"],
         # The bar is found more often than by chance: three digits, or 60 % and more.
         r"right guesses: [\d]+% before training, (100|[6-9]\d)% after it",
         [],
     ),
     (
         "delayed_nonmatch.py",
-        ["--trials", "200"],
+        ["--trials", "100"],
         # Half is chance.
         r"seed 0: 95 % right after more trials; [67]\d\.\d% of the last 200 right",
         [],

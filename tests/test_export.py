@@ -162,8 +162,15 @@ def test_traced_policy_gives_the_same(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Exporting")
-@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
-@pytest.mark.parametrize(("kind", "dynamic"), [*((kind, True) for kind in ENVS), ("box", False), ("image", False)])
+@pytest.mark.parametrize(
+    ("kind", "dynamo", "dynamic"),
+    [
+        *((kind, False, True) for kind in ENVS),
+        *((kind, True, True) for kind in ("discrete", "box", "uneven", "spiking")),
+        ("image", True, False),
+        ("box", False, False),
+    ],
+)
 def test_onnx_runs_as_the_policy_does(kind: str, dynamo: bool, dynamic: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -244,8 +251,9 @@ def test_traced_policy_remembers_and_forgets(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Exporting")
-@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
-@pytest.mark.parametrize("kind", RECURRENT)
+@pytest.mark.parametrize(
+    ("kind", "dynamo"), [*((kind, False) for kind in RECURRENT), ("learned tau", True), ("spiking", True)]
+)
 def test_onnx_remembers_and_forgets(kind: str, dynamo: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

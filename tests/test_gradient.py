@@ -89,11 +89,11 @@ each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORK
 def assert_mean_eligibility_is_exact(policy: NoisyPolicy, antithetic: bool = False) -> None:
     """
     With n nodes and M samples the estimate's variance is about n / M of the squared gradient: its cosine is then about
-    1 / sqrt(1 + n / M), here 0.998, and its length 0.2 % too large.
+    1 / sqrt(1 + n / M), here 0.997, and its length 0.3 % too large.
     """
     assert policy.noise is not None
     window = make_window(policy, n_steps=4)
-    rule = NodePerturbation(policy.noise, "unbiased", 250 * policy.n_nodes, antithetic)
+    rule = NodePerturbation(policy.noise, "unbiased", 150 * policy.n_nodes, antithetic)
     estimated, gradient = (flat(parts) for parts in (estimate(policy, window, rule), exact(policy, window)))
     assert cosine(estimated, gradient) > 0.99
     assert (estimated.norm() / gradient.norm()).item() == pytest.approx(1, abs=0.05)
@@ -115,8 +115,9 @@ def test_so_it_is_with_a_mean_of_noisy_passes_for_the_clean_one() -> None:
     assert_mean_eligibility_is_exact(make_policy(**ACTOR_ALONE, noise=Noise(1e-2), n_baseline_passes=3))
 
 
-@each_network
-@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize(
+    ("network", "antithetic"), [*((network, True) for network in NETWORKS.values()), (NETWORKS["dictionary"], False)]
+)
 def test_a_local_head_learns_from_its_exact_gradient(network: dict[str, Any], antithetic: bool) -> None:
     """One sample is enough for the heads. The layers before them learn from noise, which only they get."""
     policy = make_policy(**{"noise": Noise(1e-4), "net_arch": [12], **network})
@@ -124,7 +125,7 @@ def test_a_local_head_learns_from_its_exact_gradient(network: dict[str, Any], an
     window = make_window(policy, n_steps=4)
     gradient = exact(policy, window)
     hidden = [name for name in gradient if ".head." not in name]
-    for n_samples in (1, 100 * policy.n_nodes):
+    for n_samples in (1, 60 * policy.n_nodes):
         rule = NodePerturbation(policy.noise, "unbiased", n_samples, antithetic, local_head=True)
         estimated = estimate(policy, window, rule)
         for name in gradient.keys() - hidden:

@@ -39,8 +39,7 @@ def test_finds_the_action_that_pays_later(algorithm: Any, delay: int, n_steps: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_channels", [1, 3])
-def test_defaults_learn_from_images(n_channels: int) -> None:
+def test_defaults_learn_from_images() -> None:
     """A policy that ignores the image is right in one half of the steps."""
-    model = NRL("CnnPolicy", LitHalfEnv(n_channels), seed=0, device="cpu").learn(1_000)
+    model = NRL("CnnPolicy", LitHalfEnv(), seed=0, device="cpu").learn(1_000)
     assert mean_return(model, 100) > 0.9

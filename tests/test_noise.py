@@ -121,7 +121,7 @@ from sb3_nrl import NRL
 torch.set_num_threads(1)
 model, pages = NRL("MlpPolicy", "LunarLander-v3", seed=0, device="cpu", n_steps=256, n_noise_samples=8), []
 for _ in range(6):
-    model.learn(3_000, reset_num_timesteps=False)
+    model.learn(2_000, reset_num_timesteps=False)
     pages.append(int(pathlib.Path("/proc/self/statm").read_text().split()[1]))
 print(int(median(after - before for before, after in zip(pages, pages[1:]))))
 """

@@ -208,7 +208,7 @@ def smoothed_gradient(policy: Any, window: RolloutWindow, std: float) -> th.Tens
     ∂ E_ξ[log π(a|s) + V(s)] / ∂ each weight, by central differences, with ξ on all weights or on all nodes. Both sides
     see the same noise.
     """
-    n_samples, size = 40_000, 0.05
+    n_samples, size = 20_000, 0.05
     policy.noise = Noise(std)
     gradient = []
     for parameter in policy.learnable:
