@@ -43,12 +43,14 @@ class NetworkPass(NamedTuple):
     :param outputs: Outputs of the head, shape (B, O)
     :param received: Pre-synaptic activity x̃ of each layer, see :class:`~sb3_nrl.passes.NoisyPass`
     :param potentials: Pre-activations h of all nodes, in arrays that together have N columns
+    :param activity: Output of each layer, from the features to the head
     :param states: Hidden state after the last step, None if no layer is recurrent
     """
 
     outputs: Array
     received: list[Any]
     potentials: list[Array]
+    activity: list[Any]
     states: Array | None
 
 
@@ -136,13 +138,15 @@ class Network(nn.Module):
         x: Any = self.normalized(xp, obs)
         all_received: list[Any] = []
         all_potentials: list[Array] = []
+        activity: list[Any] = []
         if self.n_states == 0 and not isinstance(noise, WeightNoise):  # what happens at every step of most trainings
             for place, layer in enumerate(self._layers):
                 own = None if noise is None else noise[:, self.layer_nodes[place]]
                 x, received, potentials = layer.step(xp, layer.arrays(xp), x, own)
                 all_received.append(received)
                 all_potentials += potentials
-            return NetworkPass(x, all_received, all_potentials, None)
+                activity.append(x)
+            return NetworkPass(x, all_received, all_potentials, activity, None)
         new_states: list[Array] = []
         n_missing = noise.n_copies if isinstance(noise, WeightNoise) else 1  # copies that are still the same
         for place, layer in enumerate(self._layers):
@@ -163,12 +167,13 @@ class Network(nn.Module):
                 new_states.append(own)
             else:
                 x, received, potentials = layer.step(xp, parameters, x, layer_noise)
+            activity.append(x)
             if not isinstance(noise, WeightNoise):
                 all_received.append(received)
                 all_potentials += potentials
         x = repeat_batch(xp, x, n_missing)
         after = None if not new_states else new_states[0] if len(new_states) == 1 else xp.concatenate(new_states, 1)
-        return NetworkPass(x, all_received, all_potentials, after)
+        return NetworkPass(x, all_received, all_potentials, activity, after)
 
     def _noise_of(self, place: int, noise: NetworkNoise) -> LayerNoise:
         """What one layer gets of the noise on nodes or of rank one."""

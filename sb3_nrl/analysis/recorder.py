@@ -16,9 +16,9 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_nrl.analysis.recording import Recording
-from sb3_nrl.arrays import Observations, keep_random_state
+from sb3_nrl.arrays import keep_random_state
 from sb3_nrl.checks import check, is_count
-from sb3_nrl.layers import Lif, RecurrentLayer, SpikeEncoder, SpikeReadOut
+from sb3_nrl.layers import Lif, SpikeEncoder, SpikeReadOut
 from sb3_nrl.layers.coding import mean_of_ticks
 from sb3_nrl.layers.spiking import lif_layers
 from sb3_nrl.network import Network
@@ -124,7 +124,7 @@ class _ActivityReader:
     def __init__(self, model: ThreeFactorAlgorithm, n_envs: int) -> None:
         self.policy = model.policy
         self.spiking = lif_layers(self.policy.actor.hidden)
-        self.states = [
+        self.states: list[Any] = [
             th.zeros(n_envs, network.n_states, device=self.policy.device) for network in self.policy.networks
         ]
 
@@ -137,8 +137,9 @@ class _ActivityReader:
         for layer in self.spiking:
             layer.keeps_potentials = True
         for place, network in enumerate(self.policy.networks):
-            outputs, self.states[place] = _hidden_activity(network, obs, self.states[place], starts_TE)
-            activity[place] = [output.cpu().numpy() for output in outputs]
+            passed = network.run(th, obs, None, self.states[place], starts_TE)
+            activity[place] = _of_hidden(network, passed.activity)
+            self.states[place] = passed.states
         for layer in self.spiking:
             layer.keeps_potentials = False
         return activity
@@ -149,22 +150,13 @@ class _ActivityReader:
         return spikes, [th.stack(layer.potentials, 1).cpu().numpy() for layer in self.spiking]
 
 
-def _hidden_activity(
-    network: Network, obs: Observations, states: th.Tensor, starts_TE: th.Tensor
-) -> tuple[list[th.Tensor], th.Tensor]:
-    """Output of each hidden layer at one step, and the hidden states after it."""
-    x: Any = network.normalized(th, obs)
-    outputs, after = [], [states[:, :0]]
-    for layer, own in zip(network.layers[:-1], network.layer_states, strict=False):
-        parameters = layer.arrays(th)
-        if isinstance(layer, RecurrentLayer):
-            x, _, _, new = layer.unroll(th, parameters, x, None, states[:, own], starts_TE)
-            after.append(new)
-        else:
-            x = layer.step(th, parameters, x)[0]
+def _of_hidden(network: Network, activity: list[Any]) -> list[np.ndarray]:
+    """Output of each hidden layer, for a spiking one the mean over the ticks, from the outputs of all layers."""
+    outputs = []
+    for layer, x in zip(network.hidden, activity[1:-1], strict=True):
         if not isinstance(layer, SpikeEncoder | SpikeReadOut):
-            outputs.append(mean_of_ticks(x) if isinstance(layer, Lif) else x)
-    return outputs[1:], th.cat(after, 1)
+            outputs.append((mean_of_ticks(x) if isinstance(layer, Lif) else x).cpu().numpy())
+    return outputs
 
 
 def _assemble(trials: list[_Trial]) -> Recording:
