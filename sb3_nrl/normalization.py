@@ -17,6 +17,8 @@ from sb3_nrl.arrays import Array, ArrayNamespace, Observations, as_float
 _LARGEST = 10.0
 """Bound on normalised observations and rewards, as in ``VecNormalize``."""
 
+_BOUNDS = (np.array(-_LARGEST, np.float32), np.array(_LARGEST, np.float32))  # NumPy would convert numbers at each call
+
 _SMALLEST_VARIANCE = 1e-16
 
 _FEWEST_ROWS = 32
@@ -44,11 +46,6 @@ class ObservationNormalizer(nn.Module):
             if _is_numbers(part, normalize_images)
         }
         self._compute_constants()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether enough observations were seen to normalise by them, or nothing is to be normalised."""
-        return all(of.count >= _FEWEST_ROWS for of in self.statistics.values())
 
     def update(self, observations: Observations) -> None:
         """
@@ -93,9 +90,12 @@ class ObservationNormalizer(nn.Module):
         if xp is th:
             self._tensors[key] = tuple(values.to(part.device) for values in self._tensors[key])
         mean, scale = self._constants[key] if xp is np else self._tensors[key]
-        return ((as_float(xp, part) - mean) * scale).clip(-_LARGEST, _LARGEST)
+        bounds = _BOUNDS if xp is np else (-_LARGEST, _LARGEST)
+        return ((as_float(xp, part) - mean) * scale).clip(*bounds)
 
     def _compute_constants(self) -> None:
+        self.is_ready = all(of.count >= _FEWEST_ROWS for of in self.statistics.values())
+        """Whether enough observations were seen to normalise by them, or nothing is to be normalised."""
         self._constants: dict[Any, Any] = {
             key: tuple(values.astype(np.float32) for values in _mean_and_scale(of))
             for key, of in self.statistics.items()
