@@ -53,15 +53,24 @@ NEUROGYM = (
 )
 BARS = {"CartPole-v1": 475.0, "MountainCarContinuous-v0": 90.0, "Pendulum-v1": -250.0}
 """Control tasks whose velocities are masked, and the mean return of 100 episodes that counts as solved."""
+MASKED, CONTINUOUS = "velocity-free", "velocity-free-continuous"
 POPGYM = ("RepeatPreviousEasy", "RepeatFirstEasy", "PositionOnlyCartPoleEasy", "CountRecallEasy", "AutoencodeEasy")
-GROUPS: dict[str, Sequence[str]] = {"neurogym": NEUROGYM, "velocity-free": tuple(BARS), "popgym": POPGYM}
+GROUPS: dict[str, Sequence[str]] = {
+    "neurogym": NEUROGYM,
+    MASKED: ("CartPole-v1",),
+    CONTINUOUS: ("MountainCarContinuous-v0", "Pendulum-v1"),
+    "popgym": POPGYM,
+}
 TABLES = {
     "neurogym": (f"NeuroGym: fraction of the last {N_TRIALS:,} trials that are correct", "task", "chance"),
-    "velocity-free": (
-        "Without velocities: steps until the mean return of 100 episodes passes the bar (median and seeds)",
-        "task",
-        "bar",
-    ),
+    **{
+        group: (
+            f"{tasks}: steps until the mean return of 100 episodes passes the bar (median and seeds)",
+            "task",
+            "bar",
+        )
+        for group, tasks in ((MASKED, "Without velocities"), (CONTINUOUS, "Without velocities, continuous actions"))
+    },
     "popgym": (f"popgym: mean return of the last {N_EPISODES} episodes", "task"),
 }
 """Title and first columns of the table of each group."""
@@ -99,12 +108,15 @@ PPO: dict[str, dict[str, Any]] = {
         "arguments": {**_PPO, "gamma": 0.95},
         "continuous": {},
     },
-    "velocity-free": {
-        "algorithm": "RecurrentPPO",
-        "n_envs": 16,
-        "normalize": {"gamma": 0.99},
-        "arguments": {**_PPO, "n_steps": 128, "gamma": 0.99, "ent_coef": 0.0},
-        "continuous": {"use_sde": True, "sde_sample_freq": 8},
+    **{
+        group: {
+            "algorithm": "RecurrentPPO",
+            "n_envs": 16,
+            "normalize": {"gamma": 0.99},
+            "arguments": {**_PPO, "n_steps": 128, "gamma": 0.99, "ent_coef": 0.0},
+            "continuous": {"use_sde": True, "sde_sample_freq": 8},
+        }
+        for group in (MASKED, CONTINUOUS)
     },
     "popgym": {
         "algorithm": "RecurrentPPO",
@@ -129,18 +141,21 @@ OURS: dict[str, dict[str, Any]] = {
         },
         "continuous": {},
     },
-    "velocity-free": {
-        "n_steps": 500_000,
-        "n_envs": 16,
-        "normalize": None,
-        "arguments": {
-            "policy": "MlpRnnPolicy",
-            "n_steps": 8,
-            "gamma": 0.99,
-            "vf_coef": 5.0,
-            "policy_kwargs": {"net_arch": [16], "recurrent_gain": 0.3},
-        },
-        "continuous": {},
+    **{
+        group: {
+            "n_steps": n_steps,
+            "n_envs": 16,
+            "normalize": None,
+            "arguments": {
+                "policy": "MlpRnnPolicy",
+                "n_steps": 8,
+                "gamma": 0.99,
+                "vf_coef": 5.0,
+                "policy_kwargs": {"net_arch": [16], "recurrent_gain": 0.3},
+            },
+            "continuous": {},
+        }
+        for group, n_steps in ((MASKED, 500_000), (CONTINUOUS, 1_000_000))
     },
 }
 """What NRL and BPTT have in common."""
@@ -178,7 +193,8 @@ CASES = {
             {
                 # With NRL's learning rates, BPTT learns and forgets.
                 "neurogym": {"n_steps": 32, "learning_rate": "lin_0.0003"},
-                "velocity-free": {"n_steps": 32, "learning_rate": "lin_0.003"},
+                MASKED: {"n_steps": 32, "learning_rate": "lin_0.003"},
+                CONTINUOUS: {"n_steps": 32, "learning_rate": "lin_0.003"},
             },
         ),
     ),
@@ -190,7 +206,13 @@ CASES = {
             "NRL",
             {
                 "neurogym": {"n_noise_samples": 32},
-                "velocity-free": {"n_noise_samples": 64, "local_head": True, "learning_rate": "lin_0.007"},
+                MASKED: {"n_noise_samples": 64, "local_head": True, "learning_rate": "lin_0.007"},
+                CONTINUOUS: {
+                    "n_noise_samples": 64,
+                    "local_head": True,
+                    "n_steps": 32,
+                    "learning_rate": "lin_0.003",
+                },
             },
         ),
     ),
@@ -230,7 +252,7 @@ def make_env(group: str, task: str) -> gymnasium.Env:
     if group == "neurogym":
         env = gymnasium.make(f"sb3_nrl.envs:neurogym/{task}-v0", disable_env_checker=True)
         return FirstAnswers(env) if task == "DualDelayMatchSample" else env
-    if group == "velocity-free":
+    if group in (MASKED, CONTINUOUS):
         return MaskVelocityWrapper(gymnasium.make(task, disable_env_checker=True))
     env = gymnasium.make(f"popgym:popgym-{task}-v0", disable_env_checker=True)
     flat = gymnasium.wrappers.FlattenObservation(env)  # one-hot, where observations are one or several whole numbers
@@ -394,9 +416,9 @@ def tabulate(results: Results) -> str:
             row = [f"`{task}`"]
             if group == "neurogym":
                 row += [f"{columns['correct'].max():.2f}" for columns in found.get(("chance", task), [])] or [""]
-            elif group == "velocity-free":
+            elif group in (MASKED, CONTINUOUS):
                 row.append(tables.number(BARS[task]))
-            row += [_told(found.get((case, task), []), is_passing=group == "velocity-free") for case in shown]
+            row += [_told(found.get((case, task), []), is_passing=group in (MASKED, CONTINUOUS)) for case in shown]
             rows.append(row)
         if rows:
             parts += [title, tables.markdown((*header, *(CASES[case].label for case in shown)), rows)]
