@@ -30,9 +30,6 @@ from sb3_nrl.saving import write_atomically
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-RENAMED = {"clean_passes": "n_baseline_passes"}
-"""Arguments that had another name when some files were written: the new name by the old one."""
-
 Columns = dict[str, np.ndarray]
 """The results of a run by name: columns of equal length, and single numbers (arrays without a dimension)."""
 
@@ -155,11 +152,11 @@ def _digest(text: str) -> str:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings without nesting, with the current names of arguments."""
+    """Settings without nesting."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        full = prefix + RENAMED.get(name, name)
-        flat |= _flat(value, f"{full}.") if isinstance(value, dict) and value else {full: value}
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
 
 

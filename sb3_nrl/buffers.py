@@ -116,8 +116,6 @@ class RolloutBuffer:
     def reset(self) -> None:
         """Drop all steps."""
         self.pos = 0
-        if self._values:
-            self._terminal_values[:] = 0
 
     def add(
         self, observations: Observations, states: Array | None, starts_E: np.ndarray, values: dict[str, np.ndarray]
@@ -128,8 +126,8 @@ class RolloutBuffer:
         :param observations: Observations of the policy, E rows
         :param states: Hidden states of the policy before the step, None without recurrent layers
         :param starts_E: Whether an episode begins with the step
-        :param values: The fields ``actions``, ``log_probs``, ``rewards_TE``, ``dones_TE`` and, if any, ``noise`` of
-            :class:`RolloutWindow`, E rows each
+        :param values: The fields ``actions``, ``log_probs``, ``rewards_TE``, ``dones_TE``, ``terminal_values_TE`` and,
+            if any, ``noise`` of :class:`RolloutWindow`, E rows each
         """
         parts = observations if isinstance(observations, dict) else {None: observations}
         if not self._values:
@@ -138,7 +136,6 @@ class RolloutBuffer:
                 for key, part in parts.items()
             }
             self._values = {name: self._empty(value, value.dtype) for name, value in values.items()}
-            self._terminal_values = np.zeros((self.buffer_size, len(values["rewards_TE"])), np.float32)
         if self.pos == 0:
             self._states, self._starts_E = states, starts_E
         for key, part in parts.items():
@@ -146,15 +143,6 @@ class RolloutBuffer:
         for name, value in values.items():
             self._values[name][self.pos] = value
         self.pos += 1
-
-    def set_terminal_values(self, envs: list[int], values: np.ndarray) -> None:
-        """
-        Set V(s') of environments whose episode a time limit ended at the last step that was added.
-
-        :param envs: The environments
-        :param values: The values
-        """
-        self._terminal_values[self.pos - 1, envs] = values
 
     def _empty(self, row: np.ndarray, dtype: Any) -> np.ndarray:
         return np.empty((self.buffer_size, *row.shape), dtype)
@@ -176,7 +164,7 @@ class RolloutBuffer:
             noise=_as_rows(values["noise"][:pos]) if "noise" in values else None,
             rewards_TE=values["rewards_TE"][:pos],
             dones_TE=values["dones_TE"][:pos],
-            terminal_values_TE=self._terminal_values[:pos],
+            terminal_values_TE=values["terminal_values_TE"][:pos],
             last_observations=last_observations,
             states=self._states,
             starts_TE=np.stack([self._starts_E, *values["dones_TE"][: pos - 1]]) if is_recurrent else None,

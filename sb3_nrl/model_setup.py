@@ -4,7 +4,7 @@ Shapes: E environments.
 """
 
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
@@ -14,7 +14,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
@@ -65,14 +64,6 @@ class SharedArguments(TypedDict, total=False):
     verbose: int
     seed: int | None
     device: th.device | str
-
-
-def _wrappers(env: VecEnv | None, kind: type[VecEnvWrapper]) -> Iterator[Any]:
-    """All wrappers of one class around an environment, the innermost first."""
-    if isinstance(env, VecEnvWrapper):
-        yield from _wrappers(env.venv, kind)
-        if isinstance(env, kind):
-            yield env
 
 
 class ModelSetup(OnPolicyAlgorithm):
@@ -315,15 +306,17 @@ class ModelSetup(OnPolicyAlgorithm):
         state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
         state["_custom_logger"] = False
         # VecNormalize does not pickle the environment that it wraps, nor its returns.
-        wrappers = _wrappers(self.env, VecNormalize)
-        state["_normalized"] = [(env, env.venv, env.returns) for env in wrappers if env.venv is not None]
+        env = self.get_vec_normalize_env()
+        state["_normalized"] = None if env is None else (env.venv, env.returns)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for env, venv, returns in state.pop("_normalized"):
-            env.set_venv(venv)
-            env.returns = returns
+        normalized = state.pop("_normalized")
         vars(self).update(state)
+        env = self.get_vec_normalize_env()
+        if env is not None and normalized is not None:
+            env.set_venv(normalized[0])
+            env.returns = normalized[1]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_last_states", "_draws"]

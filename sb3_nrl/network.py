@@ -72,7 +72,8 @@ class Network(nn.Module):
         self.features = features
         self.hidden = nn.ModuleList(hidden)
         self.head = head
-        self._layers: list[Layer] = []
+        self.layers: list[Layer] = []
+        """All layers, from the features to the head."""
 
     def refresh(self) -> None:
         """
@@ -80,29 +81,29 @@ class Network(nn.Module):
 
         :raises ValueError: If a trainable parameter would never learn, or a layer's credit would be wrong
         """
-        self._layers = [self.features, *self.hidden, self.head]
-        for layer in self._layers:
+        self.layers = [self.features, *self.hidden, self.head]
+        for layer in self.layers:
             layer.refresh()
-        self.layer_nodes, self.n_nodes = _spans(layer.n_nodes for layer in self._layers)
+        self.layer_nodes, self.n_nodes = _spans(layer.n_nodes for layer in self.layers)
         """Slice of the nodes of each layer in the vector of all nodes."""
-        self.layer_inputs, self.n_pre = _spans(layer.n_pre for layer in self._layers)
+        self.layer_inputs, self.n_pre = _spans(layer.n_pre for layer in self.layers)
         """Where the inputs of each layer's weight matrices lie in the vector of all."""
-        self.layer_states, self.n_states = _spans(layer.n_states for layer in self._layers)
+        self.layer_states, self.n_states = _spans(layer.n_states for layer in self.layers)
         """Where the hidden state of each layer lies in the vector of all."""
-        last = max((place for place, layer in enumerate(self._layers) if layer.n_states > 0), default=-1)
+        last = max((place for place, layer in enumerate(self.layers) if layer.n_states > 0), default=-1)
         self.n_remembered = self.layer_nodes[last].stop if last >= 0 else 0
         """Number of nodes whose noise changes later steps: those before the last recurrent layer, and its own."""
-        self.learnable = [parameter for layer in self._layers for parameter in layer.learnable()]
+        self.learnable = [parameter for layer in self.layers for parameter in layer.learnable()]
         """The parameters that learn."""
 
     @property
     def runs_in_numpy(self) -> bool:
         """Whether all layers can run in NumPy."""
-        return all(layer.runs_in_numpy for layer in self._layers)
+        return all(layer.runs_in_numpy for layer in self.layers)
 
     def constrain(self) -> None:
         """Bring the parameters back to where they may be, after each update."""
-        for layer in self._layers:
+        for layer in self.layers:
             layer.constrain()
 
     def normalized(self, xp: ArrayNamespace, obs: Observations) -> Observations:
@@ -111,11 +112,6 @@ class Network(nn.Module):
 
     def forward(self, obs: Observations) -> th.Tensor:
         return self.run(th, obs).outputs
-
-    @property
-    def layers(self) -> list[Layer]:
-        """All layers, from the features to the head."""
-        return self._layers
 
     def run(
         self,
@@ -140,7 +136,7 @@ class Network(nn.Module):
         all_potentials: list[Array] = []
         activity: list[Any] = []
         if self.n_states == 0 and not isinstance(noise, WeightNoise):  # what happens at every step of most trainings
-            for place, layer in enumerate(self._layers):
+            for place, layer in enumerate(self.layers):
                 own = None if noise is None else noise[:, self.layer_nodes[place]]
                 x, received, potentials = layer.step(xp, layer.arrays(xp), x, own)
                 all_received.append(received)
@@ -149,7 +145,7 @@ class Network(nn.Module):
             return NetworkPass(x, all_received, all_potentials, activity, None)
         new_states: list[Array] = []
         n_missing = noise.n_copies if isinstance(noise, WeightNoise) else 1  # copies that are still the same
-        for place, layer in enumerate(self._layers):
+        for place, layer in enumerate(self.layers):
             parameters, layer_noise = layer.arrays(xp), self._noise_of(place, noise)
             changes = noise.changes[place] if isinstance(noise, WeightNoise) else None
             if changes is not None:
@@ -183,7 +179,7 @@ class Network(nn.Module):
             if noise.rank_one is None or noise.changes[place] is not None:
                 return None
             layer_noise = noise.rank_one.of(self.layer_nodes[place], self.layer_inputs[place])
-            return layer_noise if self._layers[place].n_pre > 0 else None
+            return layer_noise if self.layers[place].n_pre > 0 else None
         return noise[:, self.layer_nodes[place]]
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: list[Array], n_envs: int) -> Iterator[Array]:
@@ -197,7 +193,7 @@ class Network(nn.Module):
         :param n_envs: Number of environments E
         :return: The sums for each parameter that learns, of shape (E, numel), one after the other
         """
-        for layer, nodes, pre in zip(self._layers, self.layer_nodes, received, strict=True):
+        for layer, nodes, pre in zip(self.layers, self.layer_nodes, received, strict=True):
             yield from layer.outer(xp, post_BN[:, nodes], pre, n_envs)
 
 

@@ -138,15 +138,6 @@ class PerturbablePolicy(BasePolicy):
             raise ValueError("There is no noise to draw: the learning rule's noise is None.")
         return self.array(self.noise.sample(n_samples, n_rows, self._sizes, self.learnable[0].device))
 
-    def initial_states(self, n_rows: int) -> Array | None:
-        """
-        Hidden states before the first step of an episode.
-
-        :param n_rows: Number of rows R
-        :return: Zeros of shape (R, S), None without recurrent layers
-        """
-        return self.array(np.zeros((n_rows, self.n_states), np.float32)) if self.n_states > 0 else None
-
     def act(
         self,
         obs: Observations,
@@ -229,21 +220,6 @@ class PerturbablePolicy(BasePolicy):
         with th.no_grad():
             values, states = self._values(th, map_observations(self.array, obs), states, starts_TE)
         return values.cpu().numpy(), states
-
-    def states_after(self, obs: Observations, states: Array, starts_TE: np.ndarray) -> Array:
-        """
-        Hidden states after a clean pass, in training.
-
-        :param obs: Observations, B rows
-        :param states: Hidden states before the first step, shape (E, S)
-        :param starts_TE: Whether an episode begins with each step
-        :return: Shape (E, S)
-        """
-        xp = self.xp
-        with th.no_grad():
-            obs = map_observations(self.array, obs)
-            passes = self._run(xp, obs, None, states, self._starts(xp, starts_TE))
-        return xp.concatenate([passed.states for passed in passes if passed.states is not None], 1)
 
     def noisy_pass(
         self,

@@ -3,6 +3,7 @@
 Shapes: B rows of a batch.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -28,6 +29,7 @@ from sb3_nrl.distributions import make_distribution
 from sb3_nrl.features import GridCnn
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
 from sb3_nrl.layers.base import Perturbs
+from sb3_nrl.layers.module import example_observations
 from sb3_nrl.network import Network
 from sb3_nrl.noise import Noise
 from sb3_nrl.normalization import ObservationNormalizer
@@ -201,8 +203,12 @@ class NoisyPolicy(PerturbablePolicy):
         is_flat = type(extractor) is FlattenExtractor or (
             type(extractor) is CombinedExtractor and not any(True for _ in extractor.parameters())
         )
-        observed = self.observation_space, self.normalize_images
-        features: Layer = FlatFeatures(*observed) if is_flat else ForeignModule.of_extractor(extractor, *observed)
+        space, scales = self.observation_space, self.normalize_images
+        if is_flat:
+            features: Layer = FlatFeatures(space, scales)
+        else:
+            as_input = partial(preprocess_obs, observation_space=space, normalize_images=scales)
+            features = ForeignModule(extractor, as_input, example_observations(space))
         hidden = self.make_hidden_layers(extractor.features_dim, widths, is_critic)
         is_gaussian = isinstance(self.action_space, spaces.Box) and not is_critic
         n_inputs = [extractor.features_dim, *widths][-1]
@@ -247,18 +253,11 @@ class NoisyPolicy(PerturbablePolicy):
         return layers
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = (
-            *("net_arch", "activation_fn", "use_bias", "head_gain", "log_std_init", "action_correlation"),
-            *("noise", "perturbs", "n_baseline_passes", "features_extractor_class", "features_extractor_kwargs"),
-            *("optimizer_class", "optimizer_kwargs"),
-        )
-        return {
-            **super()._get_constructor_parameters(),
-            "lr_schedule": self._dummy_schedule,
-            "critic": self.critic is not None,
-            "norm_obs": self.normalizer is not None,
-            **{name: getattr(self, name) for name in names},
-        }
+        classes = type(self).__mro__[: type(self).__mro__.index(NoisyPolicy) + 1]
+        names = {name for kind in classes for name in inspect.signature(kind).parameters}
+        own = {name: vars(self)[name] for name in names & vars(self).keys()}
+        both = {"critic": self.critic is not None, "norm_obs": self.normalizer is not None}
+        return {**super()._get_constructor_parameters(), "lr_schedule": self._dummy_schedule, **own, **both}
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """

@@ -68,9 +68,6 @@ class RnnPolicy(RecurrentWeightsPolicy):
             return super().make_hidden_layers(n_inputs, widths, is_critic)
         return [self.initialize(self.make_recurrent_layer(*sizes)) for sizes in pairwise([n_inputs, *widths])]
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "recurrent_critic": self.recurrent_critic}
-
     def forward(  # type: ignore[override]
         self,
         obs: PyTorchObs,
@@ -235,9 +232,6 @@ class CtrnnPolicy(RnnPolicy):
             "tau", self.tau, sizes in (1, n_hidden), f"one number, or one for each of the {n_hidden} units of a layer"
         )
         return LeakyRnn(n_inputs, n_hidden, self.use_bias, self.dt, self.tau, self.learn_tau)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "dt": self.dt, "tau": self.tau, "learn_tau": self.learn_tau}
 
 
 class GruPolicy(RnnPolicy):

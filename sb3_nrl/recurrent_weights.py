@@ -73,7 +73,3 @@ class RecurrentWeightsPolicy(NoisyPolicy):
                 if part.recurrent_weight is not None:
                     part.recurrent_weight.requires_grad_(self.learn_recurrent)
         return layer
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        recurrent = {name: getattr(self, name) for name in self.recurrent_arguments}
-        return {**super()._get_constructor_parameters(), **recurrent}

@@ -4,7 +4,6 @@ Shapes: T steps, E environments, W weights and biases that learn.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,53 +15,18 @@ from sb3_nrl.rules import LearningRule, eligibilities
 from sb3_nrl.traces import discounted_errors
 
 
-class Replay(NamedTuple):
-    """
-    A window that is used again.
-
-    :param window: The window, with log π(a|s) of the policy as it is now
-    :param actor_TE: Factors of the actor's eligibilities
-    :param critic_TE: Factors of the critic's
-    :param diagnostics: Numbers to log, by name
-    """
-
-    window: RolloutWindow
-    actor_TE: np.ndarray
-    critic_TE: np.ndarray
-    diagnostics: dict[str, float]
-
-    def change(self, policy: PerturbablePolicy, rule: LearningRule, n_steps_per_piece: int) -> Array:
-        """
-        The weight change before clipping and learning rate.
-
-        :param policy: The policy
-        :param rule: The learning rule
-        :param n_steps_per_piece: Maximum number of steps of which the rule computes the eligibility at once
-        :return: Shape (W,)
-        """
-        change_W: Array = 0.0
-        for piece in eligibilities(policy, rule, self.window, n_steps_per_piece, None):
-            of_actor_W = piece.eligibility.weighted_sum(self.actor_TE[piece.steps])
-            of_critic_W = piece.eligibility.weighted_sum(self.critic_TE[piece.steps])
-            own_W = policy.xp.concatenate([of_actor_W[policy.parts[0].weights], of_critic_W[policy.parts[1].weights]])
-            change_W = change_W + own_W
-            if piece.cost_W is not None:
-                change_W = change_W - piece.cost_W
-        return change_W
-
-
 def replays(
     policy: PerturbablePolicy,
+    rule: LearningRule,
     window: RolloutWindow,
     errors: RewardErrors,
     decay: float,
     clip_range: float,
-    n_steps_per_batch: int,
+    n_steps: int,
     n_replays: int,
-) -> Iterator[Replay]:
+) -> Iterator[tuple[Array, dict[str, float]]]:
     """
-    Compute the factors of each step's eligibility in repeated updates, each with the weights as they are when it is
-    asked for.
+    Compute repeated weight changes, each with the weights as they are when it is asked for.
 
     The advantage of a step is the decayed sum of the reward prediction errors from it to the end of the window, as they
     were when the window was new. The actor's factors are those of PPO's clipped objective (Schulman et al. 2017): the
@@ -71,18 +35,19 @@ def replays(
     it has now.
 
     :param policy: The policy, with a critic
+    :param rule: The learning rule
     :param window: The steps
     :param errors: Their reward prediction errors
     :param decay: Factor per step on the traces
     :param clip_range: How far the ratio may be from 1
-    :param n_steps_per_batch: Maximum number of steps of one batch of passes
+    :param n_steps: Maximum number of steps of one batch of passes
     :param n_replays: Number of repeated updates
-    :return: The factors, one update after the other
+    :return: Weight changes before clipping and learning rate, shape (W,), and numbers to log, by name
     """
     advantages_TE = discounted_errors(errors.errors_TE, errors.restarts_TE, decay)
     for _ in range(n_replays):
         objectives, states = [], window.states
-        for _, batch in window.batches(n_steps_per_batch):
+        for _, batch in window.batches(n_steps):
             clean = policy.noisy_pass(batch.observations, batch.actions, None, states=states, starts_TE=batch.starts_TE)
             objectives.append([policy.numpy(part) for part in clean.objectives])
             states = clean.states
@@ -91,12 +56,14 @@ def replays(
         ratio_TE = np.exp(log_ratio_TE)
         is_clipped_TE = np.where(advantages_TE > 0, ratio_TE > 1 + clip_range, ratio_TE < 1 - clip_range)
         assert errors.values_TE is not None
-        yield Replay(
-            window._replace(log_probs=log_probs),
-            np.where(is_clipped_TE, 0.0, advantages_TE * ratio_TE),
-            errors.values_TE + advantages_TE - values.reshape(advantages_TE.shape),
-            {
-                "approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()),
-                "clip_fraction": float((np.abs(ratio_TE - 1) > clip_range).mean()),
-            },
-        )
+        actor_TE = np.where(is_clipped_TE, 0.0, advantages_TE * ratio_TE)
+        critic_TE = errors.values_TE + advantages_TE - values.reshape(advantages_TE.shape)
+        change_W: Array = 0.0
+        for piece in eligibilities(policy, rule, window._replace(log_probs=log_probs), n_steps, None):
+            sums = [piece.eligibility.weighted_sum(factors_TE[piece.steps]) for factors_TE in (actor_TE, critic_TE)]
+            own = [sum_W[part.weights] for sum_W, part in zip(sums, policy.parts, strict=True)]
+            change_W = change_W + policy.xp.concatenate(own)
+            if piece.cost_W is not None:
+                change_W = change_W - piece.cost_W
+        clip_fraction = float((np.abs(ratio_TE - 1) > clip_range).mean())
+        yield change_W, {"approx_kl": float((ratio_TE - 1 - log_ratio_TE).mean()), "clip_fraction": clip_fraction}

@@ -138,7 +138,8 @@ def eligibilities(
         diagnostics = {**policy.diagnostics(len(batch.actions)), **getattr(eligibility, "diagnostics", {})}
         yield Piece(steps, eligibility, cost_W, diagnostics, carry)
         if states is not None and batch.starts_TE is not None and steps.stop < window.n_steps:
-            states = policy.states_after(batch.observations, states, batch.starts_TE)
+            passed = policy.noisy_pass(batch.observations, batch.actions, None, None, states, batch.starts_TE)
+            states = passed.states
 
 
 class PerturbationRule(LearningRule):

@@ -19,6 +19,7 @@ from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import Layer, Lif, SpikeEncoder, SpikeReadOut, StatefulLif
 from sb3_nrl.layers.coding import Encoding, ReadOut, mean_of_ticks
 from sb3_nrl.layers.spiking import lif_layers
+from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
 
@@ -111,6 +112,8 @@ class LifPolicy(RecurrentWeightsPolicy):
             check(name, value, isinstance(value, bool), "True or False")
         for name in () if recurrent else self.recurrent_arguments:
             check(name, kwargs.get(name), name not in kwargs, "given with recurrent=True only")
+        critic = kwargs.get("recurrent_critic")
+        check("recurrent_critic", critic, "recurrent_critic" not in kwargs, "left to spiking_critic")
         self.ticks, self.beta, self.tau, self.dt, self.threshold = ticks, beta, tau, dt, threshold
         self.v_reset, self.refractory, self.tau_synapse, self.recurrent = v_reset, refractory, tau_synapse, recurrent
         self.encoding, self.read_out, self.holds_noise = encoding, read_out, holds_noise
@@ -155,7 +158,7 @@ class LifPolicy(RecurrentWeightsPolicy):
 
     def make_hidden_layers(self, n_inputs: int, widths: Sequence[int], is_critic: bool) -> list[Layer]:
         if not widths or (is_critic and not self.spiking_critic):
-            return super().make_hidden_layers(n_inputs, widths, is_critic)
+            return NoisyPolicy.make_hidden_layers(self, n_inputs, widths, is_critic)
         layers: list[Layer] = []
         is_held = self.encoding == "current"
         if not is_held:
@@ -168,7 +171,7 @@ class LifPolicy(RecurrentWeightsPolicy):
                 nn.init.uniform_(layer.synapses.bias, -0.5, 0.5)  # some neurons fire at rest, others do not
             layers.append(layer)
             n_inputs, is_held = n_neurons, False
-        layers.append(SpikeReadOut(self.read_out, self.ticks, float(layer.beta.mean())))
+        layers.append(SpikeReadOut(self.read_out, float(layer.beta.mean())))
         return layers
 
     def spike_rates(self) -> list[Array]:
@@ -201,13 +204,8 @@ class LifPolicy(RecurrentWeightsPolicy):
         return found
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = (
-            *("ticks", "beta", "tau", "dt", "threshold", "v_reset", "refractory", "tau_synapse", "recurrent"),
-            *("encoding", "read_out", "holds_noise", "spiking_critic", "spike_cost"),
-        )
-        parameters = {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
-        unused = () if self.recurrent else self.recurrent_arguments
-        return {name: value for name, value in parameters.items() if name not in unused}
+        unused = ("recurrent_critic", *(() if self.recurrent else self.recurrent_arguments))
+        return {name: value for name, value in super()._get_constructor_parameters().items() if name not in unused}
 
 
 class StatefulLifPolicy(LifPolicy, RnnPolicy):
@@ -215,35 +213,9 @@ class StatefulLifPolicy(LifPolicy, RnnPolicy):
     A :class:`LifPolicy` whose neurons keep their state from step to step, so that it remembers. It is at rest when an
     episode begins. States are handed on as in the other policies with memory
     (:class:`~sb3_nrl.recurrent_policies.RnnPolicy`).
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param lr_schedule: Learning rate schedule
-    :param spiking_critic: Whether the critic is spiking with a state, too
-    :param kwargs: Further arguments of :class:`LifPolicy`
-    :raises ValueError: If an argument is out of range
     """
 
     lif_class = StatefulLif
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        spiking_critic: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        critic = kwargs.pop("recurrent_critic", spiking_critic)
-        check("recurrent_critic", critic, critic == spiking_critic, "left to spiking_critic")
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            spiking_critic=spiking_critic,
-            recurrent_critic=spiking_critic,
-            **kwargs,
-        )
 
 
 class CnnLifPolicy(LifPolicy):

@@ -229,7 +229,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
             if self._last_states is None and policy.n_states > 0:
-                self._last_states = policy.initial_states(n_envs)
+                self._last_states = policy.array(np.zeros((n_envs, policy.n_states), np.float32))
             states, starts = self._last_states, self._last_episode_starts
             assert starts is not None
             noise = policy.sample_noise(n_envs) if self.rule.acts_with_noise else None
@@ -249,14 +249,14 @@ class ThreeFactorAlgorithm(ModelSetup):
             rewards = rewards.astype(np.float32)
 
             values = {"actions": actions, "log_probs": log_probs, "rewards_TE": rewards, "dones_TE": dones}
+            values["terminal_values_TE"] = self.predictor.values_after_time_limits(
+                policy, dones, infos, new_states, self.num_timesteps
+            )
             if noise is not None:
                 values["noise"] = policy.numpy(noise)
             rollout_buffer.add(obs, states, starts, values)
             self._last_states, self._draws = new_states, draws
             has_ended = np.count_nonzero(dones) > 0
-            if has_ended:
-                cut = self.predictor.values_after_time_limits(policy, dones, infos, new_states, self.num_timesteps)
-                rollout_buffer.set_terminal_values(*cut)
             rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
             self._last_obs, self._last_episode_starts = new_obs, dones
 
@@ -320,9 +320,10 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._log_means({"entropy_loss": entropy_loss, "rpe": rpe, "trace_norm": update.trace_norm})
             if self.n_epochs > 1:
                 clip_range = FloatSchedule(self.clip_range)(self._current_progress_remaining)
-                for again in replays(policy, window, errors, self.decay, clip_range, n_steps, self.n_epochs - 1):
-                    self._log_means(again.diagnostics)
-                    self._update_weights(again.change(policy, self.rule, n_steps), window)
+                more = policy, self.rule, window, errors, self.decay, clip_range, n_steps, self.n_epochs - 1
+                for change_W, diagnostics in replays(*more):
+                    self._log_means(diagnostics)
+                    self._update_weights(change_W, window)
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if policy.normalizer is not None:
             policy.normalizer.update(window.observations)

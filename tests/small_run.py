@@ -27,7 +27,7 @@ def measure(settings: dict[str, Any]) -> Columns:
 def small_run(attempts: pathlib.Path, seed: int, **settings: Any) -> Run:
     """A run that writes its attempts to a file."""
     settings = {"attempts": str(attempts), "seed": seed, "kills": 0, "fails": False, "sleep": 0, **settings}
-    return Run(f"small/{seed}", measure, {**settings, "nested": {"clean_passes": 2}}, seed, expected_seconds=10)
+    return Run(f"small/{seed}", measure, settings, seed, expected_seconds=10)
 
 
 def processes_of(attempts: pathlib.Path, seed: int) -> list[int]:

@@ -110,8 +110,6 @@ def test_changed_settings_are_named_and_made_again(tmp_path: pathlib.Path, capsy
     execute([small_run(attempts, 3)], store)
     assert "made with other settings (sleep 0.001 instead of 0)" in capsys.readouterr().out
     assert len(processes_of(attempts, 3)) == 2
-    renamed = {**small_run(attempts, 3).settings, "nested": {"n_baseline_passes": 2}}
-    assert store.read(Run("small/3", lambda _: {}, renamed)) is not None
 
 
 # Doing runs

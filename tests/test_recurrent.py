@@ -98,7 +98,7 @@ def step(layer: Any, weights: dict[Any, th.Tensor], x: th.Tensor, state: th.Tens
 
 
 def objectives(policy: Any, window: RolloutWindow) -> tuple[th.Tensor, list[th.Tensor]]:
-    """log π(a|s) + V(s) of each step, shape (T, E), in double precision; and the parameters that it depends on."""
+    """log π(a|s) and V(s) of each step, shape (2, T, E), in double precision; and the parameters they depend on."""
     doubles = {parameter: parameter.detach().double().requires_grad_() for parameter in policy.parameters()}
     starts_TE = window.starts_TE
     assert starts_TE is not None
@@ -129,13 +129,13 @@ def objectives(policy: Any, window: RolloutWindow) -> tuple[th.Tensor, list[th.T
             else:
                 rows.append(output.log_softmax(1).gather(1, actions[t].long())[:, 0])
         per_network.append(th.stack(rows))
-    return th.stack(per_network).sum(0), [doubles[parameter] for parameter in policy.learnable]
+    return th.stack(per_network), [doubles[parameter] for parameter in policy.learnable]
 
 
 def exact(policy: Any, window: RolloutWindow, weights_TE: np.ndarray) -> th.Tensor:
     """∂ Σ w(t, e) (log π(a|s) + V(s)) / ∂ all parameters, by autograd through time."""
-    objective_TE, parameters = objectives(policy, window)
-    gradients = th.autograd.grad((th.as_tensor(weights_TE) * objective_TE).sum(), parameters)
+    both, parameters = objectives(policy, window)
+    gradients = th.autograd.grad((th.as_tensor(weights_TE) * both).sum(), parameters)
     masks = [mask for network in policy.networks for layer in network.layers for mask in masks_of(layer)]
     return th.cat(
         [

@@ -118,9 +118,9 @@ def affine(layer: Any, x: list[float]) -> list[float]:
 
 def read_out(layer: SpikeReadOut, train: list[float]) -> float:
     if layer.read_out == "rate":
-        return sum(train) / layer.ticks
+        return sum(train) / len(train)
     if layer.read_out == "first_spike":
-        return (layer.ticks - train.index(1.0)) / layer.ticks if 1.0 in train else 0.0
+        return (len(train) - train.index(1.0)) / len(train) if 1.0 in train else 0.0
     v, beta = 0.0, float(layer.beta)
     for spike in train:
         v = beta * v + (1 - beta) * spike

@@ -211,7 +211,7 @@ def test_short_windows_give_the_update_of_a_long_one(policy_class: Any, rank: An
             piece = piece._replace(states=states)
             eligibility, carry = rule.eligibility(policy, piece, carry)
             sums = sums + th.as_tensor(eligibility.weighted_sum(weights_TE[steps]))
-            states = policy.states_after(piece.observations, states, piece.starts_TE)
+            states = policy.noisy_pass(piece.observations, piece.actions, None, None, states, piece.starts_TE).states
         return sums
 
     long = total(32, 32)

@@ -3,7 +3,6 @@
 Shapes: T steps of all trials, E environments, H hidden units of a layer.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -60,9 +59,9 @@ def record(
     scaling = unwrap_vec_normalize(venv)
     models_scaling = model.get_vec_normalize_env() if scaling is None else None
     targets = [(n_trials + place) // venv.num_envs for place in range(venv.num_envs)]
-    running: list[list[_Step]] = [[] for _ in targets]
-    n_ended = [0] * len(targets)
-    trials: list[_Trial] = []
+    begun, n_ended = [0] * len(targets), [0] * len(targets)
+    steps: list[tuple[Any, ...]] = []
+    trials: list[tuple[int, range, dict[str, Any]]] = []  # environment, steps, and info of the last
 
     with ExitStack() as stack:
         if seed is not None:
@@ -82,40 +81,14 @@ def record(
             actions, state = model.predict(seen, state, starts, deterministic)
             obs, rewards, dones, infos = venv.step(actions)
             rewards = rewards if scaling is None else scaling.get_original_reward()
-            for place, steps in enumerate(running):
-                if n_ended[place] == targets[place]:
-                    continue
-                row = {key: part[place] for key, part in seen.items()} if isinstance(seen, dict) else seen[place]
-                of_layers = [[layer[place] for layer in kind] for kind in activity]
-                steps.append(_Step(row, actions[place], float(rewards[place]), *of_layers))
-                if dones[place] or infos[place].get("new_trial", False):
-                    trials.append(_Trial(place, steps, infos[place]))
-                    running[place] = []
+            steps.append((seen, actions, rewards.astype(float), *activity))
+            for place, target in enumerate(targets):
+                if n_ended[place] < target and (dones[place] or infos[place].get("new_trial", False)):
+                    trials.append((place, range(begun[place], len(steps)), infos[place]))
+                    begun[place] = len(steps)
                     n_ended[place] += 1
             starts = dones.astype(bool)
-    return _assemble(trials)
-
-
-@dataclasses.dataclass
-class _Step:
-    """One step of one environment."""
-
-    observation: Any
-    action: np.ndarray
-    reward: float
-    actor: list[np.ndarray]
-    critic: list[np.ndarray]
-    spikes: list[np.ndarray]
-    potentials: list[np.ndarray]
-
-
-@dataclasses.dataclass
-class _Trial:
-    """The steps of a trial, and the ``info`` of the last."""
-
-    environment: int
-    steps: list[_Step]
-    info: dict[str, Any]
+    return _assemble(trials, steps)
 
 
 class _ActivityReader:
@@ -159,17 +132,19 @@ def _of_hidden(network: Network, activity: list[Any]) -> list[np.ndarray]:
     return outputs
 
 
-def _assemble(trials: list[_Trial]) -> Recording:
+def _assemble(trials: list[tuple[int, range, dict[str, Any]]], steps: list[tuple[Any, ...]]) -> Recording:
     """All trials in arrays."""
-    steps = [step for trial in trials for step in trial.steps]
-    lengths = [len(trial.steps) for trial in trials]
-    infos = [trial.info for trial in trials]
-    first = steps[0]
-    observations = (
-        {key: np.stack([step.observation[key] for step in steps]) for key in first.observation}
-        if isinstance(first.observation, dict)
-        else np.stack([step.observation for step in steps])
-    )
+    environments, spans, infos = zip(*trials, strict=True)
+    rows = [(step, env) for env, span, _ in trials for step in span]
+    seen, actions, rewards, *layers = zip(*steps, strict=True)
+
+    def gather(of_steps: Sequence[Any]) -> np.ndarray:
+        return np.stack([of_steps[step][env] for step, env in rows])
+
+    is_dict = isinstance(seen[0], dict)
+    observations = {key: gather([obs[key] for obs in seen]) for key in seen[0]} if is_dict else gather(seen)
+    actor, critic, spikes, potentials = ([gather(of) for of in zip(*kind, strict=True)] for kind in layers)
+    lengths = list(map(len, spans))
     dt = infos[0].get("dt")
     starts = [
         {name: start / info["dt"] for name, (start, _) in info.get("periods", {}).items()} if "dt" in info else {}
@@ -177,19 +152,19 @@ def _assemble(trials: list[_Trial]) -> Recording:
     ]
     return Recording(
         observations=observations,
-        actions=np.stack([step.action for step in steps]),
-        rewards=np.array([step.reward for step in steps]),
+        actions=gather(actions),
+        rewards=gather(rewards),
         trial=np.repeat(np.arange(len(trials)), lengths),
         step=np.concatenate([np.arange(length) for length in lengths]),
-        actor=[np.stack(values) for values in zip(*(step.actor for step in steps), strict=True)],
-        critic=[np.stack(values) for values in zip(*(step.critic for step in steps), strict=True)],
+        actor=actor,
+        critic=critic,
         conditions=_columns([info.get("trial") or {} for info in infos]),
         performance=np.array([info.get("performance", info.get("is_success", np.nan)) for info in infos], float),
-        environment=np.array([trial.environment for trial in trials]),
+        environment=np.array(environments),
         periods=_columns(starts),
         dt=None if dt is None else float(dt),
-        spikes=[np.stack(values) for values in zip(*(step.spikes for step in steps), strict=True)],
-        potentials=[np.stack(values) for values in zip(*(step.potentials for step in steps), strict=True)],
+        spikes=spikes,
+        potentials=potentials,
     )
 
 

@@ -37,6 +37,11 @@ LayerNoise = Array | RankOne | None
 """Noise of one layer: ξ of its nodes, of shape (B, N); or noise of rank one on its weights; or none."""
 
 
+def per_env(values_BN: Array, n_envs: int) -> Array:
+    """The rows of each environment side by side, shape (E, B / E, N)."""
+    return values_BN.reshape(-1, n_envs, values_BN.shape[1]).swapaxes(0, 1)
+
+
 class Layer(nn.Module, ABC):
     """
     A layer that noise can be added to, defined once for NumPy and PyTorch.
@@ -61,26 +66,28 @@ class Layer(nn.Module, ABC):
     n_nodes: int = 0
     """Number of nodes N that noise is added to; 0 if nothing in the layer learns."""
 
+    n_units: int = 0
+    """Number of nodes of the layer if any of its parameters learns."""
+
     n_pre: int = 0
     """Number of inputs M of the weight matrices that learn, where noise of rank one is supported; a bias has one."""
 
     n_states: int = 0
     """Number of hidden state variables that a recurrent layer keeps for each row."""
 
+    widths: tuple[int, ...] = ()
+    """Number of inputs of each parameter, where noise of rank one is supported."""
+
     learns: tuple[bool, ...] = ()
     """For each parameter, whether it learns."""
 
     _views: tuple[Array, ...] | None = None
 
-    @property
-    def n_units(self) -> int:
-        """Number of nodes of the layer if any of its parameters learns."""
-        return 0
-
     def refresh(self) -> None:
         """Update the list of parameters that learn, and drop the NumPy views of parameters."""
         self.learns = tuple(parameter.requires_grad for parameter in self.parameters())
         self.n_nodes = self.n_units if any(self.learns) else 0
+        self.n_pre = sum(width for width, learns in zip(self.widths, self.learns, strict=False) if learns)
         self._views = None
 
     def learnable(self) -> list[nn.Parameter]:
@@ -141,7 +148,17 @@ class Layer(nn.Module, ABC):
         :param n_envs: Number of environments E
         :return: As ``outer``
         """
-        return []
+        if self.n_pre == 0:
+            return []
+        sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
+        sums, column = [], 0
+        for width, learns, mask in zip(self.widths, self.learns, self.masks(), strict=False):
+            if learns:
+                part = sums_EOM[..., column : column + width]
+                part = part if mask is None else part * (mask if xp is th else mask.numpy())
+                sums.append(part.reshape(n_envs, -1))
+                column += width
+        return sums
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied or unpickled layer has parameters of its own, which these views do not show.

@@ -58,15 +58,14 @@ class SpikeReadOut(Layer):
 
     :param read_out: ``"rate"``: spikes per tick. ``"membrane"``: the potential, after the last tick, of a leaky
         integrator, v ← β v + (1 − β) s. ``"first_spike"``: the fraction of ticks from the first spike on, 0 without any
-    :param ticks: Number of ticks M
     :param beta: β of the leaky integrator
     """
 
     beta: th.Tensor
 
-    def __init__(self, read_out: ReadOut, ticks: int, beta: float) -> None:
+    def __init__(self, read_out: ReadOut, beta: float) -> None:
         super().__init__()
-        self.read_out, self.ticks = read_out, ticks
+        self.read_out = read_out
         self.register_buffer("beta", th.tensor(beta))
 
     def step(

@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace
-from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne
+from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, per_env
 
 Activation = Callable[[np.ndarray], np.ndarray]
 
@@ -35,17 +35,8 @@ def sigmoid(xp: ArrayNamespace, h: Array) -> Array:
     return 0.5 * (1 + xp.tanh(0.5 * h))
 
 
-def find_activation(module: nn.Module) -> Activation | None:
-    """
-    Find the function of an activation module for NumPy.
-
-    :param module: An activation function of PyTorch
-    :return: The function, None if it is only known to PyTorch
-    """
-    if type(module) is nn.LeakyReLU:
-        return partial(_leaky_relu, np.float32(module.negative_slope))
-    known: dict[type, Activation] = {nn.Tanh: np.tanh, nn.ReLU: _relu, nn.Sigmoid: _sigmoid}
-    return known.get(type(module))
+_FUNCTIONS: dict[type, Activation] = {nn.Tanh: np.tanh, nn.ReLU: _relu, nn.Sigmoid: _sigmoid}
+"""Activation functions for NumPy, beside that of LeakyReLU. All others are only known to PyTorch."""
 
 
 def product(x: Array, weight: Array) -> Array:
@@ -69,29 +60,6 @@ def add_bias(h_BO: Array, bias: Array) -> None:
         h_BO.reshape(len(bias), -1, bias.shape[1])[...] += bias[:, None]
 
 
-def add_rank_one(xp: ArrayNamespace, h_BO: Array, noise: RankOne, x_BI: Array | None, has_bias: bool) -> None:
-    """
-    Add (x · a) b, what noise of rank one on a weight matrix and its bias does to the pre-activations h.
-
-    :param xp: ``numpy`` or ``torch``
-    :param h_BO: Pre-activations, changed in place
-    :param noise: The noise, with an entry of a for each input, and the last one for the bias
-    :param x_BI: The inputs, None if their weights get no noise
-    :param has_bias: Whether a bias gets noise
-    """
-    n_copies, _, n_envs, n_outputs = noise.post.shape
-    factor: Array = noise.pre[..., -1] if has_bias else 0.0
-    if x_BI is not None:
-        x = x_BI.reshape(n_copies, -1, n_envs, x_BI.shape[1])
-        factor = factor + xp.einsum("ktei,ktei->kte", x, noise.pre[..., : x_BI.shape[1]])
-    h_BO.reshape(n_copies, -1, n_envs, n_outputs)[...] += factor[..., None] * noise.post
-
-
-def per_env(values_BN: Array, n_envs: int) -> Array:
-    """The rows of each environment side by side, shape (E, B / E, N)."""
-    return values_BN.reshape(-1, n_envs, values_BN.shape[1]).swapaxes(0, 1)
-
-
 class Dense(nn.Linear, Layer):
     """
     A fully connected layer, f(x Wᵀ + b + ξ).
@@ -105,19 +73,13 @@ class Dense(nn.Linear, Layer):
 
     def __init__(self, n_inputs: int, n_outputs: int, bias: bool = True, activation: nn.Module | None = None) -> None:
         super().__init__(n_inputs, n_outputs, bias=bias)
-        self.has_bias = bias
+        self.has_bias, self.n_units, self.widths = bias, n_outputs, (n_inputs, 1) if bias else (n_inputs,)
         self.activation = activation
-        self._function = None if activation is None else find_activation(activation)
+        self._function = _FUNCTIONS.get(type(activation))
+        if type(activation) is nn.LeakyReLU:
+            self._function = partial(_leaky_relu, np.float32(activation.negative_slope))
         self._may_work_in_place = getattr(activation, "inplace", self._function is None)
         self.runs_in_numpy = activation is None or self._function is not None  # type: ignore[misc]
-
-    @property
-    def n_units(self) -> int:
-        return self.out_features
-
-    def refresh(self) -> None:
-        super().refresh()
-        self.n_pre = self.in_features * self.weight.requires_grad + (self.has_bias and self.bias.requires_grad)
 
     def learnable(self) -> list[nn.Parameter]:
         own: list[Any] = [self.weight, self.bias] if self.has_bias else [self.weight]
@@ -141,12 +103,17 @@ class Dense(nn.Linear, Layer):
             return h, x, potentials
         return self.activation(h.clone() if self._may_work_in_place else h), x, potentials
 
-    def _add_noise(self, xp: ArrayNamespace, h_BO: Array, x: Array, noise: Array | RankOne) -> None:
+    def _add_noise(self, xp: ArrayNamespace, h_BO: Array, x_BI: Array, noise: Array | RankOne) -> None:
+        """Add ξ, or what noise of rank one on weights and bias does, (x · a) b: the last entry of a is the bias's."""
         if not isinstance(noise, RankOne):
-            if noise.shape[1] > 0:
-                h_BO += noise
+            h_BO += noise
         elif self.n_pre > 0:
-            add_rank_one(xp, h_BO, noise, x if self.learns[0] else None, self.has_bias and self.learns[1])
+            n_copies, _, n_envs, n_outputs = noise.post.shape
+            factor: Array = noise.pre[..., -1] if self.has_bias and self.learns[1] else 0.0
+            if self.learns[0]:
+                x = x_BI.reshape(n_copies, -1, n_envs, self.in_features)
+                factor = factor + xp.einsum("ktei,ktei->kte", x, noise.pre[..., : self.in_features])
+            h_BO.reshape(n_copies, -1, n_envs, n_outputs)[...] += factor[..., None] * noise.post
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Array, n_envs: int) -> list[Array]:
         if self.n_nodes == 0:
@@ -158,14 +125,6 @@ class Dense(nn.Linear, Layer):
         if self.has_bias and self.learns[1]:
             sums.append(post_EOB.sum(2))
         return sums
-
-    def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
-        if self.n_pre == 0:
-            return []
-        sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
-        parts = [sums_EOM[..., : self.in_features], sums_EOM[..., -1]]
-        learns = (self.learns[0], self.has_bias and self.learns[-1])
-        return [part.reshape(n_envs, -1) for part, is_learned in zip(parts, learns, strict=True) if is_learned]
 
 
 class GaussianHead(CompoundLayer):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.func import functional_call
@@ -67,21 +66,8 @@ class ForeignModule(Layer):
         self._preprocess = preprocess
         self._example = example
 
-    @classmethod
-    def of_extractor(cls, extractor: nn.Module, space: spaces.Space, normalize_images: bool) -> "ForeignModule":
-        """
-        Make a layer of a features extractor.
-
-        :param extractor: The extractor
-        :param space: Observation space
-        :param normalize_images: Whether to divide images by 255
-        :return: The layer, which takes observations as the environment gives them
-        """
-        preprocess = partial(preprocess_obs, observation_space=space, normalize_images=normalize_images)
-        return cls(extractor, preprocess, _example_observations(space, 3))
-
     @property
-    def n_units(self) -> int:
+    def n_units(self) -> int:  # type: ignore[override]
         return sum(len(range(site.nodes.start, site.nodes.stop)) for site in self.sites)
 
     def learnable(self) -> list[nn.Parameter]:
@@ -271,21 +257,21 @@ def _bias_product(layer: nn.Linear | nn.Conv2d, post: th.Tensor, pre: th.Tensor)
     return post.sum((0, 2, *range(4, post.ndim)))
 
 
-def _example_observations(space: spaces.Space, n: int) -> PyTorchObs:
+def example_observations(space: spaces.Space) -> PyTorchObs:
     """
-    A fixed batch of random observations, to test features extractors. Successive rows differ, and values are small
-    enough not to saturate a network.
+    A fixed batch of three random observations, to test features extractors. Successive rows differ, and values are
+    small enough not to saturate a network.
     """
     if isinstance(space, spaces.Dict):
-        return {key: cast("th.Tensor", _example_observations(part, n)) for key, part in space.spaces.items()}
+        return {key: cast("th.Tensor", example_observations(part)) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
         low = np.maximum(space.low, -_EXTENT)
         high = np.maximum(np.minimum(space.high, _EXTENT), low + 1)
-        rows = np.random.default_rng(0).uniform(low, high, (n, *space.shape)).astype(np.float32)
+        rows = np.random.default_rng(0).uniform(low, high, (3, *space.shape)).astype(np.float32)
     else:
         space = deepcopy(space)  # the environment may draw from it
         space.seed(0)
-        drawn = (np.asarray(space.sample()) for _ in range(10 * n))
+        drawn = (np.asarray(space.sample()) for _ in range(30))
         different = list({row.tobytes(): row for row in drawn}.values())
-        rows = np.stack([different[place % len(different)] for place in range(n)])
+        rows = np.stack([different[place % len(different)] for place in range(3)])
     return th.as_tensor(rows)

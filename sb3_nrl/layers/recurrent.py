@@ -13,8 +13,8 @@ import torch as th
 from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace, as_float, is_exported
-from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer
-from sb3_nrl.layers.dense import per_env, product
+from sb3_nrl.layers.base import CompoundLayer, Layer, LayerNoise, RankOne, RecurrentLayer, per_env
+from sb3_nrl.layers.dense import product
 
 
 class Drive(NamedTuple):
@@ -39,8 +39,6 @@ class RecurrentDense(Layer):
     """
     The pre-activations of recurrent units, x Wᵀ + b + h Uᵀ + ξ, with x the layer's input and h its hidden units.
 
-    Where some recurrent synapses do not exist, or units are excitatory or inhibitory, :meth:`restrict` says so.
-
     :param n_inputs: Number of inputs I
     :param n_hidden: Number of hidden units H
     :param bias: Whether units have biases b
@@ -63,26 +61,8 @@ class RecurrentDense(Layer):
         """b."""
         self.recurrent_weight = nn.Parameter(th.empty(n_hidden, n_hidden)) if recurrent else None
         """U, from the hidden units."""
-        self.n_inputs, self.n_hidden = n_inputs, n_hidden
-        self._widths = [n_inputs, *([1] if bias else []), *([n_hidden] if recurrent else [])]
-
-    @property
-    def n_units(self) -> int:
-        return self.n_hidden
-
-    def refresh(self) -> None:
-        super().refresh()
-        self.n_pre = sum(width for width, learns in zip(self._widths, self.learns, strict=True) if learns)
-
-    def restrict(self, connections: th.Tensor | None, signs: th.Tensor | None) -> None:
-        """
-        Let only some recurrent synapses exist, or let units obey Dale's law.
-
-        :param connections: Which recurrent synapses exist, shape (H, H), None for all
-        :param signs: 1 for excitatory and −1 for inhibitory units, shape (H,), None for neither
-        """
-        self.connections, self.signs = connections, signs
-        self.constrain()
+        self.n_inputs, self.n_hidden, self.n_units = n_inputs, n_hidden, n_hidden
+        self.widths = (n_inputs, *([1] if bias else []), *([n_hidden] if recurrent else []))
 
     @th.no_grad()
     def initialize(self, gain: float, connectivity: float = 1.0, excitatory: float | None = None) -> None:
@@ -108,7 +88,8 @@ class RecurrentDense(Layer):
             signs[n_excitatory:] = -1
             strength = th.where(signs > 0, 1.0, n_excitatory / (size - n_excitatory))
             weight.copy_(weight.abs() * strength * signs)
-        self.restrict(connections, signs)
+        self.connections, self.signs = connections, signs
+        self.constrain()
         radius = th.linalg.eigvals(weight).abs().max()
         if radius > 0:
             weight.mul_(gain / radius)
@@ -125,12 +106,6 @@ class RecurrentDense(Layer):
             self.recurrent_weight.copy_(self.signs * (self.signs * self.recurrent_weight).clamp(min=0))
         if self.connections is not None:
             self.recurrent_weight.mul_(self.connections)
-
-    def _of_existing(self, xp: ArrayNamespace, sums_EOH: Array) -> Array:
-        """Without the sums of recurrent synapses that do not exist."""
-        if self.connections is None:
-            return sums_EOH
-        return sums_EOH * (self.connections if xp is th else self.connections.numpy())
 
     def drive(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise, n_steps: int, n_envs: int
@@ -198,24 +173,11 @@ class RecurrentDense(Layer):
             return []
         post_EOB = per_env(post_BN, n_envs).swapaxes(1, 2)
         sums = [post_EOB @ per_env(pre, n_envs) for pre in received]
-        if self.recurrent_weight is not None:
-            sums[1] = self._of_existing(xp, sums[1])
+        if self.recurrent_weight is not None and self.connections is not None:
+            sums[1] = sums[1] * (self.connections if xp is th else self.connections.numpy())
         if self.bias is not None:
             sums.insert(1, post_EOB.sum(2))
         return [part.reshape(n_envs, -1) for part, learns in zip(sums, self.learns, strict=True) if learns]
-
-    def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
-        if self.n_pre == 0:
-            return []
-        sums_EOM = per_env(post_BN, n_envs).swapaxes(1, 2) @ per_env(pre_BM, n_envs)
-        sums, column = [], 0
-        for width, learns in zip(self._widths, self.learns, strict=True):
-            if learns:
-                sums.append(sums_EOM[..., column : column + width])
-                column += width
-        if self.recurrent_weight is not None and self.learns[-1]:
-            sums[-1] = self._of_existing(xp, sums[-1])
-        return [part.reshape(n_envs, -1) for part in sums]
 
 
 def forget(xp: ArrayNamespace, memory: list[Array], starts_E: Array) -> list[Array]:

@@ -32,7 +32,6 @@ class RunningAverage(RewardPredictor):
     :raises ValueError: If an argument is out of range
     """
 
-    name = "average"
     has_critic = False
     default_decay = 1.0
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from sb3_nrl.arrays import Array, Observations, n_rows
+from sb3_nrl.arrays import Array
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check_finite
 from sb3_nrl.perturbation import PerturbablePolicy
@@ -35,9 +35,6 @@ class RewardErrors(NamedTuple):
 
 class RewardPredictor(ABC):
     """Predicts rewards, and computes by how much rewards are better than predicted: the reward prediction error δ."""
-
-    name: ClassVar[str]
-    """Value of the argument ``reward_prediction``."""
 
     has_critic: ClassVar[bool]
     """Whether the policy needs a critic."""
@@ -71,7 +68,6 @@ class RewardPredictor(ABC):
         :raises ValueError: If it is out of range
         """
 
-    @abstractmethod
     def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
         """
         Process the rewards of one step.
@@ -81,19 +77,7 @@ class RewardPredictor(ABC):
         :param infos: The ``info`` dictionary of each environment
         :return: Whether a reward counts now, so that the window ends
         """
-
-    def terminal_values(
-        self, policy: PerturbablePolicy, observations: Observations, states: Array | None
-    ) -> np.ndarray:
-        """
-        V(s') of the last observation of episodes that a time limit ended.
-
-        :param policy: The policy
-        :param observations: Last observations of B episodes that a time limit ended
-        :param states: Hidden states after the last steps of these, shape (B, S); None without recurrent layers
-        :return: Their values, shape (B,)
-        """
-        return np.zeros(n_rows(observations))
+        return False
 
     def values_after_time_limits(
         self,
@@ -102,35 +86,38 @@ class RewardPredictor(ABC):
         infos: Sequence[dict[str, Any]],
         states: Array | None,
         step: int,
-    ) -> tuple[list[int], np.ndarray]:
+    ) -> np.ndarray:
         """
-        V(s') of the last observation of each episode that a time limit ended.
+        V(s') of the last observation of each episode that a time limit ended, for which a critic is needed.
 
         :param policy: The policy
         :param dones_E: Whether the step ended an episode
         :param infos: The ``info`` dictionary of each environment
         :param states: Hidden states after the step, shape (E, S); None without recurrent layers
         :param step: Number of steps so far, for the message of an error
-        :return: The environments of these episodes, and their values
+        :return: Their values, shape (E,), 0 for other environments
         :raises ValueError: If a last observation is not finite
         """
         cut = [env for env in np.flatnonzero(dones_E).tolist() if infos[env].get("TimeLimit.truncated", False)]
         envs = [env for env in cut if "terminal_observation" in infos[env]]
+        values_E = np.zeros(len(dones_E), np.float32)
         if not envs:
-            return [], np.zeros(0)
+            return values_E
         rows = [infos[env]["terminal_observation"] for env in envs]
         is_dict = isinstance(rows[0], dict)
         obs = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if is_dict else np.stack(rows)
         check_finite(obs, np.zeros(len(envs)), step, envs)
-        return envs, self.terminal_values(policy, obs, None if states is None else states[envs])
+        if self.has_critic:
+            starts_E = None if states is None else np.zeros(len(envs), bool)
+            values_E[envs] = policy.values(obs, None if states is None else states[envs], starts_E)[0]
+        return values_E
 
-    @abstractmethod
-    def skip(self) -> None:
+    def skip(self) -> None:  # noqa: B027  # most predictors have nothing to do
         """Use the rewards of dropped steps for the prediction only. No weight changes."""
 
-    @abstractmethod
     def is_ready(self, window_is_full: bool) -> bool:
         """Whether an update can use the steps now. If not, it waits for a reward."""
+        return True
 
     @abstractmethod
     def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:

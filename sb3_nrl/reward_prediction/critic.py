@@ -3,13 +3,11 @@
 Shapes: T steps, E environments.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_nrl.arrays import Array, Observations
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.normalization import RewardScale
@@ -31,7 +29,6 @@ class TDCritic(RewardPredictor):
     :raises ValueError: If an argument is out of range
     """
 
-    name = "critic"
     has_critic = True
 
     def __init__(self, gamma: float = 0.99, ent_coef: float = 0.0, norm_reward: bool = True) -> None:
@@ -57,21 +54,6 @@ class TDCritic(RewardPredictor):
         valid = decay == 0 or is_number(decay, 0, self.gamma)
         wanted = f"in [0, {self.gamma}], at most gamma, with a critic (None makes it {DEFAULT_LAMBDA} gamma)"
         check("trace_decay", decay, valid, wanted)
-
-    def observe(self, rewards_E: np.ndarray, dones_E: np.ndarray, infos: Sequence[dict[str, Any]]) -> bool:
-        return False
-
-    def skip(self) -> None:
-        pass
-
-    def is_ready(self, window_is_full: bool) -> bool:
-        return True
-
-    def terminal_values(
-        self, policy: PerturbablePolicy, observations: Observations, states: Array | None
-    ) -> np.ndarray:
-        starts_E = None if states is None else np.zeros(len(states), bool)
-        return policy.values(observations, states, starts_E)[0]
 
     def errors(self, policy: PerturbablePolicy, window: RolloutWindow, n_steps_per_batch: int) -> RewardErrors:
         batches, states = [], window.states

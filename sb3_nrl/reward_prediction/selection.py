@@ -10,7 +10,7 @@ from sb3_nrl.reward_prediction.critic import TDCritic
 
 RewardPrediction = Literal["critic", "average"]
 
-PREDICTORS: dict[str, Any] = {predictor.name: predictor for predictor in (TDCritic, RunningAverage)}
+PREDICTORS: dict[str, Any] = {"critic": TDCritic, "average": RunningAverage}
 """Classes by the value of the argument ``reward_prediction``."""
 
 _DEFAULT_VF_COEF = 5.0
