@@ -225,6 +225,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         callback.on_rollout_start()
         policy, n_envs, space = self.policy, self.n_envs, self.action_space
         bounds, shape = ((space.low, space.high), space.shape) if isinstance(space, spaces.Box) else (None, ())
+        zeros_E = np.zeros(n_envs, np.float32)
         going_on, rewarded = True, self.predictor.due  # an interrupted training may have left a reward that counts
         while going_on and not rewarded and not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
             obs: Observations = self._last_obs
@@ -249,14 +250,16 @@ class ThreeFactorAlgorithm(ModelSetup):
             rewards = rewards.astype(np.float32)
 
             values = {"actions": actions, "log_probs": log_probs, "rewards_TE": rewards, "dones_TE": dones}
-            values["terminal_values_TE"] = self.predictor.values_after_time_limits(
-                policy, dones, infos, new_states, self.num_timesteps
-            )
+            values["terminal_values_TE"] = zeros_E
+            has_ended = np.count_nonzero(dones) > 0
+            if has_ended:
+                values["terminal_values_TE"] = self.predictor.values_after_time_limits(
+                    policy, dones, infos, new_states, self.num_timesteps
+                )
             if noise is not None:
                 values["noise"] = policy.numpy(noise)
             rollout_buffer.add(obs, states, starts, values)
             self._last_states, self._draws = new_states, draws
-            has_ended = np.count_nonzero(dones) > 0
             rewarded = self.predictor.observe(rewards, dones, infos)  # a callback's refresh() makes another one
             self._last_obs, self._last_episode_starts = new_obs, dones
 
