@@ -314,9 +314,10 @@ class ModelSetup(OnPolicyAlgorithm):
         normalized = state.pop("_normalized")
         vars(self).update(state)
         env = self.get_vec_normalize_env()
-        if env is not None and normalized is not None:
-            env.set_venv(normalized[0])
-            env.returns = normalized[1]
+        if env is not None:
+            venv, returns = normalized
+            env.set_venv(venv)  # which sets the returns to 0
+            env.returns = returns
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_last_states", "_draws"]

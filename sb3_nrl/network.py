@@ -38,7 +38,7 @@ NetworkNoise = Array | WeightNoise | None
 
 class NetworkPass(NamedTuple):
     """
-    The results of a pass through a network.
+    The results of a pass through a network. With noise on weights the lists are empty.
 
     :param outputs: Outputs of the head, shape (B, O)
     :param received: Pre-synaptic activity x̃ of each layer, see :class:`~sb3_nrl.passes.NoisyPass`
@@ -163,10 +163,10 @@ class Network(nn.Module):
                 new_states.append(own)
             else:
                 x, received, potentials = layer.step(xp, parameters, x, layer_noise)
-            activity.append(x)
             if not isinstance(noise, WeightNoise):
                 all_received.append(received)
                 all_potentials += potentials
+                activity.append(x)
         x = repeat_batch(xp, x, n_missing)
         after = None if not new_states else new_states[0] if len(new_states) == 1 else xp.concatenate(new_states, 1)
         return NetworkPass(x, all_received, all_potentials, activity, after)

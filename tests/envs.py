@@ -161,9 +161,7 @@ class LitHalfEnv(gymnasium.Env):
     """Images of 36 × 36, each an episode. The reward is 1 for the number of the half that is lit, left or right."""
 
     action_space = spaces.Discrete(2)
-
-    def __init__(self, n_channels: int = 1) -> None:
-        self.observation_space = spaces.Box(0, 255, (n_channels, 36, 36), np.uint8)
+    observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
 
     def _observation(self) -> np.ndarray:
         image = np.zeros(self.observation_space.shape or (), np.uint8)

@@ -192,11 +192,8 @@ RULES: dict[str, Any] = {
 }
 
 
-CASES = [
-    *((kind, name) for kind in ("RNN", "CTRNN", "GRU") for name in RULES),
-    *((kind, name) for kind in list(POLICIES)[4:] for name in ("node, local head", "weight, rank one, local head")),
-    *((kind, name) for kind in list(POLICIES)[2:3] for name in ("node", "weight, rank one")),
-]
+SOME_RULES = ("node, local head", "weight, rank one, local head", "weight, full rank")
+CASES = [(kind, name) for kind in POLICIES for name in RULES if kind in ("RNN", "CTRNN", "GRU") or name in SOME_RULES]
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind}-{name}" for kind, name in CASES])
