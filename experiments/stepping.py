@@ -5,6 +5,7 @@ Reads cases as JSON from standard input, one per line, and prints a number for e
 ``experiments``, because these need the ``sb3_nrl`` of the same source tree.
 """
 
+import inspect
 import json
 import sys
 from time import perf_counter
@@ -97,6 +98,8 @@ def measure(case: str, seconds: float) -> float:
     more = {"n_steps": 2048 // env.num_envs} if name == "PPO" else {}  # 2048 steps in all
     watch = Stopwatch(seconds)
     arguments = {"policy": "MlpPolicy", **arguments, **more}
+    known = inspect.signature(algorithm).parameters  # other source trees may not have normalisation to switch off
+    arguments = {name: value for name, value in arguments.items() if name in known or name not in PLAIN}
     algorithm(env=env, seed=0, device="cpu", **arguments).learn(10**9, watch)
     return (watch.end[0] - watch.start[0]) / (watch.end[1] - watch.start[1])
 

@@ -136,9 +136,10 @@ class Network(nn.Module):
         all_potentials: list[Array] = []
         activity: list[Any] = []
         if self.n_states == 0 and not isinstance(noise, WeightNoise):  # what happens at every step of most trainings
-            for place, layer in enumerate(self.layers):
-                own = None if noise is None else noise[:, self.layer_nodes[place]]
-                x, received, potentials = layer.step(xp, layer.arrays(xp), x, own)
+            for layer, nodes in zip(self.layers, self.layer_nodes, strict=True):
+                x, received, potentials = layer.step(
+                    xp, layer.arrays(xp), x, None if noise is None else noise[:, nodes]
+                )
                 all_received.append(received)
                 all_potentials += potentials
                 activity.append(x)

@@ -19,7 +19,8 @@ Activation = Callable[[np.ndarray], np.ndarray]
 
 
 def _leaky_relu(slope: np.float32, h: np.ndarray) -> np.ndarray:
-    return np.maximum(h, slope * h) if slope <= 1 else np.minimum(h, slope * h)
+    scaled = slope * h
+    return np.maximum(h, scaled, out=scaled) if slope <= 1 else np.minimum(h, scaled, out=scaled)
 
 
 def _relu(h: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ class FlatFeatures(Layer):
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Observations, noise_BN: Array | None = None
     ) -> tuple[Array, Any, list[Array]]:
         if not isinstance(x, dict):
-            return self._encoders[None](xp, x.reshape(x.shape[0], -1)), None, []
+            return self._encoders[None](xp, x if x.ndim == 2 else x.reshape(x.shape[0], -1)), None, []
         features = [encode(xp, x[key].reshape(x[key].shape[0], -1)) for key, encode in self._encoders.items()]
         return xp.concatenate(features, axis=1), None, []
 
