@@ -58,6 +58,14 @@ def highest(xp: ArrayNamespace, x: Array, axis: int) -> Array:
     return th.amax(x, axis, keepdim=True) if xp is th else np.maximum.reduce(x, axis, keepdims=True)
 
 
+def log_softmax(xp: ArrayNamespace, x: Array, axis: int) -> Array:
+    """The logarithm of the softmax along an axis."""
+    if xp is th:
+        return x.log_softmax(axis)  # one step for autograd
+    below = x - highest(np, x, axis)
+    return below - np.log(np.exp(below).sum(axis, keepdims=True))
+
+
 def transpose(xp: ArrayNamespace, x: Array) -> Array:
     """The transpose of a matrix, copied so that its rows are contiguous. Reductions over short columns are slow."""
     return x.T.contiguous() if xp is th else x.T.copy()

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, make_proba_distribution
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_nrl.arrays import Array, ArrayNamespace, as_float, highest, transpose
+from sb3_nrl.arrays import Array, ArrayNamespace, as_float, highest, log_softmax, transpose
 
 _MISSING_ACTION_LOGIT = -1e30
 """Logit of an action that does not exist. It is finite, so that p · log p is 0 in an entropy."""
@@ -162,8 +162,7 @@ class Categorical(ActionDistribution):
             logits = logits.reshape(self.n_actions, -1, logits.shape[1])
         else:
             logits = xp.concatenate((logits, 0 * logits[:1] + _MISSING_ACTION_LOGIT))[self._padding]
-        logits = logits - highest(xp, logits, 1)
-        return logits - xp.log(xp.exp(logits).sum(1, keepdims=True))
+        return log_softmax(xp, logits, 1)
 
     def sample(self, xp: ArrayNamespace, parameters: Array, draws_BA: Array) -> Array:
         cumulative = xp.exp(parameters).cumsum(1)

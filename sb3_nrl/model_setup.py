@@ -224,6 +224,7 @@ class ModelSetup(OnPolicyAlgorithm):
         """Reset the traces, and drop the steps that no update has used yet."""
         self.traces.reset()
         self.rollout_buffer.clear(self.n_steps)
+        self._rule_of_steps = type(self.rule)
         self._carry: Any = None
         self._last_states: Any = None
         self._draws: np.ndarray | None = None
@@ -231,8 +232,8 @@ class ModelSetup(OnPolicyAlgorithm):
     def refresh(self) -> None:
         """
         Make changes to the model's arguments and to the policy's layers take effect. ``learn`` does this at its start.
-        Call it after such a change in a callback. If ``n_steps`` has changed, or the set of parameters that learn, the
-        traces are reset.
+        Call it after such a change in a callback. If ``n_steps`` has changed, the type of the rule, or the set of
+        parameters that learn, the traces are reset.
 
         :raises ValueError: If an argument is out of range, or if a trainable parameter would never learn
         """
@@ -243,7 +244,7 @@ class ModelSetup(OnPolicyAlgorithm):
             self.policy.optimizer.zero_grad()  # frozen parameters must not change by an old gradient
             self._forget_steps()
         check_optimizer(self.policy, self.vf_coef)
-        if self.rollout_buffer.buffer_size != self.n_steps:
+        if self.rollout_buffer.buffer_size != self.n_steps or self._rule_of_steps is not type(self.rule):
             self._forget_steps()
 
     def _setup_learn(
@@ -320,7 +321,15 @@ class ModelSetup(OnPolicyAlgorithm):
             env.returns = returns
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "traces", "watchers", "_carry", "_last_states", "_draws"]
+        return [
+            *super()._excluded_save_params(),
+            "traces",
+            "watchers",
+            "_rule_of_steps",
+            "_carry",
+            "_last_states",
+            "_draws",
+        ]
 
     def save(
         self,

@@ -89,7 +89,8 @@ class NRL(ThreeFactorAlgorithm):
         package's layers, independent in each environment. ``"full"``: independent noise on each weight, shared by all
         environments
     :param noise_hold: For noise on weights: the number of steps for which noise is held, by default 32 with a recurrent
-        policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows
+        policy, else 1. With a recurrent policy, credit reaches this number of steps back, also across windows. Full
+        noise without memory is held for the whole window
     :param local_head: Whether the output layer learns from its own derivative instead of from noise,
         (∂ log π / ∂z) ⊗ x̃ with its outputs z, which it knows without a backward pass. Then only the layers before it
         get noise. By default False with noise on weights. With noise on nodes, by default True with spiking policies,

@@ -96,6 +96,16 @@ class PerturbablePolicy(BasePolicy):
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
         return list(map(id, before)) != list(map(id, self.learnable))
 
+    def renew_arrays(self) -> None:
+        """Use the parameters as they are now: PyTorch's ``vector_to_parameters``, for one, replaces their ``data``."""
+        for network in self.networks:
+            for layer in network.layers:
+                layer.renew_arrays()
+
+    def load_from_vector(self, vector: np.ndarray) -> None:
+        super().load_from_vector(vector)
+        self.renew_arrays()
+
     @property
     def xp(self) -> ArrayNamespace:
         """The module that training uses: ``numpy`` or ``torch``."""

@@ -168,14 +168,14 @@ class NoisyPolicy(PerturbablePolicy):
             "a list of the widths of the hidden layers, or "
             + ("dict(pi=[...], vf=[...])" if critic else "dict(pi=[...]) (there is no critic)"),
         )
-        check("activation_fn", self.activation_fn, not [*self.activation_fn().parameters()], "without parameters")
+        is_module = isinstance(self.activation_fn, nn.Module) or not callable(self.activation_fn)
+        valid = not is_module and not [*self.activation_fn().parameters()]
+        check("activation_fn", self.activation_fn, valid, "a class of modules without parameters, such as nn.ReLU")
         check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
-        positive = is_number(self.head_gain, 0)
-        check("head_gain", self.head_gain, positive, "positive, or layers before the head would not learn")
+        check("head_gain", self.head_gain, is_number(self.head_gain, 0), "positive, or only the head would learn")
         check("log_std_init", self.log_std_init, is_number(self.log_std_init, -math.inf), "finite")
-        correlation = self.action_correlation
-        valid = correlation == 0 or (is_number(correlation, 0) and correlation < 1)
-        check("action_correlation", correlation, valid, "in [0, 1)")
+        own = self.action_correlation
+        check("action_correlation", own, own == 0 or (is_number(own, 0) and own < 1), "in [0, 1)")
         if not isinstance(self.action_space, spaces.Box):
             for name in ("log_std_init", "action_correlation"):
                 check(name, getattr(self, name), getattr(self, name) == 0, "0 unless actions are a Box")
@@ -208,7 +208,7 @@ class NoisyPolicy(PerturbablePolicy):
             features: Layer = FlatFeatures(space, scales)
         else:
             as_input = partial(preprocess_obs, observation_space=space, normalize_images=scales)
-            features = ForeignModule(extractor, as_input, example_observations(space))
+            features = ForeignModule(extractor, as_input, example_observations(space), shares_input=True)
         hidden = self.make_hidden_layers(extractor.features_dim, widths, is_critic)
         is_gaussian = isinstance(self.action_space, spaces.Box) and not is_critic
         n_inputs = [extractor.features_dim, *widths][-1]
@@ -284,6 +284,7 @@ class NoisyPolicy(PerturbablePolicy):
         return actions.reshape(-1, *self.action_space.shape) if isinstance(self.action_space, spaces.Box) else actions
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        self.renew_arrays()
         xp = self.xp if self.device.type == "cpu" else th
         parameters = th.as_tensor(
             self._action_parameters(xp, map_observations(partial(self.array, xp=xp), observation))

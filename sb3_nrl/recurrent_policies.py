@@ -130,6 +130,7 @@ class RnnPolicy(RecurrentWeightsPolicy):
         if starts.size not in (1, n_rows):
             raise ValueError(f"episode_start has {starts.size} values: must have one for each of {n_rows} observations")
         starts = np.repeat(starts, n_rows // starts.size)
+        self.renew_arrays()
         with th.no_grad():
             xp = self.xp if self.device.type == "cpu" else th
             obs = map_observations(partial(self.array, xp=xp), obs)

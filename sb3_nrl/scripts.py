@@ -178,9 +178,18 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def _save_figures(command: str) -> None:
-    """Save the figures if there is no display. Figures that a display has shown are closed and not saved."""
+    """
+    Save the figures if there is no display. Figures that a display has shown are closed and not saved.
+
+    :raises ValueError: If a figure is empty
+    """
     from matplotlib import pyplot as plt  # imported here, since the RL Zoo needs it only for plots
 
     for number in [] if "--no-display" in sys.argv else plt.get_fignums():
-        plt.figure(number).savefig(f"{command}-{number}.png", dpi=150)
+        figure = plt.figure(number)
+        if not any(axes.has_data() for axes in figure.axes):
+            raise ValueError(
+                f"{command} found nothing to draw: no such runs, or too few episodes (see -w, --episode-window)"
+            )
+        figure.savefig(f"{command}-{number}.png", dpi=150)
         print(f"No display: see {command}-{number}.png")

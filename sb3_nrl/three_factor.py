@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -48,8 +49,9 @@ class ThreeFactorAlgorithm(ModelSetup):
     :param rule: Learning rule (required)
     :param n_steps: Steps of each environment per window. With a critic, weights change after each window, and traces
         last across windows. With a running average, weights change when a reward counts, and the window only limits the
-        memory. It then affects results only by rounding and by the order of random numbers. By default 128 divided by
-        the number of environments, but at least 8; with images, ``Dict`` observations, memory or spikes 32
+        memory. Without ``norm_obs`` and without a recurrent policy, it then affects results only by rounding and by the
+        order of random numbers. By default 128 divided by the number of environments, but at least 8; with images,
+        ``Dict`` observations, memory or spikes 32
     :param reward_prediction: ``"critic"``: a critic network, with temporal-difference errors
         (:class:`~sb3_nrl.reward_prediction.TDCritic`). ``"average"``: a running average of the rewards
         (:class:`~sb3_nrl.reward_prediction.RunningAverage`)
@@ -135,6 +137,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self).__name__, unknown)
+        check("env", env, not isinstance(env, VectorEnv), "GymnasiumVecEnv(env) for a VectorEnv of Gymnasium")
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,
@@ -292,7 +295,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             buffer.reset()
             predictor.skip()
             return
-        n_steps = max(1, _MAX_NODES_PER_BATCH // (self.rule.n_passes * self.n_envs * policy.n_nodes))
+        n_nodes = self.rule.n_passes * self.n_envs * max(1, policy.n_nodes)
+        n_steps = max(1, _MAX_NODES_PER_BATCH // n_nodes)
         errors = predictor.errors(policy, window, n_steps)
         if policy.n_states > 0:
             n_steps = self.rule.max_steps or window.n_steps  # what is cut loses the credit between its parts

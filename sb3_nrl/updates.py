@@ -83,20 +83,20 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
         gradient = gradient_W[start : start + parameter.numel()]
         parameter.grad = th.as_tensor(gradient.reshape(parameter.shape))
         start += parameter.numel()
-    weights = [policy.array(parameter.detach()) for parameter in policy.learnable]
-    before = deepcopy(weights)
+    before = deepcopy([policy.array(parameter.detach()) for parameter in policy.learnable])
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     clipped = size if max_norm is None else min(size, max_norm)
     finite = size < _MAX_CHANGE_NORM and clipped < _MAX_GRADIENT_NORM and rate < _MAX_LEARNING_RATE
     if finite:
         with th.no_grad():
             policy.optimizer.step()
-        finite = all(math.isfinite(array.sum()) for array in weights)
+        policy.renew_arrays()  # an optimizer may replace the parameters' memory
+        finite = all(math.isfinite(policy.array(parameter.detach()).sum()) for parameter in policy.learnable)
         for network in policy.networks:
             network.constrain()
     if not finite:
-        for array, old in zip(weights, before, strict=True):
-            array[...] = old
+        for parameter, old in zip(policy.learnable, before, strict=True):
+            parameter.data[...] = th.as_tensor(old)
         policy.optimizer.state.clear()  # its moments may include the refused change
         raise FloatingPointError(
             "An update was not applied: it would make weights infinite or NaN. The model keeps its last finite "

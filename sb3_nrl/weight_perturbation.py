@@ -22,12 +22,13 @@ NoiseRank = Literal["one", "full"]
 
 class _Carry(NamedTuple):
     """
-    Noise that lasts beyond a window, the hidden states of the copies that it perturbs, for how long it has lasted, and
-    the arguments of the rule that drew it.
+    Noise that lasts beyond a window, the hidden states of the copies that it perturbs and those of the clean pass
+    (None without one), for how long it has lasted, and the arguments of the rule that drew it.
     """
 
     noise: list[WeightNoise]
     states: Array
+    clean_states: Array | None
     n_steps: int
     arguments: dict[str, Any]
 
@@ -46,7 +47,8 @@ class WeightPerturbation(PerturbationRule):
     :param antithetic: Whether each sample is a pair of copies with ΔW and −ΔW
     :param rank: ``"one"``: ΔW = b aᵀ on each weight matrix, another one for each environment. ``"full"``: every weight
         has noise of its own, shared by all environments. Layers that are no matrices always get full noise
-    :param hold: Maximum number of steps that noise is held for. With a recurrent policy credit reaches as far back
+    :param hold: Maximum number of steps that noise is held for. With a recurrent policy credit reaches as far back.
+        Full noise without memory is held for the whole window, whatever ``hold`` is
     :param local_head: Whether the heads learn from their own derivatives in a clean pass, and get no noise
     """
 
@@ -88,7 +90,7 @@ class WeightPerturbation(PerturbationRule):
         cases: list[tuple[Any, Array | None]] = [(copies, carry.states if goes_on else window.states)]
         needs_clean = self.local_head or not self.antithetic
         if needs_clean:  # the first: diagnostics are those of the last pass, which has noise
-            cases.insert(0, (None, window.states))
+            cases.insert(0, (None, carry.clean_states if goes_on else window.states))
         *clean, noisy = self.passes(policy, window, cases)
         scores, of_heads = [], []
         if self.local_head:
@@ -102,7 +104,8 @@ class WeightPerturbation(PerturbationRule):
             without = [policy.numpy(part).reshape(n_steps, n_envs) for part in clean[0].objectives]
             rhos = [part - values for part, values in zip(objectives, without, strict=True)]
         if noisy.states is not None:
-            carry = _Carry(noise, noisy.states, n_steps + (carry.n_steps if goes_on else 0), arguments)
+            clean_states, n_before = clean[0].states if needs_clean else None, carry.n_steps if goes_on else 0
+            carry = _Carry(noise, noisy.states, clean_states, n_before + n_steps, arguments)
         sums = _WeightNoiseSums(policy, self, noise, rhos, group_starts, scores, of_heads)
         if noisy.costs is not None:
             check("antithetic", self.antithetic, self.antithetic, "True with a spike_cost")

@@ -153,3 +153,21 @@ def test_each_type_of_trial_has_an_average_of_its_own() -> None:
         seen.append(prediction.claim()[0].tolist())
     assert [error for error, _ in seen] == [0, 0, 20 - 10, 4 - 2, 0 - 15]
     assert [error for _, error in seen] == [0, 0, 0, 0, 0]
+
+
+def test_a_type_that_is_first_seen_within_an_episode_starts_with_its_first_reward() -> None:
+    prediction = make(timing="step")
+    steps = [(1.0, {}), (2.0, {}), (8.0, {"trial_type": "A"}), (5.0, {"trial_type": "A"})]
+    errors = []
+    for reward, info in steps:
+        prediction.observe(np.array([reward]), np.array([False]), [info])
+        errors.append(prediction.claim()[0].item())
+    assert errors == [0, 2 - 1, 0, 5 - 8]
+
+
+def test_rewards_that_count_at_each_step_from_now_on_start_with_the_sum_so_far() -> None:
+    previous = make()
+    errors_of(previous, [(3, False), (4, False)])
+    following = make(timing="step")
+    following.take_over(previous)
+    assert errors_of(following, [(4, False), (5, False)]) == [0, 5 - (3 + 4 + 4)]

@@ -25,7 +25,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
-from sb3_nrl import BPTT, NRL, RMHL, OuterProducts, ThreeFactorAlgorithm
+from sb3_nrl import BPTT, NRL, RMHL, Noise, OuterProducts, ThreeFactorAlgorithm
+from sb3_nrl.rmhl import HebbianExploration
 from sb3_nrl.rules import LearningRule
 from tests.conftest import each_rule, make_model, weights
 from tests.envs import ClockEnv, ScriptedEnv
@@ -436,3 +437,24 @@ def test_a_missing_rule_is_refused(tmp_path: Path) -> None:
         ThreeFactorAlgorithm.load(tmp_path / "model")
     loaded = ThreeFactorAlgorithm.load(tmp_path / "model", rule=RandomDirections(2.0), device="cpu")
     assert np.array_equal(weights(loaded), weights(model))
+
+
+class Counting(RandomDirections):
+    """Notes what it is given as ``carry``."""
+
+    def eligibility(self, policy: Any, window: Any, carry: Any) -> tuple[OuterProducts, int]:
+        self.carried = carry
+        return super().eligibility(policy, window, carry)
+
+
+def test_another_rule_starts_without_what_the_last_one_kept() -> None:
+    env = make_vec_env(lambda: ScriptedEnv([50]), 2, seed=0)
+    model = ThreeFactorAlgorithm("MlpPolicy", env, rule=RandomDirections(0.3), n_steps=8, device="cpu", norm_obs=False)
+    model.learn(40)
+    model.rule = rule = Counting(0.3)
+    model.learn(16, reset_num_timesteps=False)
+    assert rule.carried is None and model.traces.trace_EW is not None
+    model.learn(16, reset_num_timesteps=False)
+    assert rule.carried == 1
+    model.rule = HebbianExploration(Noise(0.1))  # which stores the noise of each step
+    model.learn(16, reset_num_timesteps=False)

@@ -486,6 +486,66 @@ def test_parameters_can_be_handed_over(algorithm: Any, rule: str) -> None:
     assert np.array_equal(weights(taker), weights(giver))
 
 
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpGruPolicy", "MlpLifPolicy"])
+def test_weights_act_from_when_they_are_loaded_as_a_vector(policy: str) -> None:
+    """PyTorch's ``vector_to_parameters`` gives each parameter new memory."""
+    batch = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    giver, taker = (make(env="CartPole-v1", policy=policy, seed=seed, policy_kwargs={}).learn(64) for seed in (1, 2))
+    vector = giver.policy.parameters_to_vector()
+    expected = giver.predict(batch, deterministic=True)[0]
+    assert not np.array_equal(taker.predict(batch, deterministic=True)[0], expected)
+    th.nn.utils.vector_to_parameters(th.as_tensor(vector), taker.policy.parameters())
+    assert np.array_equal(taker.predict(batch, deterministic=True)[0], expected)
+    taker.policy.load_from_vector(np.zeros_like(vector))
+    assert len(set(taker.predict(batch, deterministic=True)[0])) == 1
+
+
+class Replacing(th.optim.SGD):
+    """Gives each parameter new memory at each step."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data = parameter.data.clone()
+
+
+@each_rule
+def test_an_optimizer_may_replace_the_memory_of_parameters(algorithm: Any, rule: str) -> None:
+    found = [
+        weights(make(algorithm, rule=rule, policy_kwargs={"optimizer_class": kind}).learn(60))
+        for kind in (th.optim.SGD, Replacing)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("algorithm", [NRL, BPTT])
+@pytest.mark.parametrize("by_method", [True, False])
+def test_weights_that_a_callback_loads_are_those_that_act(algorithm: Any, by_method: bool) -> None:
+    """At once by the policy's method, after the next update by PyTorch's function."""
+    differences: list[float] = []
+
+    def load(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        policy = model.policy
+        obs, actions = th.as_tensor(local["obs"]), th.as_tensor(local["actions"])
+        with th.no_grad():
+            expected = policy.evaluate_actions(obs, actions)[1].numpy()
+        differences.append(float(np.abs(local["log_probs"] - expected).max()))
+        if model.num_timesteps == 12:
+            vector = np.linspace(-1, 1, policy.parameters_to_vector().size, dtype=np.float32)
+            if by_method:
+                policy.load_from_vector(vector)
+            else:
+                th.nn.utils.vector_to_parameters(th.as_tensor(vector), policy.parameters())
+        return True
+
+    model = make(algorithm, env="CartPole-v1", norm_obs=False)
+    model.learn(50, load)
+    until = 12 if by_method else N_STEPS
+    assert max(differences[:12]) < 1e-5 and max(differences[until:]) < 1e-5
+    assert by_method or max(differences[12:until]) > 1e-3
+
+
 @each_rule
 @pytest.mark.parametrize("refused", [False, True])
 def test_set_parameters_drops_the_traces_of_other_parameters(algorithm: Any, rule: str, refused: bool) -> None:

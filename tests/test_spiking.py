@@ -465,3 +465,15 @@ def test_all_passes_of_a_window_see_the_same_poisson_spikes(kind: Any, antitheti
     eligibility, _ = kind(policy.noise, antithetic=antithetic).eligibility(policy, window, None)
     assert eligibility.diagnostics["rho_std"] == 0
     assert float(np.std([policy.actor.run(np, window.observations).outputs for _ in range(9)], 0).max()) > 1e-3
+
+
+def test_clean_and_noisy_passes_go_on_from_the_same_poisson_spikes() -> None:
+    """Not from those of the actions: these would be a difference that no noise made."""
+    policy = make_lif_policy({"encoding": "poisson"}, StatefulLifPolicy, perturbs="weight")
+    window = make_window_through_time(policy)
+    rule: Any = WeightPerturbation(Noise(1e-12), antithetic=False, hold=3 * T)  # too small to change a spike
+    carry: Any = None
+    for shift in (0, 0.3, 0.6):
+        acted = window._replace(states=policy.array(window.states) + np.float32(shift))
+        eligibility, carry = rule.eligibility(policy, acted, carry)
+        assert eligibility.diagnostics["rho_std"] == 0

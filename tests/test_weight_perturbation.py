@@ -1,6 +1,6 @@
 """Weight perturbation: any layer with parameters learns, and held noise carries credit from window to window."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from torch import nn
 
 from sb3_nrl import BPTT, NRL, Noise, ThreeFactorAlgorithm
 from sb3_nrl.bptt import ExactGradient
+from sb3_nrl.layers import ForeignModule, Layer
 from sb3_nrl.node_perturbation import NodePerturbation
+from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.recurrent_policies import CtrnnPolicy, RnnPolicy
 from sb3_nrl.weight_perturbation import WeightPerturbation
 from tests.conftest import make_model, weights
@@ -150,6 +152,53 @@ def test_an_extractor_that_node_perturbation_refuses_is_trained(algorithm: Any) 
     if algorithm is NRL:
         with pytest.raises(ValueError, match=r'would never learn.*perturbation="weight"'):
             make_model(NRL, policy_kwargs=kwargs)
+
+
+class Normalized(NoisyPolicy):
+    """A policy with a hidden LayerNorm, after a layer that gets noise of its own."""
+
+    def make_hidden_layers(self, n_inputs: int, widths: Sequence[int], is_critic: bool) -> list[Layer]:
+        norm = ForeignModule(nn.LayerNorm(widths[-1]), lambda x: x, th.randn(3, widths[-1]))
+        return [*super().make_hidden_layers(n_inputs, widths, is_critic), norm]
+
+
+@pytest.mark.parametrize("rank", ["one", "full"])
+def test_a_hidden_module_learns(rank: Any) -> None:
+    policy = make_policy(policy_class=Normalized, net_arch=[4], critic=False, perturbs="weight")
+    window = make_feed_forward_window(policy, 6)
+    wanted = flat(exact(policy, window)).double()
+    th.manual_seed(0)
+    rule = WeightPerturbation(Noise(1e-2), 500, rank=rank)
+    found = th.stack([estimate(policy, window, rule, np.ones((6, 1))) for _ in range(20)]).mean(0)
+    assert cosine(found, wanted) > 0.97
+    assert (found @ wanted / (wanted @ wanted)).item() == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpRnnPolicy"])
+def test_an_extractor_without_parameters_needs_no_noise(policy: str) -> None:
+    """It trains as the extractor that it equals."""
+    kwargs = {"make": lambda: nn.Flatten(), "features_dim": 4}
+    found = []
+    for more in ({}, {"features_extractor_class": ExtractorOf, "features_extractor_kwargs": kwargs}):
+        model = make_model(NRL, "CartPole-v1", policy=policy, perturbation="weight", policy_kwargs=more)
+        found.append(weights(model.learn(200)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [NRL, BPTT])
+def test_a_module_that_learns_alone_is_trained(algorithm: Any) -> None:
+    kwargs = {
+        "features_extractor_class": ExtractorOf,
+        "features_extractor_kwargs": {"make": lambda: nn.LayerNorm(4), "features_dim": 4},
+        "head_gain": 1.0,
+    }
+    settings: dict[str, Any] = {"perturbation": "weight"} if algorithm is NRL else {}
+    model = make_model(algorithm, policy_kwargs=kwargs, **settings)
+    for name, parameter in model.policy.named_parameters():
+        parameter.requires_grad_("features" in name)
+    before = model.policy.parameters_to_vector()
+    after = model.learn(200).policy.parameters_to_vector()
+    assert (before != after).sum() == len(weights(model)) == 2 * 2 * 4  # scale and shift, in actor and critic
 
 
 # Arguments

@@ -517,7 +517,12 @@ def test_plots_become_files_without_a_display(normalized: pathlib.Path, here: pa
     logs = ["-a", "nrl", "-e", "CartPole-v1", "-f", str(normalized / "logs")]
     process = start(here, "plot-train", *logs, "-w", "1")
     assert process.communicate()[1] == "" and process.returncode == 0
-    assert (here / "plot-train-1.png").read_bytes()[:4] == b"\x89PNG"
+    picture = (here / "plot-train-1.png").read_bytes()
+    assert picture[:4] == b"\x89PNG"
+    for wrong in (["-e", "CartPol-v1"], ["-w", "1000000"]):
+        process = start(here, "plot-train", *logs, *wrong)
+        assert "found nothing to draw" in process.communicate()[1] and process.returncode == 1
+    assert (here / "plot-train-1.png").read_bytes() == picture
 
 
 def test_tasks_of_neurogym_log_their_performance_and_go_on(here: pathlib.Path) -> None:
@@ -548,7 +553,7 @@ Acrobot-v1: 3
         (["--env", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
         (["-conf", "broken.yml"], ["broken.yml", "line 1"]),
         (["-conf", "list.yml"], ["list.yml", "not a table"]),
-        (["-conf", "none.yml"], ["none.yml"]),
+        *((["-conf", name], [name, "no such file or Python module"]) for name in ("none.yml", "none")),
         (["-conf", "own.yml", "--env", "Pendulum-v1"], ["KeyError", "'n_timesteps'", "exp_manager.py:"]),
         (["-conf", "own.yml", "--env", "Acrobot-v1"], ["own.yml", "not a table"]),
         (["-conf", "own.yml"], ["AssertionError", "wrappers.py:", "assert isinstance(env.action_space"]),

@@ -109,6 +109,10 @@ class Layer(nn.Module, ABC):
             self._views = tuple(parameter.detach().numpy() for parameter in self.parameters())
         return self._views
 
+    def renew_arrays(self) -> None:
+        """Drop the NumPy views of parameters, whose ``data`` may have been replaced."""
+        self._views = None
+
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:

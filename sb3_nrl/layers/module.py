@@ -55,14 +55,17 @@ class ForeignModule(Layer):
     :param preprocess: Function that is applied to the input before the module
     :param example: An input of ``preprocess``, a batch of three different rows, to find out which layers are called,
         and with what shapes
+    :param shares_input: Whether all copies of a pass receive the same, as a features extractor does
     """
 
     runs_in_numpy = False
-    shares_input = True
 
-    def __init__(self, module: nn.Module, preprocess: Callable[[Any], Any], example: Any) -> None:
+    def __init__(
+        self, module: nn.Module, preprocess: Callable[[Any], Any], example: Any, shares_input: bool = False
+    ) -> None:
         super().__init__()
         self.module = module
+        self.shares_input = shares_input  # type: ignore[misc]
         self._preprocess = preprocess
         self._example = example
 
@@ -90,8 +93,9 @@ class ForeignModule(Layer):
             if _is_plain(layer) and any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
         self.sites: list[Site] = []
-        self.is_whole = self.perturbs == "weight"
-        if any(parameter.requires_grad for parameter in self.module.parameters()):
+        learns = any(parameter.requires_grad for parameter in self.module.parameters())
+        self.is_whole = learns and self.perturbs == "weight"
+        if learns:
             example = map_observations(lambda part: part.to(next(self.parameters()).device), self._example)
             if not self.is_whole:
                 self._find_sites(example)
@@ -136,23 +140,25 @@ class ForeignModule(Layer):
             if parameters[0].ndim == next(self.parameters()).ndim:
                 return self(x), None, []
             names = [name for name, _ in self.module.named_parameters()]
-            copies = (dict(zip(names, values, strict=True)) for values in zip(*parameters, strict=True))
-            inputs = self._preprocess(x)
-            return th.cat([functional_call(self.module, copy, (inputs,)) for copy in copies]), None, []
+            copies = [dict(zip(names, values, strict=True)) for values in zip(*parameters, strict=True)]
+            received = self._preprocess(x)
+            inputs = [received] * len(copies) if self.shares_input else received.chunk(len(copies))
+            calls = zip(copies, inputs, strict=True)
+            return th.cat([functional_call(self.module, copy, (own,)) for copy, own in calls]), None, []
         if noise_BN is None:
             return self(x), [], []
-        received: list[th.Tensor] = []
+        all_received: list[th.Tensor] = []
         potentials: list[th.Tensor] = []
 
         def perturb(layer: nn.Linear | nn.Conv2d, layer_input: th.Tensor) -> th.Tensor:
-            noise = noise_BN[:, self.sites[len(received)].nodes]
-            received.append(layer_input)
+            noise = noise_BN[:, self.sites[len(all_received)].nodes]
+            all_received.append(layer_input)
             pre_activation = _plain_forward(layer, layer_input)
             pre_activation = pre_activation + noise.reshape(pre_activation.shape)
             potentials.append(pre_activation.reshape(noise.shape).clone())  # an activation may work in place
             return pre_activation
 
-        return self._call(x, perturb), received, potentials
+        return self._call(x, perturb), all_received, potentials
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
         if self.is_whole:  # the gradient itself

@@ -125,7 +125,9 @@ class RunningAverage(RewardPredictor):
         due_E = self._due_E
         for env, kind in self._due_types:
             self.average_E[env] = self._average_of_type.get((env, kind), np.nan)
-        unknown_E = self._first_E if self.reward_timing == "step" else np.isnan(self.average_E)
+        unknown_E = np.isnan(self.average_E)
+        if self.reward_timing == "step":
+            unknown_E |= self._first_E
         errors_E = np.where(due_E & ~unknown_E, self._sum_E - self.average_E, 0.0)
         self.average_E = np.where(due_E & unknown_E, self._sum_E, self.average_E + self.reward_smoothing * errors_E)
         self._average_of_type |= {key: float(self.average_E[key[0]]) for key in self._due_types}
