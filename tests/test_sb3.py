@@ -391,7 +391,8 @@ def test_types_of_numbers_change_no_weight() -> None:
 @pytest.mark.slow
 def test_environments_in_processes_give_the_same_weights() -> None:
     """SubprocVecEnv returns rewards in double precision, DummyVecEnv in single precision."""
-    processes = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv)
+    fork = {"start_method": "fork"}  # which starts soonest
+    processes = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=fork)
     try:
         for algorithm, rule in ((NRL, "critic"), (RMHL, "average"), (BPTT, "critic")):
             settings: dict[str, Any] = {} if rule == "critic" else {"reward_timing": "step", "scale_rpe": False}
