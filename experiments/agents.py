@@ -2,13 +2,15 @@
 Train an agent for each entry of the configs: the folder ``trained_agents``, for ``sb3-nrl enjoy -f trained_agents``.
 
 Each agent is from seed 0, with the files that the RL Zoo needs to show it. The table has its mean return over 100
-episodes with the most likely actions. A film strip shows episodes of some. To publish agents, copy
-``runs/agents/*.csv`` to ``results/agents`` and ``runs/agents/models`` to ``trained_agents``.
+episodes with the most likely actions. Film strips show episodes; those of MuJoCo need OpenGL, and are drawn only if
+``MUJOCO_GL`` is set, for example to ``egl``. To publish agents, copy ``runs/agents/*.csv`` to ``results/agents`` and
+``runs/agents/models`` to ``trained_agents``.
 """
 
 import functools
 import hashlib
 import importlib
+import os
 import pathlib
 import shlex
 import shutil
@@ -20,8 +22,9 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 
-from experiments import tables
+from experiments import mujoco, tables
 from experiments.execution import command_line, results_of
 from experiments.learning import GOALS, load, trained
 from experiments.runs import ROOT, Columns, Results, Run, write_whole
@@ -38,7 +41,11 @@ RENDERED = [
     *((kind, task) for kind in ("nrl", "spiking") for task in GOALS if not task.startswith("neurogym/")),
     ("nrl", "CartPoleNoVel-v1"),
 ]
-"""Agents whose episodes are drawn: MuJoCo needs OpenGL, and NeuroGym's tasks have nothing to render."""
+"""Agents whose episodes are drawn. NeuroGym's tasks have nothing to render."""
+MUJOCO = [("nrl", task) for task in mujoco.TASKS]
+"""Agents whose episodes are drawn if ``MUJOCO_GL`` says how: MuJoCo needs OpenGL."""
+STAYS = ("InvertedDoublePendulum-v5", "Reacher-v5")
+"""Tasks of MuJoCo without a camera that follows the body."""
 
 
 def entries() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -123,22 +130,28 @@ def tabulate(results: Results, models: pathlib.Path) -> str:
     return tables.markdown(("config", "task", "return: mean ± standard deviation", "KiB", "trained by"), rows)
 
 
-def frames(folder: pathlib.Path, task: str) -> list[Any]:
-    """Still frames of an episode at equal distances in time."""
-    model, env = load(folder, task, "nrl", 0, render_mode="rgb_array")
-    seen: list[Any] = []
-    obs, states, starts = env.reset(), None, np.ones(1, bool)
-    while not seen or not starts[0]:
-        seen.append(env.render())
+def steps(folder: pathlib.Path, task: str) -> Iterator[VecEnv]:
+    """The environment before each step of an episode, the same one at each call."""
+    camera = {"camera_name": "track"} if task in mujoco.TASKS and task not in STAYS else {}
+    model, env = load(folder, task, "nrl", 0, render_mode="rgb_array", **camera)
+    obs, states, starts = env.reset(), None, np.zeros(1, bool)
+    while not starts[0]:
+        yield env
         actions, states = model.predict(obs, states, starts, deterministic=True)
         obs, _, starts, _ = env.step(actions)
     env.close()
-    return [seen[step] for step in np.linspace(0, len(seen) - 1, N_FRAMES).round().astype(int)]
 
 
-def draw(results: Results, models: pathlib.Path) -> Figure:
-    """A film strip of one episode of those of NRL's agents whose tasks can be rendered everywhere."""
-    shown = [run for run in results if run.of in RENDERED]
+def frames(folder: pathlib.Path, task: str) -> list[Any]:
+    """Still frames of an episode at equal distances in time."""
+    n_steps = sum(1 for _ in steps(folder, task))
+    shown = np.linspace(0, n_steps - 1, N_FRAMES).round().astype(int).tolist()
+    pictures = {step: env.render() for step, env in enumerate(steps(folder, task)) if step in shown}
+    return [pictures[step] for step in shown]
+
+
+def draw(shown: Sequence[Run], models: pathlib.Path) -> Figure:
+    """A film strip of one episode of each of these agents."""
     figure = Figure(figsize=(1.25 * N_FRAMES, 1.0 * len(shown)), layout="constrained")
     rows = figure.subplots(len(shown), N_FRAMES, squeeze=False)
     for run, row in zip(shown, rows, strict=True):
@@ -161,8 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables.publish(tabulate(results, models), chosen.out, "agents", DOCUMENT)
     sums = sorted(f"{checksum(path)}  {path.relative_to(models)}\n" for path in models.rglob("*.zip"))
     write_whole(models / "SHA256SUMS", "".join(sums))
-    if any(run.of in RENDERED for run in results):
-        tables.save(draw(results, models), models / "episodes.png")
+    for name, agents in {"episodes": RENDERED, "mujoco": MUJOCO if "MUJOCO_GL" in os.environ else []}.items():
+        if shown := [run for run in results if run.of in agents]:
+            tables.save(draw(shown, models), models / f"{name}.png")
     return status
 
 
