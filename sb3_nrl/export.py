@@ -63,6 +63,13 @@ def nir(
         _check_snntorch(policy, dt)
     actor = policy.actor
     lifs = lif_layers(actor.hidden)
+    metadata: dict[str, Any] = {
+        "ticks": policy.ticks,
+        "dt": dt,
+        "encoding": policy.encoding,
+        "read_out": policy.read_out,
+        "is_carried": isinstance(policy, StatefulLifPolicy),
+    }
     nodes: dict[str, Any] = {"input": package.Input({"input": np.array([lifs[0].synapses.n_inputs])})}
     edges: list[tuple[str, str]] = []
 
@@ -81,6 +88,9 @@ def nir(
             bias = bias - weight @ np.broadcast_to(mean, weight.shape[1:])
         last = add(f"synapses{place}", package.Affine(weight, bias), last)
         last = add(f"neurons{place}", _neurons(package, layer, dt), last)
+        for name in ("connections", "signs"):
+            if (values := getattr(synapses, name)) is not None:
+                metadata[f"{name}{place}"] = values.cpu().numpy().astype(float)
         if synapses.recurrent_weight is not None:
             add(f"recurrent{place}", package.Linear(_array(synapses.recurrent_weight)), last)
             edges.append((f"recurrent{place}", last))
@@ -96,13 +106,6 @@ def nir(
         last = add("integrator", package.LI(tau=dt / (1 - float(read_out.beta)) * ones, r=ones, v_leak=0 * ones), last)
         last = add("offset", package.Affine(np.eye(len(weight)), bias), last)
     add("output", package.Output({"output": np.array([len(weight)])}), last)
-    metadata: dict[str, Any] = {
-        "ticks": policy.ticks,
-        "dt": dt,
-        "encoding": policy.encoding,
-        "read_out": policy.read_out,
-        "is_carried": isinstance(policy, StatefulLifPolicy),
-    }
     if isinstance(actor.head, GaussianHead):
         metadata["log_std"] = _array(actor.head.log_std.weight)[:, 0]
     graph = package.NIRGraph(nodes, edges, metadata=metadata)
@@ -249,6 +252,10 @@ def load_nir(
         if recurrent:
             check("graph", sorted(recurrent), id(node) in recurrent, "recurrent in all layers or in none")
             _copy(synapses.recurrent_weight, recurrent[id(node)] * scale[:, None])
+        if f"connections{place}" in metadata:
+            synapses.connections = th.as_tensor(metadata[f"connections{place}"]) > 0
+        if f"signs{place}" in metadata:
+            synapses.signs = th.as_tensor(metadata[f"signs{place}"], dtype=th.float32)
     of_head = maps[len(lifs)]
     _copy(head.weight, of_head.weight)
     _copy(head.bias, getattr(maps[-1], "bias", np.zeros(len(of_head.weight))))

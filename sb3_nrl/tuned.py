@@ -1,4 +1,7 @@
-"""The tuned settings of NRL, read from the config that ships for the RL Zoo. They do not need the RL Zoo."""
+"""
+The tuned settings of NRL, read from the config that ships for the RL Zoo. They do not need the RL Zoo, but for its own
+environments, those without velocities.
+"""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -27,6 +30,10 @@ def shipped_config(algo: str, folder: str = "") -> Path:
     # The configs are inside the package in a wheel, and beside it in the source tree.
     configs = next(path / "zoo_configs" for path in (package, package.parent) if (path / "zoo_configs").is_dir())
     return configs / folder / f"{algo}.yml"
+
+
+_REGISTERED_BY = {"neurogym/": "sb3_nrl.envs", "NoVel-": "rl_zoo3.import_envs"}
+"""Modules that register environments, by a part of their names."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,9 @@ class TunedSettings:
         :param seed: Seed of the environments
         :return: ``n_envs`` environments, normalized and with stacked frames where the settings ask for it
         """
-        # With this prefix, Gymnasium imports the module that registers the tasks.
-        env_id = f"sb3_nrl.envs:{self.env_id}" if self.env_id.startswith("neurogym/") else self.env_id
+        modules = [f"{module}:" for part, module in _REGISTERED_BY.items() if part in self.env_id]
+        # With this prefix, Gymnasium imports the module.
+        env_id = "".join([*modules, self.env_id])
         env = make_vec_env(env_id, self.n_envs, seed=seed, env_kwargs=self.env_kwargs)
         if self.normalize is not None:
             env = VecNormalize(env, **self.normalize)

@@ -29,7 +29,7 @@ class GymnasiumVecEnv(VecEnv):
     When an episode ends, a ``VecEnv`` returns the first observation of the next one. With the autoreset modes
     ``SAME_STEP`` and ``DISABLED`` that is what happens. With ``NEXT_STEP`` the environment resets within the next step,
     whatever the action. Meanwhile the agent sees an observation with which an earlier episode began, and the reward of
-    this step is 0. The step does not count in ``info["episode"]``.
+    this step is 0. The step does not count in ``info["episode"]``, and has ``info["autoreset"]``.
 
     ``info["episode"]`` has return and length, as with a ``Monitor``, which is not needed.
 
@@ -72,6 +72,8 @@ class GymnasiumVecEnv(VecEnv):
             began = np.flatnonzero(self._resets)
             _write(self._first_obs, obs, began)
             self._returns[began], self._lengths[began] = 0.0, 0
+            for env in began:
+                of_envs[env]["autoreset"] = True
         if dones.any():
             obs = self._end_episodes(np.flatnonzero(dones), truncated & ~terminated, obs, of_envs)
         if self._mode == "NextStep":

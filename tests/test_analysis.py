@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_nrl import GymnasiumVecEnv
 from sb3_nrl.analysis import (
     Recording,
     condition_means,
@@ -316,6 +318,18 @@ def test_spectrum_of_recurrent_weights(policy: str, matrices: list[str]) -> None
     np.testing.assert_allclose(spectrum(np.diag([0.1, -3.0, 2.0])), [-3, 2, 0.1])
 
 
+@pytest.mark.parametrize("encoding", ["current", "latency"])
+def test_recurrent_weights_of_a_spiking_layer_are_those_of_the_recorded_one(encoding: str) -> None:
+    kwargs = {"net_arch": [6, 5], "recurrent": True, "encoding": encoding}
+    model = make_model(env="CartPole-v1", policy="MlpLifPolicy", policy_kwargs=kwargs)
+    activity = record(model, model.env, 1).actor
+    for layer, n_units in enumerate((6, 5)):
+        assert activity[layer].shape[1] == n_units
+        assert recurrent_weights(model, layer=layer)["synapses"].shape == (n_units, n_units)
+    with pytest.raises(ValueError, match="one of the actor's 2 layers"):
+        recurrent_weights(model, layer=2)
+
+
 def test_no_recurrent_weights() -> None:
     with pytest.raises(ValueError, match=r"not recurrent: it is a Dense.*MlpCtrnnPolicy"):
         recurrent_weights(make_model())
@@ -359,6 +373,50 @@ def test_pictures_show_what_was_recorded(recording: Recording) -> None:
     circle, eigenvalues = (line.get_xydata() for line in right.lines[:2])
     np.testing.assert_allclose((circle**2).sum(1), 1)
     np.testing.assert_allclose(eigenvalues @ [1, 1j], spectrum(weight))
+
+
+def test_pictures_of_trials_without_periods() -> None:
+    pytest.importorskip("matplotlib")
+    model = make_model(policy="MlpRnnPolicy", policy_kwargs={"net_arch": [4]})
+    recording = record(model, ScriptedEnv((5, 3)), 4)
+    assert recording.periods == {}
+    labels = np.array(["long", "short"] * 2)
+    for plot in (plot_activity, plot_units, plot_trajectories):
+        axes: Any = plot(recording, labels).axes
+        assert not any(text.get_text() in ("cue", "go") for ax in axes for text in ax.texts)
+
+
+def test_periods_that_no_shown_trial_has_are_not_drawn() -> None:
+    pytest.importorskip("matplotlib")
+    recording = record(make_model(), TimeLimit(TrialsEnv((5, 2)), 3), 4)
+    assert np.isnan(recording.periods["go"]).any() and recording.dt == 20  # though the first trial is cut
+    cut = recording.select(np.isnan(recording.periods["go"]))
+    for plot in (plot_activity, plot_trajectories):
+        figure: Any = plot(cut, np.arange(cut.n_trials))
+        assert "go" not in [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def test_info_of_other_environments_is_no_condition() -> None:
+    class Numbered(ScriptedEnv):
+        def step(self, action: Any) -> Any:
+            *step, _ = super().step(action)
+            return *step, {"trial": 3}
+
+    assert record(make_model(), Numbered((5, 3)), 2).conditions == {}
+
+
+def test_steps_of_a_reset_belong_to_no_trial() -> None:
+    """Gymnasium's mode NEXT_STEP resets within a step of its own."""
+    recordings = []
+    for mode in AutoresetMode:
+        vector = SyncVectorEnv([lambda: ScriptedEnv((5, 3))] * 2, autoreset_mode=mode)
+        model = make_model(env=GymnasiumVecEnv(vector), policy="MlpGruPolicy")
+        recordings.append(record(model, model.env, 6, deterministic=True))
+    for recording in recordings:
+        assert recording.lengths.tolist() == [5, 5, 3, 3, 5, 5]
+        np.testing.assert_array_equal(recording.rewards, recordings[0].rewards)
+        np.testing.assert_array_equal(recording.observations, recordings[0].observations)
+        np.testing.assert_allclose(recording.actor[0], recordings[0].actor[0], atol=1e-6)
 
 
 def test_task_of_neurogym() -> None:

@@ -50,6 +50,18 @@ def test_energy_counts_what_each_decision_takes(policy: str, encoding: str) -> N
     assert found.mean_return == pytest.approx(recording.rewards.sum() / 3)
 
 
+def test_energy_counts_the_expected_spikes_of_a_poisson_encoder() -> None:
+    model = make_lif_model(encoding="poisson")
+    recording = record(model, model.env, 3, deterministic=True, seed=0)
+    found = [energy(model, model.env, 3, seed=0) for _ in range(2)]
+    assert found[0] == found[1]
+    sizes = np.abs(np.asarray(recording.observations)).clip(0, 1).sum(1).mean()
+    expected = 4 * 6 * sizes + sum(spikes.sum() * n for spikes, n in zip(recording.spikes, (5, 2), strict=True)) / len(
+        recording.rewards
+    )
+    assert found[0].synaptic_operations == pytest.approx(expected, rel=1e-5)
+
+
 def test_energy_counts_the_spikes_that_encode_features_of_images() -> None:
     env = FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, channel_first=True)
     kwargs = {"net_arch": [6], "encoding": "latency", "ticks": 3}

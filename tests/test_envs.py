@@ -876,6 +876,21 @@ def test_plot_refuses_what_is_no_model() -> None:
         plot_trial("neurogym/GoNogo-v0", policy)
 
 
+def test_periods_are_those_of_the_trial() -> None:
+    """Some trials of this task have no sure option, and no period in which it appears."""
+    env = gymnasium.make("neurogym/PostDecisionWager-v0")
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    seen: list[tuple[bool, bool]] = []
+    while len(seen) < 12:
+        *_, terminated, truncated, info = env.step(env.action_space.sample())
+        if info["new_trial"]:
+            seen.append((info["trial"]["wager"], "pre_sure" in info["periods"]))
+        if terminated or truncated:
+            env.reset()
+    assert {*seen} == {(True, True), (False, False)}
+
+
 # --- the package ---
 
 

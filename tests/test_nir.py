@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "synaptic current": {"tau": 4.0, "tau_synapse": 2.0},
     "recurrent": {"recurrent": True},
     "recurrent, with a synaptic current": {"recurrent": True, "tau_synapse": 2.0},
+    "recurrent, sparse, with signs": {"recurrent": True, "connectivity": 0.5, "excitatory": 0.75},
     "membrane": {"read_out": "membrane"},
     "no biases": {"use_bias": False, "threshold": 0.1},
     "latency": {"encoding": "latency"},

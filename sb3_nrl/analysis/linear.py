@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sb3_nrl.analysis.recorder import hidden_layers
 from sb3_nrl.checks import check, is_count
 from sb3_nrl.layers.recurrent import RecurrentDense
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -75,13 +76,13 @@ def recurrent_weights(model: ThreeFactorAlgorithm, network: str = "actor", layer
     :param model: A model with a recurrent policy
     :param network: ``"actor"`` or ``"critic"``
     :param layer: Which hidden layer, from 0
-    :return: Matrices of shape (H, H) by name: ``units``; for a GRU also ``update_gate`` and ``reset_gate``. They are
-        copies
+    :return: Matrices of shape (H, H) by name: ``units``; for a GRU also ``update_gate`` and ``reset_gate``; for a
+        spiking layer ``synapses``. They are copies
     :raises ValueError: If there is no such layer, or it is not recurrent
     """
     check("network", network, network in ("actor", "critic"), "'actor' or 'critic'")
     part = getattr(model.policy, network)
-    hidden = [] if part is None else list(part.hidden)
+    hidden = [] if part is None else hidden_layers(part)
     check("layer", layer, is_count(layer, 0) and layer < len(hidden), f"one of the {network}'s {len(hidden)} layers")
     found = {
         name: module.recurrent_weight.detach().cpu().numpy().copy()
@@ -92,7 +93,7 @@ def recurrent_weights(model: ThreeFactorAlgorithm, network: str = "actor", layer
         raise ValueError(
             f"Hidden layer {layer} of the {network} is not recurrent: it is a {type(hidden[layer]).__name__}. "
             'Recurrent policies are "MlpRnnPolicy", "MlpCtrnnPolicy", "MlpGruPolicy" and their "Cnn" and "MultiInput" '
-            "forms."
+            "forms, and spiking ones with recurrent=True."
         )
     return found
 

@@ -86,7 +86,7 @@ def plot_units(
     names, means_CLH = condition_means(recording, activity_TH, by)
     squares_CLH = condition_means(recording, activity_TH.astype(float) ** 2, by)[1]
     spreads_CLH = np.sqrt(np.maximum(squares_CLH - means_CLH**2, 0))
-    if isinstance(units, int):
+    if isinstance(units, int | np.integer):
         check("units", units, is_count(units), "a positive number, or numbers of units")
         shared_LH = means_CLH[:, ~np.isnan(means_CLH).any((0, 2))].std(0)  # steps that all conditions have
         drawn = np.argsort(-(shared_LH**2).sum(0), kind="stable")[:units].tolist()
@@ -225,8 +225,9 @@ def _time(recording: Recording) -> tuple[float, str]:
 
 
 def _mean_starts(recording: Recording) -> dict[str, float]:
-    """Mean step at which each period starts, in the order of time."""
-    starts = {name: float(np.nanmean(steps)) for name, steps in recording.periods.items()}
+    """Mean step at which each period starts, in the order of time, of those that a trial has."""
+    known = {name: steps[~np.isnan(steps)] for name, steps in recording.periods.items()}
+    starts = {name: float(steps.mean()) for name, steps in known.items() if len(steps) > 0}
     return dict(sorted(starts.items(), key=lambda item: item[1]))
 
 
@@ -234,7 +235,7 @@ def _mark_periods(ax: "Axes", recording: Recording, end: float) -> None:
     """A line where each period starts on average, and its name where there is room."""
     scale, _ = _time(recording)
     starts = {name: start * scale for name, start in _mean_starts(recording).items() if start * scale < end}
-    ends = [*list(starts.values())[1:], end]
+    ends = [*starts.values(), end][1:]
     for (name, start), stop in zip(starts.items(), ends, strict=True):
         if start > 0:
             ax.axvline(start, color="black", linewidth=0.8, linestyle=":")

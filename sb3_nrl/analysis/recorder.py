@@ -82,12 +82,15 @@ def record(
             obs, rewards, dones, infos = venv.step(actions)
             rewards = rewards if scaling is None else scaling.get_original_reward()
             steps.append((seen, actions, rewards.astype(float), *activity))
+            resets = np.array([info.get("autoreset", False) for info in infos])
             for place, target in enumerate(targets):
-                if n_ended[place] < target and (dones[place] or infos[place].get("new_trial", False)):
+                if resets[place]:  # a step between two trials
+                    begun[place] = len(steps)
+                elif n_ended[place] < target and (dones[place] or infos[place].get("new_trial", False)):
                     trials.append((place, range(begun[place], len(steps)), infos[place]))
                     begun[place] = len(steps)
                     n_ended[place] += 1
-            starts = dones.astype(bool)
+            starts = dones.astype(bool) | resets
     return _assemble(trials, steps)
 
 
@@ -123,13 +126,16 @@ class _ActivityReader:
         return spikes, [th.stack(layer.potentials, 1).cpu().numpy() for layer in self.spiking]
 
 
+def hidden_layers(network: Network) -> list[Any]:
+    """The hidden layers that have units: not a spike encoder or a read-out."""
+    return [layer for layer in network.hidden if not isinstance(layer, SpikeEncoder | SpikeReadOut)]
+
+
 def _of_hidden(network: Network, activity: list[Any]) -> list[np.ndarray]:
     """Output of each hidden layer, for a spiking one the mean over the ticks, from the outputs of all layers."""
-    outputs = []
-    for layer, x in zip(network.hidden, activity[1:-1], strict=True):
-        if not isinstance(layer, SpikeEncoder | SpikeReadOut):
-            outputs.append((mean_of_ticks(x) if isinstance(layer, Lif) else x).cpu().numpy())
-    return outputs
+    outputs = dict(zip(network.hidden, activity[1:-1], strict=True))
+    of_layers = [(layer, outputs[layer]) for layer in hidden_layers(network)]
+    return [(mean_of_ticks(x) if isinstance(layer, Lif) else x).cpu().numpy() for layer, x in of_layers]
 
 
 def _assemble(trials: list[tuple[int, range, dict[str, Any]]], steps: list[tuple[Any, ...]]) -> Recording:
@@ -145,7 +151,7 @@ def _assemble(trials: list[tuple[int, range, dict[str, Any]]], steps: list[tuple
     observations = {key: gather([obs[key] for obs in seen]) for key in seen[0]} if is_dict else gather(seen)
     actor, critic, spikes, potentials = ([gather(of) for of in zip(*kind, strict=True)] for kind in layers)
     lengths = list(map(len, spans))
-    dt = infos[0].get("dt")
+    dt = next((info["dt"] for info in infos if "dt" in info), None)
     starts = [
         {name: start / info["dt"] for name, (start, _) in info.get("periods", {}).items()} if "dt" in info else {}
         for info in infos
@@ -158,7 +164,7 @@ def _assemble(trials: list[tuple[int, range, dict[str, Any]]], steps: list[tuple
         step=np.concatenate([np.arange(length) for length in lengths]),
         actor=actor,
         critic=critic,
-        conditions=_columns([info.get("trial") or {} for info in infos]),
+        conditions=_columns([info["trial"] if isinstance(info.get("trial"), dict) else {} for info in infos]),
         performance=np.array([info.get("performance", info.get("is_success", np.nan)) for info in infos], float),
         environment=np.array(environments),
         periods=_columns(starts),

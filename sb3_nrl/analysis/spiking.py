@@ -15,7 +15,6 @@ from sb3_nrl.analysis.recorder import record
 from sb3_nrl.analysis.recording import Recording
 from sb3_nrl.checks import check, is_count, is_number
 from sb3_nrl.layers import Lif, SpikeEncoder
-from sb3_nrl.layers.coding import mean_of_ticks
 from sb3_nrl.layers.dense import linear_layer
 from sb3_nrl.layers.spiking import lif_layers
 from sb3_nrl.three_factor import ThreeFactorAlgorithm
@@ -93,8 +92,7 @@ def energy(
         with th.no_grad():
             actor, observations = model.policy.actor, model.policy.obs_to_tensor(recording.observations)[0]
             features = actor.features(actor.normalized(th, observations))
-        train = encoder.step(th, (), features)[0]
-        synaptic += float(mean_of_ticks(train).sum(1).mean()) * ticks * first.n_hidden
+        synaptic += float(encoder.rates(features).sum(1).mean()) * ticks * first.n_hidden
         n_inputs, products = n_inputs // 2, 0.0
     updates = float(sum(widths) * ticks)
     of_rates = n_inputs * widths[0]

@@ -117,7 +117,10 @@ class NeuroGymEnv(gymnasium.Env[np.ndarray, Any]):
         left: Any = self.task.unwrapped
         left.t = left.t_ind = 0  # not 0 if the previous trial did not reach its end
         left.performance = 0
-        trial = self.task.get_wrapper_attr("new_trial")()
+        new_trial = self.task.get_wrapper_attr("new_trial")
+        for times in (left.start_t, left.end_t, left.start_ind, left.end_ind):
+            times.clear()  # the next trial may lack a period
+        trial = new_trial()
         task: Any = self.task.unwrapped  # may be another task than before: NeuroGym has schedules of tasks
         # The task calls new_trial of its top when a trial ends. This one returns the old trial, so that none is drawn.
         task.set_top(SimpleNamespace(new_trial=lambda: trial))

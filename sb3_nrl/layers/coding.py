@@ -43,13 +43,21 @@ class SpikeEncoder(Layer):
     def step(
         self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Array, noise: LayerNoise = None
     ) -> tuple[Array, Any, list[Array]]:
-        sizes = xp.concatenate([x, -x], 1).clip(0, 1)
+        sizes = self._sizes(xp, x)
         if self.encoding == "poisson":
             draws_MI = th.rand(self.ticks, sizes.shape[1], device=None if xp is np else x.device)
             return [as_float(xp, sizes > draws_I) for draws_I in (draws_MI.numpy() if xp is np else draws_MI)], None, []
         times = ((1 - sizes) * self.ticks).round().clip(0, self.ticks - 1)
         times = xp.where(sizes > 0, times, -1.0)
         return [as_float(xp, times == m) for m in range(self.ticks)], None, []
+
+    @staticmethod
+    def _sizes(xp: ArrayNamespace, x: Array) -> Array:
+        return xp.concatenate([x, -x], 1).clip(0, 1)
+
+    def rates(self, x: th.Tensor) -> th.Tensor:
+        """Expected spikes of each input per tick, shape (B, 2 I)."""
+        return self._sizes(th, x) if self.encoding == "poisson" else mean_of_ticks(self.step(th, (), x)[0])
 
 
 class SpikeReadOut(Layer):
