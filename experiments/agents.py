@@ -44,7 +44,7 @@ RENDERED = [
 """Agents whose episodes are drawn. NeuroGym's tasks have nothing to render."""
 MUJOCO = [("nrl", task) for task in mujoco.TASKS]
 """Agents whose episodes are drawn if ``MUJOCO_GL`` says how: MuJoCo needs OpenGL."""
-STAYS = ("InvertedDoublePendulum-v5", "Reacher-v5")
+NO_TRACKING_CAMERA = ("InvertedDoublePendulum-v5", "Reacher-v5")
 """Tasks of MuJoCo without a camera that follows the body."""
 
 
@@ -131,8 +131,8 @@ def tabulate(results: Results, models: pathlib.Path) -> str:
 
 
 def steps(folder: pathlib.Path, task: str) -> Iterator[VecEnv]:
-    """The environment before each step of an episode, the same one at each call."""
-    camera = {"camera_name": "track"} if task in mujoco.TASKS and task not in STAYS else {}
+    """Play an episode, the same one at each call, and yield the environment before each step."""
+    camera = {"camera_name": "track"} if task in mujoco.TASKS and task not in NO_TRACKING_CAMERA else {}
     model, env = load(folder, task, "nrl", 0, render_mode="rgb_array", **camera)
     obs, states, starts = env.reset(), None, np.zeros(1, bool)
     while not starts[0]:

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped
+from torch import nn
 
 _MAX_FLOAT = np.float64(np.finfo(np.float32).max)
 """Largest number in single precision. A Python float would become infinite in comparisons with half precision."""
@@ -116,6 +117,15 @@ def warn_of_missing_memory(env: Any) -> None:
             'only the current observation. Use a recurrent policy: "MlpRnnPolicy", "MlpCtrnnPolicy" or "MlpGruPolicy".',
             stacklevel=5,
         )
+
+
+def makes_plain_module(make: Any) -> bool:
+    """Whether a call makes a module of PyTorch that has no parameters."""
+    try:
+        made = None if isinstance(make, nn.Module) else make()
+    except TypeError:  # a function of tensors, or no function
+        return False
+    return isinstance(made, nn.Module) and not any(True for _ in made.parameters())
 
 
 def check_finite(obs: Any, rewards: np.ndarray, step: int, envs: Sequence[int] | None = None) -> None:

@@ -21,6 +21,9 @@ from sb3_nrl.three_factor import ThreeFactorAlgorithm
 SNNTORCH_DT = 1e-4
 """Duration of a tick, in seconds, that snnTorch takes when it reads a graph."""
 
+_CONNECTED = ("connectivity", "excitatory")
+"""Arguments of the policy that the metadata have if some synapses are missing, or have signs."""
+
 
 def _nir() -> Any:
     try:
@@ -43,8 +46,8 @@ def nir(
     observation, the same in all ticks, or the spikes of the policy's encoder. With the read-out ``"rate"`` the policy's
     outputs (logits, or means of continuous actions) are the mean over the ticks of the graph's output; with
     ``"membrane"`` they are its output in the last tick. With ``norm_obs=True`` the first map also normalises the
-    observation, without the bound of ±10. The metadata have ``ticks``, ``dt``, ``encoding``, ``read_out``
-    and whether the state ``is_carried`` from step to step.
+    observation, without the bound of ±10. The metadata have ``ticks``, ``dt``, ``encoding``, ``read_out``,
+    whether the state ``is_carried`` from step to step, and which recurrent synapses exist and which signs they have.
 
     :param model: A model with a spiking policy, or the policy
     :param path: File to write, in HDF5
@@ -70,6 +73,7 @@ def nir(
         "read_out": policy.read_out,
         "is_carried": isinstance(policy, StatefulLifPolicy),
     }
+    metadata |= {name: getattr(policy, name) for name in _CONNECTED if getattr(policy, name) not in (None, 1)}
     nodes: dict[str, Any] = {"input": package.Input({"input": np.array([lifs[0].synapses.n_inputs])})}
     edges: list[tuple[str, str]] = []
 
@@ -218,7 +222,7 @@ def load_nir(
     in_turn = is_map == [place % 2 == 0 for place in range(len(chain))] and is_map[-1] and len(lifs) > 0
     alternating = in_turn and integrators == neurons[len(lifs) :] and len(integrators) <= 1
     check("graph", [type(node).__name__ for node in chain], alternating, "maps and neurons in turn, and a head")
-    settings = _settings(lifs, dt, package)
+    settings = _settings(lifs, dt, package) | {name: metadata[name] for name in _CONNECTED if name in metadata}
     if integrators:
         node, before, after = integrators[0], maps[-2], maps[-1]
         plain = np.allclose(node.r, 1) and not np.any(node.v_leak) and not np.any(getattr(before, "bias", 0))

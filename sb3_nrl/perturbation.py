@@ -97,7 +97,7 @@ class PerturbablePolicy(BasePolicy):
         return list(map(id, before)) != list(map(id, self.learnable))
 
     def renew_arrays(self) -> None:
-        """Use the parameters as they are now: PyTorch's ``vector_to_parameters``, for one, replaces their ``data``."""
+        """Renew the NumPy views of parameters. PyTorch's ``vector_to_parameters``, for one, replaces their memory."""
         for network in self.networks:
             for layer in network.layers:
                 layer.renew_arrays()

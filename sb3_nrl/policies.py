@@ -24,7 +24,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_nrl.arrays import map_observations
-from sb3_nrl.checks import check, is_count, is_number
+from sb3_nrl.checks import check, is_count, is_number, makes_plain_module
 from sb3_nrl.distributions import make_distribution
 from sb3_nrl.features import GridCnn
 from sb3_nrl.layers import Dense, FlatFeatures, ForeignModule, GaussianHead, Layer
@@ -168,14 +168,14 @@ class NoisyPolicy(PerturbablePolicy):
             "a list of the widths of the hidden layers, or "
             + ("dict(pi=[...], vf=[...])" if critic else "dict(pi=[...]) (there is no critic)"),
         )
-        is_module = isinstance(self.activation_fn, nn.Module) or not callable(self.activation_fn)
-        valid = not is_module and not [*self.activation_fn().parameters()]
-        check("activation_fn", self.activation_fn, valid, "a class of modules without parameters, such as nn.ReLU")
+        wanted = "a class of modules without parameters, such as nn.ReLU"
+        check("activation_fn", self.activation_fn, makes_plain_module(self.activation_fn), wanted)
         check("use_bias", self.use_bias, isinstance(self.use_bias, bool), "True or False")
         check("head_gain", self.head_gain, is_number(self.head_gain, 0), "positive, or only the head would learn")
         check("log_std_init", self.log_std_init, is_number(self.log_std_init, -math.inf), "finite")
-        own = self.action_correlation
-        check("action_correlation", own, own == 0 or (is_number(own, 0) and own < 1), "in [0, 1)")
+        correlation = self.action_correlation
+        valid = correlation == 0 or (is_number(correlation, 0) and correlation < 1)
+        check("action_correlation", correlation, valid, "in [0, 1)")
         if not isinstance(self.action_space, spaces.Box):
             for name in ("log_std_init", "action_correlation"):
                 check(name, getattr(self, name), getattr(self, name) == 0, "0 unless actions are a Box")

@@ -181,15 +181,15 @@ def _save_figures(command: str) -> None:
     """
     Save the figures if there is no display. Figures that a display has shown are closed and not saved.
 
-    :raises ValueError: If a figure is empty
+    :raises ValueError: If all figures are empty
     """
     from matplotlib import pyplot as plt  # imported here, since the RL Zoo needs it only for plots
 
-    for number in [] if "--no-display" in sys.argv else plt.get_fignums():
-        figure = plt.figure(number)
-        if not any(axes.has_data() for axes in figure.axes):
-            raise ValueError(
-                f"{command} found nothing to draw: no such runs, or too few episodes (see -w, --episode-window)"
-            )
+    figures = {} if "--no-display" in sys.argv else {number: plt.figure(number) for number in plt.get_fignums()}
+    shown = {number: figure for number, figure in figures.items() if any(axes.has_data() for axes in figure.axes)}
+    if figures and not shown:
+        hint = ", or none with as many episodes as --episode-window (-w)" if command == "plot-train" else ""
+        raise ValueError(f"{command} found nothing to draw: there are no such runs{hint}")
+    for number, figure in shown.items():
         figure.savefig(f"{command}-{number}.png", dpi=150)
         print(f"No display: see {command}-{number}.png")

@@ -137,7 +137,6 @@ class ThreeFactorAlgorithm(ModelSetup):
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self).__name__, unknown)
-        check("env", env, not isinstance(env, VectorEnv), "GymnasiumVecEnv(env) for a VectorEnv of Gymnasium")
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,
@@ -171,6 +170,11 @@ class ThreeFactorAlgorithm(ModelSetup):
         self.norm_reward = norm_reward
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check("env", env, not isinstance(env, VectorEnv), "wrapped as GymnasiumVecEnv(env): it is a VectorEnv")
+        return ModelSetup._wrap_env(env, verbose, monitor_wrapper)
 
     def learn(
         self: SelfThreeFactor,
@@ -295,8 +299,7 @@ class ThreeFactorAlgorithm(ModelSetup):
             buffer.reset()
             predictor.skip()
             return
-        n_nodes = self.rule.n_passes * self.n_envs * max(1, policy.n_nodes)
-        n_steps = max(1, _MAX_NODES_PER_BATCH // n_nodes)
+        n_steps = max(1, _MAX_NODES_PER_BATCH // (self.rule.n_passes * self.n_envs * max(1, policy.n_nodes)))
         errors = predictor.errors(policy, window, n_steps)
         if policy.n_states > 0:
             n_steps = self.rule.max_steps or window.n_steps  # what is cut loses the credit between its parts

@@ -1,6 +1,6 @@
 """
-The tuned settings of NRL, read from the config that ships for the RL Zoo. They do not need the RL Zoo, but for its own
-environments, those without velocities.
+The tuned settings of NRL, read from the config that ships for the RL Zoo. They do not need the RL Zoo, except for the
+environments without velocities, which it registers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def shipped_config(algo: str, folder: str = "") -> Path:
 
 
 _REGISTERED_BY = {"neurogym/": "sb3_nrl.envs", "NoVel-": "rl_zoo3.import_envs"}
-"""Modules that register environments, by a part of their names."""
+"""The module that registers the environments whose names contain a text."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TunedSettings:
         :return: ``n_envs`` environments, normalized and with stacked frames where the settings ask for it
         """
         modules = [f"{module}:" for part, module in _REGISTERED_BY.items() if part in self.env_id]
-        # With this prefix, Gymnasium imports the module.
+        # Gymnasium imports a module that is named before a colon.
         env_id = "".join([*modules, self.env_id])
         env = make_vec_env(env_id, self.n_envs, seed=seed, env_kwargs=self.env_kwargs)
         if self.normalize is not None:

@@ -105,7 +105,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             try:
                 hyperparams, _ = super().read_hyperparameters()
             except (FileNotFoundError, ModuleNotFoundError) as error:
-                raise ValueError(f"--conf-file {self.config}: there is no such file or Python module") from error
+                text = "there is no such file or Python module, or it needs one that is missing"
+                raise ValueError(f"--conf-file {self.config}: {text} ({error})") from error
             except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
                 text = f"{self.config} is not a table of hyper-parameters by environment"
                 raise ValueError(f"{text} ({type(error).__name__}: {error})") from error

@@ -201,7 +201,7 @@ def test_clean_passes_still_works_and_is_deprecated() -> None:
         *(("head_gain", value) for value in (0, -1.0, math.nan, math.inf, "0.1", True)),
         ("use_bias", "no"),
         *(("log_std_init", value) for value in (math.nan, math.inf)),
-        *(("activation_fn", value) for value in (th.nn.PReLU, th.nn.ReLU(), "relu")),
+        *(("activation_fn", value) for value in (th.nn.PReLU, th.nn.ReLU(), "relu", th.tanh, dict)),
         *(("action_correlation", value) for value in (-0.1, 1, math.nan)),
     ],
     ids=lambda value: re.sub(r"\W+", "_", str(value)),
@@ -212,9 +212,10 @@ def test_policy_argument_out_of_range_is_refused_by_name(argument: str, value: A
 
 
 def test_environments_that_gymnasium_vectorises_need_a_wrapper() -> None:
-    env = gymnasium.make_vec("CartPole-v1", 2)
-    with pytest.raises(ValueError, match=r"^env=.*: must be GymnasiumVecEnv\(env\)"):
-        NRL("MlpPolicy", env)  # type: ignore[arg-type]
+    env: Any = gymnasium.make_vec("CartPole-v1", 2)
+    for use in (lambda: NRL("MlpPolicy", env), lambda: make(env="CartPole-v1").set_env(env)):
+        with pytest.raises(ValueError, match=r"^env=.*: must be wrapped as GymnasiumVecEnv\(env\)"):
+            use()
 
 
 NET_ARCHS: list[Any] = [[7, 5], [], {"pi": [7], "vf": [5, 4]}, {"pi": [7]}, {"vf": [7]}, {}]

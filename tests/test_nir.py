@@ -168,6 +168,9 @@ def test_what_is_read_back_is_the_same(kwargs: dict[str, Any], policy: str, tmp_
         assert name in before or name.endswith("bias")
         expected = before.get(name, th.zeros_like(values))  # biases, which the graph always has
         assert values.equal(expected), name
+    loaded.save(tmp_path / "policy.zip")
+    again = type(loaded).load(tmp_path / "policy.zip").actor.state_dict()
+    assert all(values.equal(again[name]) for name, values in after.items())
     for ours, theirs in zip(model.policy.actor.hidden, loaded.actor.hidden, strict=True):
         if isinstance(ours, Lif):
             assert isinstance(theirs, Lif)

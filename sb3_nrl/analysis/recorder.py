@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
@@ -54,7 +53,7 @@ def record(
     if not isinstance(model, ThreeFactorAlgorithm):
         raise TypeError(f"record() reads hidden layers of NRL, RMHL and BPTT, not of {type(model).__name__}")
     check("n_trials", n_trials, is_count(n_trials), "a positive number of trials")
-    venv = BaseAlgorithm._wrap_env(env, verbose=0, monitor_wrapper=False)
+    venv = model._wrap_env(env, verbose=0, monitor_wrapper=False)
     check_for_correct_spaces(venv, model.observation_space, model.action_space)
     scaling = unwrap_vec_normalize(venv)
     models_scaling = model.get_vec_normalize_env() if scaling is None else None

@@ -55,7 +55,8 @@ class ForeignModule(Layer):
     :param preprocess: Function that is applied to the input before the module
     :param example: An input of ``preprocess``, a batch of three different rows, to find out which layers are called,
         and with what shapes
-    :param shares_input: Whether all copies of a pass receive the same, as a features extractor does
+    :param shares_input: Whether all copies of a pass receive the same, as a features extractor does. Only then can
+        ``preprocess`` return a dictionary
     """
 
     runs_in_numpy = False
