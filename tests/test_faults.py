@@ -201,7 +201,7 @@ def test_clean_passes_still_works_and_is_deprecated() -> None:
         *(("head_gain", value) for value in (0, -1.0, math.nan, math.inf, "0.1", True)),
         ("use_bias", "no"),
         *(("log_std_init", value) for value in (math.nan, math.inf)),
-        *(("activation_fn", value) for value in (th.nn.PReLU, th.nn.ReLU(), "relu", th.tanh, dict)),
+        *(("activation_fn", value) for value in (th.nn.PReLU, th.nn.ReLU(), "relu", math.tanh, dict)),
         *(("action_correlation", value) for value in (-0.1, 1, math.nan)),
     ],
     ids=lambda value: re.sub(r"\W+", "_", str(value)),
