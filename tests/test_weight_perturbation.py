@@ -105,18 +105,26 @@ class ExtractorOf(BaseFeaturesExtractor):
         return self.module(observations).flatten(1)
 
 
-def extractor_of(name: str) -> dict[str, Any]:
-    _, make, features_dim = MODULES[name]
+def extractor_of(make: Callable[[], nn.Module], features_dim: int) -> dict[str, Any]:
+    """Arguments of a policy with a features extractor around a module."""
     return {
         "features_extractor_class": ExtractorOf,
         "features_extractor_kwargs": {"make": make, "features_dim": features_dim},
     }
 
 
+NORMALIZED = {**extractor_of(lambda: nn.LayerNorm(4), 4), "head_gain": 1.0}
+"""Arguments of a policy whose features extractor is one that node perturbation does not reach."""
+AS_WEIGHTS: dict[Any, dict[str, Any]] = {NRL: {"perturbation": "weight"}, BPTT: {}}
+"""Arguments with which an algorithm trains it."""
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_any_layer_with_parameters_learns(name: str) -> None:
     """The expected eligibility of every parameter is its gradient, by noise and by BPTT."""
-    policy = make_policy(MODULES[name][0], net_arch=[], critic=False, perturbs="weight", **extractor_of(name))
+    space, make, features_dim = MODULES[name]
+    extractor = extractor_of(make, features_dim)
+    policy = make_policy(space, net_arch=[], critic=False, perturbs="weight", **extractor)
     window = make_feed_forward_window(policy, 6)
     expected = exact(policy, window)
     learned = {key for key, gradient in expected.items() if gradient.abs().max() > 0}
@@ -139,19 +147,13 @@ def test_any_layer_with_parameters_learns(name: str) -> None:
 
 @pytest.mark.parametrize("algorithm", [NRL, BPTT])
 def test_an_extractor_that_node_perturbation_refuses_is_trained(algorithm: Any) -> None:
-    kwargs = {
-        "features_extractor_class": ExtractorOf,
-        "features_extractor_kwargs": {"make": lambda: nn.LayerNorm(4), "features_dim": 4},
-        "head_gain": 1.0,
-    }
-    settings = {"perturbation": "weight"} if algorithm is NRL else {}
-    model = make_model(algorithm, n_envs=2, policy_kwargs=kwargs, learning_rate=0.05, **settings)
+    model = make_model(algorithm, n_envs=2, policy_kwargs=NORMALIZED, learning_rate=0.05, **AS_WEIGHTS[algorithm])
     before = weights(model)
     model.learn(200)
     assert (weights(model) != before).all()
     if algorithm is NRL:
         with pytest.raises(ValueError, match=r'would never learn.*perturbation="weight"'):
-            make_model(NRL, policy_kwargs=kwargs)
+            make_model(NRL, policy_kwargs=NORMALIZED)
 
 
 class Normalized(NoisyPolicy):
@@ -177,9 +179,8 @@ def test_a_hidden_module_learns(rank: Any) -> None:
 @pytest.mark.parametrize("policy", ["MlpPolicy", "MlpRnnPolicy"])
 def test_an_extractor_without_parameters_needs_no_noise(policy: str) -> None:
     """It trains as the extractor that it equals."""
-    kwargs = {"make": lambda: nn.Flatten(), "features_dim": 4}
     found = []
-    for more in ({}, {"features_extractor_class": ExtractorOf, "features_extractor_kwargs": kwargs}):
+    for more in ({}, extractor_of(nn.Flatten, 4)):
         model = make_model(NRL, "CartPole-v1", policy=policy, perturbation="weight", policy_kwargs=more)
         found.append(weights(model.learn(200)))
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
@@ -187,13 +188,7 @@ def test_an_extractor_without_parameters_needs_no_noise(policy: str) -> None:
 
 @pytest.mark.parametrize("algorithm", [NRL, BPTT])
 def test_a_module_that_learns_alone_is_trained(algorithm: Any) -> None:
-    kwargs = {
-        "features_extractor_class": ExtractorOf,
-        "features_extractor_kwargs": {"make": lambda: nn.LayerNorm(4), "features_dim": 4},
-        "head_gain": 1.0,
-    }
-    settings: dict[str, Any] = {"perturbation": "weight"} if algorithm is NRL else {}
-    model = make_model(algorithm, policy_kwargs=kwargs, **settings)
+    model = make_model(algorithm, policy_kwargs=NORMALIZED, **AS_WEIGHTS[algorithm])
     for name, parameter in model.policy.named_parameters():
         parameter.requires_grad_("features" in name)
     before = model.policy.parameters_to_vector()
