@@ -85,6 +85,15 @@ def keep_random_state(device: th.device) -> AbstractContextManager[None]:
     return th.random.fork_rng([device] if device.type == "cuda" else [])
 
 
+def keep_freed_memory() -> None:
+    """
+    Let the allocator keep the memory of large arrays for the next ones. Otherwise glibc returns it to the system after
+    each update and asks for it again, which took up to a third of an update's time. glibc does so from twice the size
+    of the largest block that was freed so far, if that block had 32 MiB at most.
+    """
+    np.empty(31 * 2**20, np.uint8)
+
+
 def is_exported(xp: ArrayNamespace) -> bool:
     """Whether PyTorch traces the code, which would keep the branch of the example only."""
     return xp is th and (th.jit.is_tracing() or th.compiler.is_compiling())

@@ -86,7 +86,8 @@ class NodePerturbation(PerturbationRule):
         if passes[0].costs is not None:
             of_costs = [rhos.pop(), 0 * rhos[0]]
             costs = self._sums(policy, noise_BN, n_samples, of_costs, [0 * of for of in of_heads], pre, window)
-        diagnostics = {"rho_std": math.sqrt(((rhos[0] - rhos[0].mean()) ** 2).mean())}  # PyTorch's std is another
+        deviations = rhos[0] - rhos[0].sum() / len(rhos[0])
+        diagnostics = {"rho_std": math.sqrt(deviations @ deviations / len(deviations))}
         return self._sums(policy, noise_BN, n_samples, rhos, of_heads, pre, window, diagnostics, costs), None
 
     def _local(self, policy: PerturbablePolicy) -> list[slice]:
@@ -128,8 +129,9 @@ class NodePerturbation(PerturbationRule):
                 rho_B = rho_B * (nodes.stop - nodes.start)
             for span in spans:
                 noise = noise_BN[:, span]
+                squares_B = policy.xp.einsum("bn,bn->b", noise, noise)
                 # The noise of a layer with one node can be exactly 0; _TINY avoids a division by 0.
-                post_BN[:, span] *= (rho_B / ((noise * noise).sum(1) + _TINY))[:, None]
+                post_BN[:, span] *= (rho_B / (squares_B + _TINY))[:, None]
         return post_BN
 
 

@@ -92,7 +92,8 @@ class PerturbablePolicy(BasePolicy):
         wanted = "None with recurrent or spiking policies, and with noise on weights"
         check("n_baseline_passes", passes, passes is None or supported, wanted)
         self._sizes = [part.n_nodes for part in self.parts]
-        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
+        self._all_parameters, self._addresses = list(self.parameters()), list[int]()
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self._all_parameters)
         self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
         return list(map(id, before)) != list(map(id, self.learnable))
 
@@ -101,6 +102,13 @@ class PerturbablePolicy(BasePolicy):
         for network in self.networks:
             for layer in network.layers:
                 layer.renew_arrays()
+
+    def renew_moved_arrays(self) -> None:
+        """Renew these views if the memory of a parameter has been replaced since the last call."""
+        addresses = [parameter.data_ptr() for parameter in self._all_parameters]
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self.renew_arrays()
 
     def load_from_vector(self, vector: np.ndarray) -> None:
         super().load_from_vector(vector)

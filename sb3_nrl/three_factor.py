@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_nrl.arrays import Array, Observations, map_observations
+from sb3_nrl.arrays import Array, Observations, keep_freed_memory, map_observations
 from sb3_nrl.buffers import RolloutBuffer, RolloutWindow
 from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
 from sb3_nrl.model_setup import ModelSetup, SharedArguments
@@ -202,6 +202,7 @@ class ThreeFactorAlgorithm(ModelSetup):
         :raises ValueError: If an observation or a reward is not finite
         :raises FloatingPointError: If learning diverged; the model keeps its last finite weights
         """
+        keep_freed_memory()
         try:
             return super().learn(
                 total_timesteps,
@@ -326,8 +327,9 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._update_weights(change_W, window)
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)
-            rpe, entropy_loss = errors.errors_TE.sum() / errors.n_rewards, float(window.log_probs.mean())
-            self._log_means({"entropy_loss": entropy_loss, "rpe": rpe, "trace_norm": update.trace_norm})
+            entropy_loss = float(window.log_probs.sum()) / len(window.log_probs)
+            means = {"entropy_loss": entropy_loss, "rpe": errors.errors_TE.sum() / errors.n_rewards}
+            self._log_means({**means, "trace_norm": update.trace_norm})
             if self.n_epochs > 1:
                 clip_range = FloatSchedule(self.clip_range)(self._current_progress_remaining)
                 more = policy, self.rule, window, errors, self.decay, clip_range, n_steps, self.n_epochs - 1

@@ -4,7 +4,7 @@ Shapes: W weights and biases that learn.
 """
 
 import math
-from copy import deepcopy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -59,6 +59,7 @@ def check_optimizer(policy: PerturbablePolicy, vf_coef: float) -> None:
             raise ValueError(f"The parameter '{name}' would never learn: it is not in policy.optimizer.")
 
 
+@th.no_grad()
 def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | None, window: RolloutWindow) -> float:
     """
     Make a step of the optimizer, with −Σ δ · trace as the gradient. Actor and critic are clipped separately.
@@ -78,25 +79,23 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
         if max_norm is not None and norms[-1] > max_norm:
             gradient *= max_norm / norms[-1]
     size = math.hypot(*norms)
-    start = 0
-    for parameter in policy.learnable:
-        gradient = gradient_W[start : start + parameter.numel()]
-        parameter.grad = th.as_tensor(gradient.reshape(parameter.shape))
-        start += parameter.numel()
-    before = deepcopy([policy.array(parameter.detach()) for parameter in policy.learnable])
+    parameters = policy.learnable
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, gradient in zip(parameters, th.as_tensor(gradient_W).split(sizes), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    before_W = _as_vector(parameters)
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     clipped = size if max_norm is None else min(size, max_norm)
     finite = size < _MAX_CHANGE_NORM and clipped < _MAX_GRADIENT_NORM and rate < _MAX_LEARNING_RATE
     if finite:
-        with th.no_grad():
-            policy.optimizer.step()
-        policy.renew_arrays()  # an optimizer may replace the parameters' memory
-        finite = all(math.isfinite(policy.array(parameter.detach()).sum()) for parameter in policy.learnable)
+        policy.optimizer.step()
+        policy.renew_moved_arrays()  # some optimizers replace the parameters' memory
+        finite = math.isfinite(_as_vector(parameters).sum())
         for network in policy.networks:
             network.constrain()
     if not finite:
-        for parameter, old in zip(policy.learnable, before, strict=True):
-            parameter.data[...] = th.as_tensor(old)
+        for parameter, old in zip(parameters, before_W.split(sizes), strict=True):
+            parameter.copy_(old.view_as(parameter))
         policy.optimizer.state.clear()  # its moments may include the refused change
         raise FloatingPointError(
             "An update was not applied: it would make weights infinite or NaN. The model keeps its last finite "
@@ -107,3 +106,7 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
             )
         )
     return size
+
+
+def _as_vector(parameters: Sequence[th.Tensor]) -> th.Tensor:
+    return th.cat([parameter.flatten() for parameter in parameters])

@@ -126,6 +126,27 @@ for _ in range(6):
 print(int(median(after - before for before, after in zip(pages, pages[1:]))))
 """
 
+PAGE_FAULTS_OF_A_TRAINING = """
+import resource, torch
+from sb3_nrl import NRL
+
+torch.set_num_threads(1)
+model, faults = NRL("MlpPolicy", "CartPole-v1", seed=0, device="cpu", n_steps=256, n_noise_samples=4), []
+for _ in range(3):
+    model.learn(2_000, reset_num_timesteps=False)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[2] - faults[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the page faults of a process on Linux")
+def test_updates_reuse_memory() -> None:
+    """Each update's arrays had been returned to the system: 932 page faults per update, a third of its time."""
+    script = [sys.executable, "-c", PAGE_FAULTS_OF_A_TRAINING]
+    process = subprocess.run(script, check=True, capture_output=True, text=True)
+    assert int(process.stdout) < 8 * 100  # of eight updates
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the size of a process on Linux")

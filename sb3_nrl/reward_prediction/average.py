@@ -110,7 +110,8 @@ class RunningAverage(RewardPredictor):
         restarts_TE = np.zeros(window.rewards_TE.shape, dtype=bool)
         errors_TE[-1], restarts_TE[-1] = self.claim()
         n_rewards = int(np.count_nonzero(restarts_TE[-1]))
-        prediction = {"reward_prediction": float(self.average_E[~np.isnan(self.average_E)].mean())} if n_rewards else {}
+        known = self.average_E[~np.isnan(self.average_E)]
+        prediction = {"reward_prediction": known.sum() / len(known)} if n_rewards else {}
         return RewardErrors(errors_TE, restarts_TE, n_rewards, prediction)
 
     def claim(self) -> tuple[np.ndarray, np.ndarray]:
