@@ -4,7 +4,6 @@ Shapes: W weights and biases that learn.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -83,14 +82,14 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, gradient in zip(parameters, th.as_tensor(gradient_W).split(sizes), strict=True):
         parameter.grad = gradient.view_as(parameter)
-    before_W = _as_vector(parameters)
+    before_W = th.cat([parameter.flatten() for parameter in parameters])
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     clipped = size if max_norm is None else min(size, max_norm)
     finite = size < _MAX_CHANGE_NORM and clipped < _MAX_GRADIENT_NORM and rate < _MAX_LEARNING_RATE
     if finite:
         policy.optimizer.step()
         policy.renew_moved_arrays()  # some optimizers replace the parameters' memory
-        finite = math.isfinite(_as_vector(parameters).sum())
+        finite = all(math.isfinite(parameter.sum()) for parameter in parameters)
         for network in policy.networks:
             network.constrain()
     if not finite:
@@ -106,7 +105,3 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
             )
         )
     return size
-
-
-def _as_vector(parameters: Sequence[th.Tensor]) -> th.Tensor:
-    return th.cat([parameter.flatten() for parameter in parameters])
