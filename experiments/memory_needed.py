@@ -15,10 +15,11 @@ within a trial there is nothing to remember. In DelayMatchCategory and PostDecis
 learn; they need memory by their definition, since the stimulus is not visible when the answer is due.
 """
 
+import functools
 import importlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -27,12 +28,12 @@ import torch as th
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import nn
 
-from experiments import tables
+from experiments import memory, tables
 from experiments.execution import command_line, results_of
-from experiments.memory import DOCUMENT, FirstAnswers
 from experiments.runs import Columns, Results, Run
 from sb3_nrl.envs import TASKS
 
+DOCUMENT = memory.DOCUMENT
 MARGIN = 0.05
 THRESHOLDS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
 ONE_OBSERVATION = ("Bandit", "DawTwoStep")
@@ -44,16 +45,8 @@ MAX_STEPS = 100_000  # of the data: fewer trials where they are long
 
 Trials = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-
-def make_env(task: str) -> Any:
-    """An environment of a task, whose episodes are trials."""
-    env = gymnasium.make(f"sb3_nrl.envs:{task_id(task)}", disable_env_checker=True)
-    return FirstAnswers(env) if task == "DualDelayMatchSample" else env
-
-
-def task_id(task: str) -> str:
-    """The registered name of a task."""
-    return f"neurogym/{task}-v0"
+make_env: Callable[[str], Any] = functools.partial(memory.make_env, "neurogym")
+"""Makes an environment of a task, whose episodes are trials."""
 
 
 def collect(env: Any, task: str, n_trials: int, seed: int) -> Trials:

@@ -33,7 +33,7 @@ class ExactGradient(LearningRule):
             )
             objective_B = th.stack(clean.objectives).sum(0)
             received = map_received(lambda x: policy.array(x.detach()), clean.received)
-            whole = [layer for network in policy.networks for layer in network.layers if layer.n_nodes == 0]
+            whole = [layer for layer in policy.layers if layer.n_nodes == 0]
             costs_B, costs = clean.costs, None
             if costs_B is not None:
                 costs = GradientThroughTime(policy, costs_B, noise_BN, received)
@@ -68,8 +68,7 @@ class GradientThroughTime:
     def weighted_sum(self, weights_TE: np.ndarray, per_env: bool = False) -> Array:
         policy, n_envs = self.policy, weights_TE.shape[1] if per_env else 1
         received = list(self.received)
-        layers = [layer for network in policy.networks for layer in network.layers]
-        for place, layer in enumerate(layers):
+        for place, layer in enumerate(policy.layers):
             if layer.n_nodes == 0 and (parameters := layer.learnable()):
                 masks = np.eye(n_envs, dtype=bool) if per_env else np.ones((1, 1), bool)
                 gradients = [self._gradients(weights_TE * mask_E, parameters) for mask_E in masks]

@@ -4,8 +4,7 @@ Shapes: B rows of a batch, N nodes of the network, M inputs of its weight matric
 environments, T steps, K copies, W weights and biases that learn, O outputs.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -13,7 +12,7 @@ from torch import nn
 
 from sb3_nrl.arrays import Array, ArrayNamespace, Observations, repeat_batch
 from sb3_nrl.layers import Layer, RankOne, RecurrentLayer
-from sb3_nrl.layers.base import LayerNoise
+from sb3_nrl.layers.base import LayerNoise, spans
 from sb3_nrl.normalization import ObservationNormalizer
 
 
@@ -84,27 +83,17 @@ class Network(nn.Module):
         self.layers = [self.features, *self.hidden, self.head]
         for layer in self.layers:
             layer.refresh()
-        self.layer_nodes, self.n_nodes = _spans(layer.n_nodes for layer in self.layers)
+        self.layer_nodes, self.n_nodes = spans(layer.n_nodes for layer in self.layers)
         """Slice of the nodes of each layer in the vector of all nodes."""
-        self.layer_inputs, self.n_pre = _spans(layer.n_pre for layer in self.layers)
+        self.layer_inputs, self.n_pre = spans(layer.n_pre for layer in self.layers)
         """Where the inputs of each layer's weight matrices lie in the vector of all."""
-        self.layer_states, self.n_states = _spans(layer.n_states for layer in self.layers)
+        self.layer_states, self.n_states = spans(layer.n_states for layer in self.layers)
         """Where the hidden state of each layer lies in the vector of all."""
         last = max((place for place, layer in enumerate(self.layers) if layer.n_states > 0), default=-1)
         self.n_remembered = self.layer_nodes[last].stop if last >= 0 else 0
         """Number of nodes whose noise changes later steps: those before the last recurrent layer, and its own."""
         self.learnable = [parameter for layer in self.layers for parameter in layer.learnable()]
         """The parameters that learn."""
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        """Whether all layers can run in NumPy."""
-        return all(layer.runs_in_numpy for layer in self.layers)
-
-    def constrain(self) -> None:
-        """Bring the parameters back to where they may be, after each update."""
-        for layer in self.layers:
-            layer.constrain()
 
     def normalized(self, xp: ArrayNamespace, obs: Observations) -> Observations:
         """Observations as the features layer gets them."""
@@ -182,23 +171,3 @@ class Network(nn.Module):
             layer_noise = noise.rank_one.of(self.layer_nodes[place], self.layer_inputs[place])
             return layer_noise if self.layers[place].n_pre > 0 else None
         return noise[:, self.layer_nodes[place]]
-
-    def outer(self, xp: ArrayNamespace, post_BN: Array, received: list[Array], n_envs: int) -> Iterator[Array]:
-        """
-        Sum post ⊗ pre over the rows of each environment (Eq. 17 and 21).
-
-        :param xp: ``numpy`` or ``torch``
-        :param post_BN: Post-synaptic factor of each node; the rows of one time step are adjacent, in the order of the
-            environments
-        :param received: Pre-synaptic activity of each layer
-        :param n_envs: Number of environments E
-        :return: The sums for each parameter that learns, of shape (E, numel), one after the other
-        """
-        for layer, nodes, pre in zip(self.layers, self.layer_nodes, received, strict=True):
-            yield from layer.outer(xp, post_BN[:, nodes], pre, n_envs)
-
-
-def _spans(widths: Iterable[int]) -> tuple[list[slice], int]:
-    """Where parts of these widths lie in a vector, and its length."""
-    ends = list(accumulate(widths, initial=0))
-    return [slice(start, end) for start, end in pairwise(ends)], ends[-1]

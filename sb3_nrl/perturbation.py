@@ -24,7 +24,7 @@ from sb3_nrl.arrays import (
 )
 from sb3_nrl.checks import check
 from sb3_nrl.distributions import ActionDistribution
-from sb3_nrl.layers.base import Perturbs
+from sb3_nrl.layers.base import Perturbs, spans
 from sb3_nrl.network import Network, NetworkPass, WeightNoise
 from sb3_nrl.noise import Noise
 from sb3_nrl.passes import NoisyPass, Part
@@ -58,23 +58,24 @@ class PerturbablePolicy(BasePolicy):
         :raises ValueError: If a trainable parameter would never learn, or belongs to two layers
         """
         before = vars(self).get("learnable", [])
-        self.learnable: list[nn.Parameter] = []
-        self.parts: list[Part] = []
         self.networks: list[Network] = [self.actor, *([] if self.critic is None else [self.critic])]
         """The actor and, if there is one, the critic."""
-        node = column = state = weight = 0
         for network in self.networks:
             for layer in (network.features, *network.hidden, network.head):
                 layer.perturbs = self.perturbs
             network.refresh()
-            self.learnable += network.learnable
-            n_weights = sum(parameter.numel() for parameter in network.learnable)
-            ends = node + network.n_nodes, column + network.n_pre, state + network.n_states, weight + n_weights
-            of_layers = [slice(node + nodes.start, node + nodes.stop) for nodes in network.layer_nodes]
-            spans = [slice(start, end) for start, end in zip((node, column, state, weight), ends, strict=True)]
-            self.parts.append(Part(spans[0], spans[1], spans[2], spans[3], of_layers))
-            node, column, state, weight = ends
-        if weight == 0:
+        self.layers = [layer for network in self.networks for layer in network.layers]
+        """All layers, the actor's first."""
+        self.layer_nodes, self.n_nodes = spans(layer.n_nodes for layer in self.layers)
+        """Slice of the nodes of each layer in the vector of all nodes."""
+        self.learnable: list[nn.Parameter] = [parameter for network in self.networks for parameter in network.learnable]
+        nodes, _ = spans(network.n_nodes for network in self.networks)
+        inputs, self.n_pre = spans(network.n_pre for network in self.networks)
+        states, self.n_states = spans(network.n_states for network in self.networks)
+        weights, self.n_weights = spans(sum(p.numel() for p in network.learnable) for network in self.networks)
+        of_layers = [self.layer_nodes[: len(self.actor.layers)], self.layer_nodes[len(self.actor.layers) :]]
+        self.parts = [Part(*places) for places in zip(nodes, inputs, states, weights, of_layers, strict=False)]
+        if self.n_weights == 0:
             raise ValueError("No parameter of the policy can learn: all are frozen (requires_grad=False).")
         if len(set(self.learnable)) < len(self.learnable):
             raise ValueError("Actor and critic must not share layers, nor two layers a parameter.")
@@ -85,23 +86,21 @@ class PerturbablePolicy(BasePolicy):
                     f"The parameter '{name}' would never learn: no layer of actor or critic computes its update. "
                     "Freeze it with requires_grad_(False)."
                 )
-        self.n_nodes, self.n_pre, self.n_states, self.n_weights = node, column, state, weight
-        self.is_smooth = all(layer.is_smooth for network in self.networks for layer in network.layers)
+        self.is_smooth = all(layer.is_smooth for layer in self.layers)
         """Whether small noise changes the activity of all layers little."""
-        passes, supported = self.n_baseline_passes, self.perturbs != "weight" and self.is_smooth and state == 0
+        passes, supported = self.n_baseline_passes, self.perturbs != "weight" and self.is_smooth and self.n_states == 0
         wanted = "None with recurrent or spiking policies, and with noise on weights"
         check("n_baseline_passes", passes, passes is None or supported, wanted)
         self._sizes = [part.n_nodes for part in self.parts]
         self._all_parameters, self._addresses = list(self.parameters()), list[int]()
         on_cpu = all(parameter.device.type == "cpu" for parameter in self._all_parameters)
-        self._in_numpy = on_cpu and all(network.runs_in_numpy for network in self.networks)
+        self._in_numpy = on_cpu and all(layer.runs_in_numpy for layer in self.layers)
         return list(map(id, before)) != list(map(id, self.learnable))
 
     def renew_arrays(self) -> None:
         """Renew the NumPy views of parameters. PyTorch's ``vector_to_parameters``, for one, replaces their memory."""
-        for network in self.networks:
-            for layer in network.layers:
-                layer.renew_arrays()
+        for layer in self.layers:
+            layer.renew_arrays()
 
     def renew_moved_arrays(self) -> None:
         """Renew these views if the memory of a parameter has been replaced since the last call."""
@@ -295,16 +294,14 @@ class PerturbablePolicy(BasePolicy):
         :return: The sums, shape (E, W)
         """
         sum_EW = empty_as(post_BN, n_envs, self.n_weights)
-        start = weight = 0
-        for network, part in zip(self.networks, self.parts, strict=True):
-            stop = start + len(network.layer_nodes)
-            sums = network.outer(self.xp, post_BN[:, part.nodes], received[start:stop], n_envs)
-            for parameter, of_parameter in zip(network.learnable, sums, strict=True):
-                shape, wanted = tuple(of_parameter.shape), (n_envs, parameter.numel())
-                check("shape of a sum of a layer's outer", shape, shape == wanted, f"{wanted}, (E, numel)")
-                sum_EW[:, weight : weight + parameter.numel()] = of_parameter
-                weight += parameter.numel()
-            start = stop
+        parts = zip(self.layers, self.layer_nodes, received, strict=True)
+        sums = (part for layer, nodes, pre in parts for part in layer.outer(self.xp, post_BN[:, nodes], pre, n_envs))
+        weight = 0
+        for parameter, of_parameter in zip(self.learnable, sums, strict=True):
+            shape, wanted = tuple(of_parameter.shape), (n_envs, parameter.numel())
+            check("shape of a sum of a layer's outer", shape, shape == wanted, f"{wanted}, (E, numel)")
+            sum_EW[:, weight : weight + parameter.numel()] = of_parameter
+            weight += parameter.numel()
         return sum_EW
 
     def _action_parameters(self, xp: ArrayNamespace, obs: Observations) -> Array:

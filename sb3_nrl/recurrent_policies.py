@@ -16,7 +16,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from sb3_nrl.arrays import Array, ArrayNamespace, Observations, map_observations
+from sb3_nrl.arrays import Array, ArrayNamespace, Observations, map_observations, n_rows
 from sb3_nrl.checks import check, is_number
 from sb3_nrl.layers import Gru, Layer, LeakyRnn
 from sb3_nrl.recurrent_weights import RecurrentWeightsPolicy
@@ -119,17 +119,17 @@ class RnnPolicy(RecurrentWeightsPolicy):
         """
         self.set_training_mode(False)
         obs, is_vectorized = self.obs_to_tensor(observation)
-        n_rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        shape = (n_rows, self.parts[0].n_states)
+        n_envs = n_rows(obs)
+        shape = (n_envs, self.parts[0].n_states)
         if state is None:
             state = np.zeros(shape, np.float32)
         if tuple(np.shape(state)) != shape:
             wanted = f"None, or what predict returned for as many observations, of shape {shape}"
             raise ValueError(f"state is of shape {tuple(np.shape(state))}: must be {wanted}")
         starts = np.zeros(1, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
-        if starts.size not in (1, n_rows):
-            raise ValueError(f"episode_start has {starts.size} values: must have one for each of {n_rows} observations")
-        starts = np.repeat(starts, n_rows // starts.size)
+        if starts.size not in (1, n_envs):
+            raise ValueError(f"episode_start has {starts.size} values: must have one for each of {n_envs} observations")
+        starts = np.repeat(starts, n_envs // starts.size)
         self.renew_arrays()
         with th.no_grad():
             xp = self.xp if self.device.type == "cpu" else th

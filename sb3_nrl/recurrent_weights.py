@@ -1,4 +1,4 @@
-"""Policies whose hidden layers have recurrent synapses."""
+"""Policies whose hidden layers may have recurrent synapses."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from sb3_nrl.policies import NoisyPolicy
 
 class RecurrentWeightsPolicy(NoisyPolicy):
     """
-    A :class:`~sb3_nrl.policies.NoisyPolicy` whose hidden layers have recurrent synapses.
+    A :class:`~sb3_nrl.policies.NoisyPolicy` whose hidden layers may have recurrent synapses.
 
     :param observation_space: Observation space
     :param action_space: Action space

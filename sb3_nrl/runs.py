@@ -57,13 +57,13 @@ def is_config_of_run(config: str | None) -> bool:
 
 
 def steps_of(model: Path) -> int:
-    """:return: The number of steps in the name of a checkpoint, or -1 for any other model"""
+    """The number of steps in the name of a checkpoint, or -1 for any other model."""
     match = re.fullmatch(r"rl_model_(\d+)_steps\.zip", model.name)
     return int(match[1]) if match else -1
 
 
 def statistics_of(model: Path, env_name: str) -> Path:
-    """:return: The file with the statistics of ``VecNormalize`` that were saved with a model"""
+    """The file with the statistics of ``VecNormalize`` that were saved with a model."""
     if (steps := steps_of(model)) >= 0:
         return model.with_name(f"rl_model_vecnormalize_{steps}_steps.pkl")
     return model.parent / env_name / "vecnormalize.pkl"
@@ -111,7 +111,7 @@ class Run:
         self.normalizes = bool(read(self.settings / "config.yml").get("normalize"))
 
     def models(self) -> list[Path]:
-        """:return: The last model, the checkpoints in reverse order, and the model from which the run was resumed"""
+        """The last model, the checkpoints in reverse order, and the model from which the run was resumed."""
         models = [self.folder / f"{self.settings.name}.zip"]
         models += sorted(self.folder.glob("rl_model_*_steps.zip"), key=steps_of, reverse=True)
         if is_config_of_run(self.arguments["conf_file"]):

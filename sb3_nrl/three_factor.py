@@ -6,7 +6,7 @@ Shapes: T steps of a window, E environments, N nodes of the network, W weights a
 """
 
 import inspect
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Self
 
 from sb3_nrl.arrays import Array, Observations, keep_freed_memory, map_observations
 from sb3_nrl.buffers import RolloutBuffer, RolloutWindow
@@ -31,9 +32,6 @@ _MAX_NODES_PER_BATCH = 2**20
 """Nodes, over all rows, of one batch of passes: keeps it within a processor's cache, and bounds the memory."""
 
 
-SelfThreeFactor = TypeVar("SelfThreeFactor", bound="ThreeFactorAlgorithm")
-
-
 class ThreeFactorAlgorithm(ModelSetup):
     """
     Three-factor learning, W ← W + η Σ δ · trace. A learning rule computes the eligibility of each synapse, traces sum
@@ -42,8 +40,8 @@ class ThreeFactorAlgorithm(ModelSetup):
     ``NRL``, ``RMHL`` and ``BPTT`` are this algorithm with different learning rules. Use it directly with a
     :class:`~sb3_nrl.LearningRule` of your own.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of
-        :class:`~sb3_nrl.policies.NoisyPolicy`
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, another name in ``policy_aliases``, or a
+        subclass of :class:`~sb3_nrl.policies.NoisyPolicy`
     :param env: Environment, or its registered name
     :param learning_rate: Learning rate η, or a function of the remaining progress (from 1 to 0)
     :param rule: Learning rule (required)
@@ -177,14 +175,14 @@ class ThreeFactorAlgorithm(ModelSetup):
         return ModelSetup._wrap_env(env, verbose, monitor_wrapper)
 
     def learn(
-        self: SelfThreeFactor,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 10,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfThreeFactor:
+    ) -> Self:
         """
         Train, as in Stable-Baselines3.
 

@@ -53,7 +53,7 @@ class EligibilityTraces:
         :param restarts_TE: Whether the trace is reset to 0 after the step
         :param decay: Factor per step on the traces, in [0, 1]
         :return: The weight change, and the norm of the traces
-        :raises ValueError: If the eligibility does not return one sum for each environment
+        :raises ValueError: If the eligibility's sums are not of the shapes that are documented
         """
         change_W: Array = 0.0
         if errors_TE[:-1].any():

@@ -5,7 +5,7 @@ environments without velocities, which it registers.
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ def shipped_config(algo: str, folder: str = "") -> Path:
     return configs / folder / f"{algo}.yml"
 
 
+_AROUND = ("policy", "n_timesteps", "n_envs", "env_kwargs", "normalize", "frame_stack")
+
 _REGISTERED_BY = {"neurogym/": "sb3_nrl.envs", "NoVel-": "rl_zoo3.import_envs"}
 """The module that registers the environments whose names contain a text."""
 
@@ -55,10 +57,10 @@ class TunedSettings:
     policy: str
     algorithm: dict[str, Any]
     n_timesteps: int
-    n_envs: int
-    env_kwargs: dict[str, Any]
-    normalize: dict[str, Any] | None
-    frame_stack: int
+    n_envs: int = 1
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    normalize: dict[str, Any] | None = None
+    frame_stack: int = 1
 
     def make_env(self, seed: int | None = None) -> VecEnv:
         """
@@ -88,15 +90,8 @@ class _Tuned(Mapping[str, TunedSettings]):
         if env_id not in self._entries:
             raise KeyError(f"no settings for {env_id}: there are some for {', '.join(self)}")
         arguments = {name: _as_object(name, value) for name, value in deepcopy(self._entries[env_id]).items()}
-        around = {
-            "policy": arguments.pop("policy"),
-            "n_timesteps": arguments.pop("n_timesteps"),
-            "n_envs": arguments.pop("n_envs", 1),
-            "env_kwargs": arguments.pop("env_kwargs", {}),
-            "normalize": arguments.pop("normalize", None),
-            "frame_stack": arguments.pop("frame_stack", 1),
-        }
-        if around["normalize"] is not None and "gamma" in arguments:
+        around = {name: arguments.pop(name) for name in _AROUND if name in arguments}
+        if around.get("normalize") is not None and "gamma" in arguments:
             around["normalize"]["gamma"] = arguments["gamma"]
         return TunedSettings(env_id=env_id, algorithm=arguments, **around)
 

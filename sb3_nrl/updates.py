@@ -90,8 +90,8 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
         policy.optimizer.step()
         policy.renew_moved_arrays()  # some optimizers replace the parameters' memory
         finite = all(math.isfinite(parameter.sum()) for parameter in parameters)
-        for network in policy.networks:
-            network.constrain()
+        for layer in policy.layers:
+            layer.constrain()
     if not finite:
         for parameter, old in zip(parameters, before_W.split(sizes), strict=True):
             parameter.copy_(old.view_as(parameter))

@@ -624,9 +624,7 @@ def test_tasks_need_memory_as_measured() -> None:
     """Trials of two tasks, which are not measured, have one observation before the choice."""
     store = Store(ROOT / "results" / "memory_needed")
     results = store.read_all(memory_needed.plan([0])).items()
-    measured = {
-        memory_needed.task_id(run.of): memory_needed.needs_memory(run.of, result.columns) for run, result in results
-    }
+    measured = {f"neurogym/{run.of}-v0": memory_needed.needs_memory(run.of, result.columns) for run, result in results}
     measured |= {"neurogym/Bandit-v0": False, "neurogym/DawTwoStep-v0": False}
     tasks = importlib.import_module("sb3_nrl.envs").TASKS
     assert {env_id: task.needs_memory for env_id, task in tasks.items()} == measured

@@ -232,7 +232,7 @@ def _mean_starts(recording: Recording) -> dict[str, float]:
 
 
 def _mark_periods(ax: "Axes", recording: Recording, end: float) -> None:
-    """A line where each period starts on average, and its name where there is room."""
+    """A line where each period starts on average, and its name in the middle."""
     scale, _ = _time(recording)
     starts = {name: start * scale for name, start in _mean_starts(recording).items() if start * scale < end}
     ends = [*starts.values(), end][1:]

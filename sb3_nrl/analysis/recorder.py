@@ -76,7 +76,7 @@ def record(
         while len(trials) < n_trials:
             seen = obs if models_scaling is None else models_scaling.normalize_obs(obs)
             with keep_random_state(model.policy.device):  # so that a Poisson encoder repeats its spikes
-                activity = [*reader.read(seen, starts), *reader.trains()]
+                activity = reader.read(seen, starts)
             actions, state = model.predict(seen, state, starts, deterministic)
             obs, rewards, dones, infos = venv.step(actions)
             rewards = rewards if scaling is None else scaling.get_original_reward()
@@ -105,7 +105,10 @@ class _ActivityReader:
 
     @th.no_grad()
     def read(self, observations: Any, starts_E: np.ndarray) -> list[list[np.ndarray]]:
-        """Activity of the hidden layers of actor and critic (if any) at the next step, shape (E, H) each."""
+        """
+        Activity of the hidden layers of actor and critic (if any) at the next step, shape (E, H) each, and spikes and
+        potentials of the actor's spiking layers in its ticks, shape (E, M, H) each.
+        """
         obs, _ = self.policy.obs_to_tensor(observations)
         starts_TE = th.as_tensor(starts_E, device=self.policy.device)[None]
         activity: list[list[np.ndarray]] = [[], []]
@@ -117,12 +120,8 @@ class _ActivityReader:
             self.states[place] = passed.states
         for layer in self.spiking:
             layer.keeps_potentials = False
-        return activity
-
-    def trains(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Spikes and potentials of the actor's spiking layers in the step that was read, shape (E, M, H) each."""
-        spikes = [th.stack(layer.spikes, 1).cpu().numpy() for layer in self.spiking]
-        return spikes, [th.stack(layer.potentials, 1).cpu().numpy() for layer in self.spiking]
+        trains = [[th.stack(of, 1).cpu().numpy() for of in (layer.spikes, layer.potentials)] for layer in self.spiking]
+        return [*activity, [spikes for spikes, _ in trains], [potentials for _, potentials in trains]]
 
 
 def hidden_layers(network: Network) -> list[Any]:

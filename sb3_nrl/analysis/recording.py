@@ -97,7 +97,8 @@ class Recording:
         :param values: A value or an array for each step, such as ``rewards`` or ``actor[0]``, shape (T, ...)
         :return: Floats of shape (N, L, ...), NaN after the end of a trial
         """
-        arranged = np.full((self.n_trials, self.lengths.max(initial=0), *values.shape[1:]), np.nan, _floats(values))
+        shape = (self.n_trials, self.lengths.max(initial=0), *values.shape[1:])
+        arranged = np.full(shape, np.nan, values.dtype if values.dtype.kind == "f" else np.float64)
         arranged[self.trial, self.step] = values
         return arranged
 
@@ -248,10 +249,6 @@ def condition_means(
         lasting = present >= least
         means[place, lasting] = np.nanmean(arranged[chosen][:, lasting], axis=0)
     return names, means
-
-
-def _floats(values: np.ndarray) -> Any:
-    return values.dtype if values.dtype.kind == "f" else np.float64
 
 
 def _as_text(value: Any) -> str:

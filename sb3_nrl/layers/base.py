@@ -5,6 +5,8 @@ of a pass that differ in their noise, T steps, M inputs of all weight matrices o
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch as th
@@ -42,13 +44,19 @@ def per_env(values_BN: Array, n_envs: int) -> Array:
     return values_BN.reshape(-1, n_envs, values_BN.shape[1]).swapaxes(0, 1)
 
 
+def spans(widths: Iterable[int]) -> tuple[list[slice], int]:
+    """Where parts of these widths lie in a vector, and its length."""
+    ends = list(accumulate(widths, initial=0))
+    return [slice(start, end) for start, end in pairwise(ends)], ends[-1]
+
+
 class Layer(nn.Module, ABC):
     """
     A layer that noise can be added to, defined once for NumPy and PyTorch.
 
     A subclass writes :meth:`step` (a recurrent one :meth:`~RecurrentLayer.unroll`) and :meth:`outer`; both engines use
-    them. Parameters live in the module, as in any
-    PyTorch module. NumPy sees them as views, so that an optimizer's changes in place are seen at once.
+    them. Parameters live in the module, as in any PyTorch module. NumPy sees them as views, so that an optimizer's
+    changes in place are seen at once.
     """
 
     runs_in_numpy: ClassVar[bool] = True
@@ -64,7 +72,7 @@ class Layer(nn.Module, ABC):
     """What the learning rule perturbs."""
 
     n_nodes: int = 0
-    """Number of nodes N that noise is added to; 0 if nothing in the layer learns."""
+    """Number of nodes N that noise is added to; 0 if nothing in the layer learns, or if it has no nodes of its own."""
 
     n_units: int = 0
     """Number of nodes of the layer if any of its parameters learns."""
@@ -214,8 +222,8 @@ class CompoundLayer(Layer):
         for layer in self.sublayers:
             layer.refresh()
         super().refresh()
-        self.n_nodes = sum(layer.n_nodes for layer in self.sublayers)
-        self.n_pre = sum(layer.n_pre for layer in self.sublayers)
+        self.layer_nodes, self.n_nodes = spans(layer.n_nodes for layer in self.sublayers)
+        self.layer_inputs, self.n_pre = spans(layer.n_pre for layer in self.sublayers)
 
     def learnable(self) -> list[nn.Parameter]:
         return [parameter for layer in self.sublayers for parameter in layer.learnable()]
@@ -231,29 +239,20 @@ class CompoundLayer(Layer):
         self, parameters: tuple[Array, ...], noise: LayerNoise
     ) -> list[tuple[Layer, tuple[Array, ...], LayerNoise]]:
         """Each sublayer with its parameters and its noise."""
-        parts, place, node, column = [], 0, 0, 0
-        for layer in self.sublayers:
-            ends = place + len(layer.learns), node + layer.n_nodes, column + layer.n_pre
-            own: LayerNoise = None
-            if isinstance(noise, RankOne):
-                own = noise.of(slice(node, ends[1]), slice(column, ends[2]))
-            elif noise is not None:
-                own = noise[:, node : ends[1]]
-            parts.append((layer, parameters[place : ends[0]], own))
-            place, node, column = ends
+        parts, place = [], 0
+        for layer, nodes, inputs in zip(self.sublayers, self.layer_nodes, self.layer_inputs, strict=True):
+            own = noise.of(nodes, inputs) if isinstance(noise, RankOne) else None if noise is None else noise[:, nodes]
+            end = place + len(layer.learns)
+            parts.append((layer, parameters[place:end], own))
+            place = end
         return parts
 
     def outer(self, xp: ArrayNamespace, post_BN: Array, received: Any, n_envs: int) -> list[Array]:
-        sums, node = [], 0
-        for layer, pre in zip(self.sublayers, received, strict=True):
-            sums += layer.outer(xp, post_BN[:, node : node + layer.n_nodes], pre, n_envs)
-            node += layer.n_nodes
-        return sums
+        parts = zip(self.sublayers, self.layer_nodes, received, strict=True)
+        return [part for layer, nodes, pre in parts for part in layer.outer(xp, post_BN[:, nodes], pre, n_envs)]
 
     def outer_rank_one(self, xp: ArrayNamespace, post_BN: Array, pre_BM: Array, n_envs: int) -> list[Array]:
-        sums, node, column = [], 0, 0
-        for layer in self.sublayers:
-            ends = node + layer.n_nodes, column + layer.n_pre
-            sums += layer.outer_rank_one(xp, post_BN[:, node : ends[0]], pre_BM[:, column : ends[1]], n_envs)
-            node, column = ends
+        sums = []
+        for layer, nodes, inputs in zip(self.sublayers, self.layer_nodes, self.layer_inputs, strict=True):
+            sums += layer.outer_rank_one(xp, post_BN[:, nodes], pre_BM[:, inputs], n_envs)
         return sums

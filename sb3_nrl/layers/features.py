@@ -34,7 +34,7 @@ class FlatFeatures(Layer):
         return self.step(th, (), x)[0]
 
     def step(
-        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Observations, noise_BN: Array | None = None
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Observations, noise: Array | None = None
     ) -> tuple[Array, Any, list[Array]]:
         if not isinstance(x, dict):
             return self._encoders[None](xp, x if x.ndim == 2 else x.reshape(x.shape[0], -1)), None, []

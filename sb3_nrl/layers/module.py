@@ -135,7 +135,7 @@ class ForeignModule(Layer):
         return self.module(self._preprocess(x))
 
     def step(
-        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise_BN: Array | None = None
+        self, xp: ArrayNamespace, parameters: tuple[Array, ...], x: Any, noise: Array | None = None
     ) -> tuple[Array, Any, list[Array]]:
         if self.is_whole:
             if parameters[0].ndim == next(self.parameters()).ndim:
@@ -146,17 +146,17 @@ class ForeignModule(Layer):
             inputs = [received] * len(copies) if self.shares_input else received.chunk(len(copies))
             calls = zip(copies, inputs, strict=True)
             return th.cat([functional_call(self.module, copy, (own,)) for copy, own in calls]), None, []
-        if noise_BN is None:
+        if noise is None:
             return self(x), [], []
         all_received: list[th.Tensor] = []
         potentials: list[th.Tensor] = []
 
         def perturb(layer: nn.Linear | nn.Conv2d, layer_input: th.Tensor) -> th.Tensor:
-            noise = noise_BN[:, self.sites[len(all_received)].nodes]
+            own = noise[:, self.sites[len(all_received)].nodes]
             all_received.append(layer_input)
             pre_activation = _plain_forward(layer, layer_input)
-            pre_activation = pre_activation + noise.reshape(pre_activation.shape)
-            potentials.append(pre_activation.reshape(noise.shape).clone())  # an activation may work in place
+            pre_activation = pre_activation + own.reshape(pre_activation.shape)
+            potentials.append(pre_activation.reshape(own.shape).clone())  # an activation may work in place
             return pre_activation
 
         return self._call(x, perturb), all_received, potentials
