@@ -11,8 +11,11 @@ from optuna.storages.journal import JournalFileBackend
 from rl_zoo3.utils import linear_schedule
 from torch import nn
 
+from sb3_nrl import NRL
 from sb3_nrl.checks import check, is_number
-from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
+from sb3_nrl.policies import NoisyPolicy
+from sb3_nrl.recurrent_policies import RnnPolicy
+from sb3_nrl.spiking_policies import LifPolicy
 
 _POLICY_KWARGS: dict[str, list[Any]] = {
     "net_arch": ["[32]", "[64]", "[32, 32]", "[64, 64]"],
@@ -40,7 +43,7 @@ _CHOICES: dict[str, list[Any]] = {
 _RANGES = {
     "learning_rate": (1e-4, 0.3),
     "reward_smoothing": (0.02, 1.0),
-    "noise_std": (1e-4, 1.0),  # the noise of RMHL has to explore as well
+    "noise_std": (1e-4, 1.0),  # the noise of RMHL has to explore as well, and that of spiking neurons to make spikes
     "lambda": (0.8, 1.0),
 }
 
@@ -53,11 +56,15 @@ def sampler(algo: str, config: dict[str, Any]) -> Callable[[optuna.Trial, int, i
     :param config: The arguments of the algorithm in the config
     :return: Function of the trial, and of three arguments that it ignores, that returns arguments for the algorithm
     """
-    is_recurrent = config.get("policy") in RECURRENT_POLICIES
+    kind = NRL.policy_aliases.get(config.get("policy", ""), NoisyPolicy)
+    remembers, spikes = issubclass(kind, RnnPolicy), issubclass(kind, LifPolicy)
     names = ["learning_rate", "lr_schedule", "max_grad_norm", *_POLICY_KWARGS]
-    names.remove("activation_fn" if is_recurrent else "recurrent_gain")
+    if remembers or spikes:
+        names.remove("activation_fn")
+    if spikes or not remembers:
+        names.remove("recurrent_gain")
     names += {"nrl": ["noise_std", "n_noise_samples"], "rmhl": ["noise_std"], "bptt": []}[algo]
-    if algo == "nrl" and is_recurrent and config.get("perturbation") != "node":
+    if algo == "nrl" and remembers and config.get("perturbation") != "node":
         names.append("noise_hold")
     if config.get("reward_prediction", "average" if algo == "rmhl" else "critic") == "critic":
         names += ["gamma", "lambda", "n_steps", "vf_coef", "ent_coef"]
@@ -69,7 +76,7 @@ def sampler(algo: str, config: dict[str, Any]) -> Callable[[optuna.Trial, int, i
     def suggest(trial: optuna.Trial, name: str) -> Any:
         if name in _CHOICES:
             return trial.suggest_categorical(name, _CHOICES[name])
-        low, high = (1e-4, 0.1) if (algo, name) == ("nrl", "noise_std") else _RANGES[name]
+        low, high = (1e-4, 0.1) if name == "noise_std" and algo == "nrl" and not spikes else _RANGES[name]
         return trial.suggest_float(name, low, high, log=name != "lambda")
 
     def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:

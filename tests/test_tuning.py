@@ -143,6 +143,7 @@ def test_parameters_of_a_study_are_checked(here: pathlib.Path, name: str, value:
         *((algo, {"reward_prediction": "average"}) for algo in ("nrl", "bptt")),
         ("nrl", {"reward_prediction": "average", "reward_timing": "step"}),
         *((algo, {"policy": "MlpCtrnnPolicy"}) for algo in ALGORITHMS),
+        *(("nrl", {"policy": policy}) for policy in ("MlpLifPolicy", "MlpStatefulLifPolicy")),
     ],
     ids=str,
 )
@@ -172,7 +173,11 @@ def test_every_point_of_the_search_space_is_a_model(
     for sampled, model in made:
         assert ("vf_coef" in sampled, "reward_smoothing" in sampled) == (has_critic, not has_critic)
         assert ("trace_decay" in sampled) == ("reward_timing" not in fixed)
-        assert ("noise_hold" in sampled) == (algo == "nrl" and "policy" in fixed)
-        assert ("recurrent_gain" in sampled["policy_kwargs"]) == ("policy" in fixed)
+        policy = fixed.get("policy", "MlpPolicy")
+        assert ("noise_hold" in sampled) == (algo == "nrl" and policy in ("MlpCtrnnPolicy", "MlpStatefulLifPolicy"))
+        assert ("recurrent_gain" in sampled["policy_kwargs"]) == (policy == "MlpCtrnnPolicy")
+        assert ("activation_fn" in sampled["policy_kwargs"]) == (policy == "MlpPolicy")
+        assert sampled.get("noise_std", 0) < 0.1 or algo == "rmhl" or "Lif" in policy
         assert all(vars(model)[name] == sampled[name] for name in sampled.keys() - {"learning_rate", "policy_kwargs"})
+    assert policy != "MlpLifPolicy" or any(sampled["noise_std"] > 0.2 for sampled, _ in made)
     assert {str(model.policy.net_arch) for _, model in made} == {"[32]", "[64]", "[32, 32]", "[64, 64]"}
