@@ -8,12 +8,13 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
+from sb3_nrl.arguments import SharedArguments
 from sb3_nrl.arrays import Array, map_received
 from sb3_nrl.buffers import RolloutWindow
 from sb3_nrl.perturbation import PerturbablePolicy
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.rules import Eligibility, LearningRule, OuterProducts
-from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
 
 
 class ExactGradient(LearningRule):

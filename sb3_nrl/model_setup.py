@@ -5,7 +5,7 @@ Shapes: E environments.
 
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from sb3_nrl.arrays import map_observations
 from sb3_nrl.buffers import RolloutBuffer
@@ -29,41 +30,15 @@ from sb3_nrl.checks import (
 from sb3_nrl.layers import GaussianHead
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
-from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, RewardTiming, make_predictor
+from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, make_predictor
 from sb3_nrl.rules import LearningRule
-from sb3_nrl.saving import check_origin, save_atomically
+from sb3_nrl.saving import check_origin, save_atomically, unwrap_env, wrap_env
 from sb3_nrl.spiking_policies import SPIKING_POLICIES
 from sb3_nrl.traces import EligibilityTraces
 from sb3_nrl.updates import Update, check_optimizer
 
 _FIXED_ARGUMENTS = ("norm_obs", "reward_prediction", "perturbation")
 """Arguments that cannot change after a model is made."""
-
-
-class SharedArguments(TypedDict, total=False):
-    """The arguments that all algorithms share, for the constructors of subclasses: see ThreeFactorAlgorithm."""
-
-    n_steps: int | None
-    n_epochs: int
-    clip_range: float | Schedule
-    reward_prediction: RewardPrediction
-    gamma: float | None
-    ent_coef: float
-    vf_coef: float | None
-    reward_timing: RewardTiming | None
-    reward_smoothing: float | None
-    scale_rpe: bool | None
-    trace_decay: float | None
-    gae_lambda: float | None
-    max_grad_norm: float | None
-    norm_obs: bool
-    norm_reward: bool | None
-    stats_window_size: int
-    tensorboard_log: str | None
-    policy_kwargs: dict[str, Any] | None
-    verbose: int
-    seed: int | None
-    device: th.device | str
 
 
 class ModelSetup(OnPolicyAlgorithm):
@@ -217,7 +192,7 @@ class ModelSetup(OnPolicyAlgorithm):
         self.watchers: list[Callable[[Update], None]] = []
         """Functions called at the first update of each window, before weights change. ``learn`` clears this list."""
         self.rollout_buffer = RolloutBuffer(self.n_steps, self.observation_space)
-        self._forget_steps()
+        self._forget_episodes()
         self._maybe_recommend_cpu(NoisyPolicy.__name__)
 
     def _forget_steps(self) -> None:
@@ -226,6 +201,10 @@ class ModelSetup(OnPolicyAlgorithm):
         self.rollout_buffer.clear(self.n_steps)
         self._rule_of_steps = type(self.rule)
         self._carry: Any = None
+
+    def _forget_episodes(self) -> None:
+        """The same, and reset the hidden states and the correlation of actions."""
+        self._forget_steps()
         self._last_states: Any = None
         self._draws: np.ndarray | None = None
 
@@ -243,6 +222,8 @@ class ModelSetup(OnPolicyAlgorithm):
         if self.policy.refresh():
             self.policy.optimizer.zero_grad()  # frozen parameters must not change by an old gradient
             self._forget_steps()
+        if (states := self._last_states) is not None:  # new layers may have other states, and run elsewhere
+            self._last_states = self.policy.array(states) if states.shape[1] == self.policy.n_states else None
         check_optimizer(self.policy, self.vf_coef)
         if self.rollout_buffer.buffer_size != self.n_steps or self._rule_of_steps is not type(self.rule):
             self._forget_steps()
@@ -257,7 +238,7 @@ class ModelSetup(OnPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         self.refresh()
         if reset_num_timesteps or self._last_obs is None:
-            self._forget_steps()
+            self._forget_episodes()
             self.predictor.restart()
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.policy.set_training_mode(False)
@@ -291,7 +272,7 @@ class ModelSetup(OnPolicyAlgorithm):
         device: th.device | str = "auto",
     ) -> None:
         """
-        Load the parameters of another model, as in Stable-Baselines3, and reset the traces.
+        Load the parameters of another model, as in Stable-Baselines3, and reset the traces and hidden states.
 
         :param load_path_or_dict: File of a model, or the result of ``get_parameters``
         :param exact_match: Whether the names must be exactly those of the policy and its optimizer
@@ -300,25 +281,20 @@ class ModelSetup(OnPolicyAlgorithm):
         try:
             super().set_parameters(load_path_or_dict, exact_match, device)
         finally:  # missing names raise an error only after the other parameters are replaced
-            self._forget_steps()
+            self._forget_episodes()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "watchers": []}  # watchers belong to the training of the original model
         state.pop("_logger", None)  # it has open files, and ``learn`` makes a new one
         state["_custom_logger"] = False
-        # VecNormalize does not pickle the environment that it wraps, nor its returns.
-        env = self.get_vec_normalize_env()
-        state["_normalized"] = None if env is None else (env.venv, env.returns)
-        return state
+        env, wrappers = unwrap_env(self.env)
+        return {**state, "env": env, "_vec_normalize_env": None, "_wrappers": wrappers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        normalized = state.pop("_normalized")
+        wrappers = state.pop("_wrappers")
         vars(self).update(state)
-        env = self.get_vec_normalize_env()
-        if env is not None:
-            venv, returns = normalized
-            env.set_venv(venv)  # which sets the returns to 0
-            env.returns = returns
+        self.env = wrap_env(self.env, wrappers)
+        self._vec_normalize_env = None if self.env is None else unwrap_vec_normalize(self.env)
 
     def _excluded_save_params(self) -> list[str]:
         return [

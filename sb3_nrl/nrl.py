@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
+from sb3_nrl.arguments import SharedArguments
 from sb3_nrl.checks import check
 from sb3_nrl.node_perturbation import NodePerturbation, NoiseNormalization
 from sb3_nrl.noise import Noise, NoiseDistribution
@@ -17,7 +18,7 @@ from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.recurrent_policies import RnnPolicy
 from sb3_nrl.rules import LearningRule
 from sb3_nrl.spiking_policies import LifPolicy
-from sb3_nrl.three_factor import SharedArguments, ThreeFactorAlgorithm
+from sb3_nrl.three_factor import ThreeFactorAlgorithm
 from sb3_nrl.weight_perturbation import NoiseRank, WeightPerturbation
 
 Perturbation = Literal["node", "weight"]

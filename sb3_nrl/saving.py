@@ -1,11 +1,14 @@
-"""Write files atomically, and check which algorithm a file is from."""
+"""Write files atomically, check which algorithm a file is from, and make environments ready to be pickled."""
 
+import inspect
 import os
 import pathlib
 import secrets
 import shutil
 from collections.abc import Callable
 from typing import IO, Any
+
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 _IDENTIFYING_ATTRIBUTES = {
     "PPO": "target_kl",
@@ -69,3 +72,33 @@ def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unwrap_env(env: VecEnv | None) -> tuple[VecEnv | None, list[tuple[type[VecEnvWrapper], dict[str, Any]]]]:
+    """
+    Take the wrappers off an environment. They cannot be pickled, but for ``VecNormalize``, which leaves out its returns
+    and the environment.
+
+    :param env: The environment, None for none
+    :return: The environment without wrappers; class and attributes of each wrapper, the outermost first
+    """
+    wrappers = []
+    while isinstance(env, VecEnvWrapper):
+        wrappers.append((type(env), {**vars(env), "venv": None, "class_attributes": None}))
+        env = env.venv
+    return env, wrappers
+
+
+def wrap_env(env: VecEnv | None, wrappers: list[tuple[type[VecEnvWrapper], dict[str, Any]]]) -> VecEnv | None:
+    """
+    Put the wrappers on an environment again.
+
+    :param env: The environment, None for none
+    :param wrappers: As ``unwrap_env`` gives them
+    :return: The environment with its wrappers
+    """
+    for kind, attributes in reversed(wrappers):
+        wrapper = kind.__new__(kind)
+        vars(wrapper).update(attributes, venv=env, class_attributes=dict(inspect.getmembers(kind)))
+        env = wrapper
+    return env

@@ -18,10 +18,11 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
+from sb3_nrl.arguments import SharedArguments
 from sb3_nrl.arrays import Array, Observations, keep_freed_memory, map_observations
 from sb3_nrl.buffers import RolloutBuffer, RolloutWindow
 from sb3_nrl.checks import check, check_finite, name_the_largest, refuse_unknown
-from sb3_nrl.model_setup import ModelSetup, SharedArguments
+from sb3_nrl.model_setup import ModelSetup
 from sb3_nrl.policies import NoisyPolicy
 from sb3_nrl.replay import replays
 from sb3_nrl.reward_prediction import RewardPrediction, RewardTiming

@@ -110,13 +110,15 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
                 text = f"{self.config} is not a table of hyper-parameters by environment"
                 raise ValueError(f"{text} ({type(error).__name__}: {error})") from error
+        hyperparams |= changed | ({"env_kwargs": self.env_kwargs} if self.env_kwargs else {})
         if trial_id is not None:
             try:
                 found = self.load_trial(self.storage, self.study_name, trial_id)
             except (IndexError, KeyError, OSError) as error:
                 raise ValueError(f"there is no trial {trial_id} of {self.study_name} in {self.storage}") from error
+            if replaced := sorted(changed.keys() & found.keys() - {"policy_kwargs"}):
+                print(f"The settings of trial {trial_id} replace {', '.join(replaced)} of -params")
             hyperparams = tuning.combine(hyperparams, found)
-        hyperparams |= changed | ({"env_kwargs": self.env_kwargs} if self.env_kwargs else {})
         for name, value in hyperparams.items():
             if self.goes_on and name not in _OF_THE_MODEL and not runs.is_data(value):
                 text = f"{self.config}: {name} is a Python object, which is not read from a file"

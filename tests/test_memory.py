@@ -198,6 +198,18 @@ def test_copies_go_on_in_mid_episode(algorithm: Any, settings: dict[str, Any], c
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def test_another_window_keeps_what_is_remembered() -> None:
+    """Hidden states are those of episodes that go on; only what belongs to the steps of a window is dropped."""
+    model = make_recurrent(NRL)
+    model.learn(30)
+    before = model.policy.numpy(model._last_states).copy()
+    assert np.abs(before).min(1).max() > 0
+    model.n_steps += 3
+    seen: dict[str, np.ndarray] = {}
+    model.learn(1, lambda found, _: seen.setdefault("states", found["states"]) is not None, reset_num_timesteps=False)
+    np.testing.assert_array_equal(seen["states"], before)
+
+
 @pytest.mark.parametrize("name", RECURRENT_POLICIES)
 @pytest.mark.parametrize("algorithm", [NRL, RMHL, BPTT])
 def test_every_policy_is_trained_saved_and_loaded(algorithm: Any, name: str, tmp_path: Any) -> None:

@@ -22,7 +22,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox, SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL, Noise, OuterProducts, ThreeFactorAlgorithm
@@ -349,6 +349,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 WRAPPERS: dict[str, Callable[[VecEnv], VecEnv]] = {
     "plain": lambda env: env,
     "VecNormalize": VecNormalize,
+    "VecFrameStack": lambda env: VecFrameStack(VecNormalize(env), 2),
 }
 
 
@@ -359,6 +360,8 @@ def test_a_copy_goes_on_as_the_original(algorithm: Any, rule: str, copy: str, wr
     model = interrupted(algorithm, rule, wrap=WRAPPERS[wrap])
     copied = COPIES[copy](model)
     before = weights(model)
+    assert type(copied.get_env()) is type(model.get_env())
+    assert (copied.get_vec_normalize_env() is None) == (wrap == "plain")
     first = go_on(model)
     assert not np.array_equal(first[0], before)
     assert np.array_equal(weights(copied), before)  # nothing is shared
