@@ -3,7 +3,8 @@ Spiking networks, trained by NRL with hard thresholds, beside rate units and sur
 
 The first table has the tasks of ``learning.py`` with ``zoo_configs/spiking.yml``; the rate networks' steps are those of
 ``learning.py``. The second compares NRL with exact gradients through a surrogate: BPTT on the same network, and PPO on
-a hidden layer of snnTorch's neurons. It has the peak memory of the whole process, of which the libraries are most.
+a hidden layer of snnTorch's neurons. It has the peak memory of the whole process, of which the libraries are most. In
+the third, spikes have a price.
 """
 
 import importlib
@@ -60,7 +61,7 @@ def _rate_results() -> Results:
 
 
 def tabulate(results: Results) -> str:
-    """Both tables, in Markdown."""
+    """The three tables, in Markdown."""
     rate, found = by_case(_rate_results()), by_case(results)
     rows = []
     for task in GOALS:
@@ -102,8 +103,21 @@ def tabulate(results: Results) -> str:
                         f"{np.median([run['spikes'] for run in runs]):.0f}",
                     ]
                 )
-    columns_of = ("", "", "steps until the bar", "seconds until the bar", "µs per step", "peak memory, MiB", "spikes")
-    return f"{first}\n\n{tables.markdown(columns_of, rows)}"
+    header = ("", "", "steps until the bar", "seconds until the bar", "µs per step", "peak memory, MiB", "spikes")
+    second = tables.markdown(header, rows)
+    rows = [
+        [f"{cost:g}", *(_seeds(runs, key) for key in ("last", "mean_return", "spikes")), *_costs(runs)[1:]]
+        for cost in COSTS
+        if (runs := found.get(("cost", cost), []))
+    ]
+    header = ("spike_cost", "last 100 episodes of training", "evaluation", "spikes")
+    third = tables.markdown((*header, "synaptic operations / MACs of rates", "energy / that of rates"), rows)
+    return "\n\n".join([first, second, third])
+
+
+def _seeds(runs: Sequence[Columns], key: str) -> str:
+    """The number of each seed, with three digits."""
+    return ", ".join(f"{run[key]:.3g}" for run in runs)
 
 
 def _costs(runs: Sequence[Columns]) -> tuple[str, str, str]:
