@@ -27,7 +27,7 @@ from sb3_nrl.checks import (
     warn_of_endless_trials,
     warn_of_missing_memory,
 )
-from sb3_nrl.layers import GaussianHead
+from sb3_nrl.layers import GaussianHead, Layer
 from sb3_nrl.policies import NoisyCnnPolicy, NoisyMultiInputPolicy, NoisyPolicy
 from sb3_nrl.recurrent_policies import RECURRENT_POLICIES
 from sb3_nrl.reward_prediction import RewardPrediction, RewardPredictor, make_predictor
@@ -202,6 +202,9 @@ class ModelSetup(OnPolicyAlgorithm):
         self._rule_of_steps = type(self.rule)
         self._carry: Any = None
 
+    def _layers_with_memory(self) -> list[Layer]:
+        return [layer for layer in self.policy.layers if layer.n_states > 0]
+
     def _forget_episodes(self) -> None:
         """The same, and reset the hidden states and the correlation of actions."""
         self._forget_steps()
@@ -219,11 +222,12 @@ class ModelSetup(OnPolicyAlgorithm):
         self._read_arguments()
         self.policy.noise, self.policy.perturbs = self.rule.noise, self.rule.perturbs
         self.policy.n_baseline_passes = self.n_baseline_passes
+        xp, with_memory = self.policy.xp, self._layers_with_memory()
         if self.policy.refresh():
             self.policy.optimizer.zero_grad()  # frozen parameters must not change by an old gradient
             self._forget_steps()
-        if (states := self._last_states) is not None:  # new layers may have other states, and run elsewhere
-            self._last_states = self.policy.array(states) if states.shape[1] == self.policy.n_states else None
+        if self.policy.xp is not xp or self._layers_with_memory() != with_memory:
+            self._forget_episodes()
         check_optimizer(self.policy, self.vf_coef)
         if self.rollout_buffer.buffer_size != self.n_steps or self._rule_of_steps is not type(self.rule):
             self._forget_steps()

@@ -92,22 +92,24 @@ class PerturbablePolicy(BasePolicy):
         wanted = "None with recurrent or spiking policies, and with noise on weights"
         check("n_baseline_passes", passes, passes is None or supported, wanted)
         self._sizes = [part.n_nodes for part in self.parts]
-        self._all_parameters, self._addresses = list(self.parameters()), list[int]()
+        self._all_parameters = list(self.parameters())
+        self._memory: list[tuple[int, tuple[int, ...]]] = []
         on_cpu = all(parameter.device.type == "cpu" for parameter in self._all_parameters)
         self._in_numpy = on_cpu and all(layer.runs_in_numpy for layer in self.layers)
         return list(map(id, before)) != list(map(id, self.learnable))
 
     def renew_arrays(self) -> None:
         """Renew the NumPy views of parameters. PyTorch's ``vector_to_parameters``, for one, replaces their memory."""
+        self._memory = []
         for layer in self.layers:
             layer.renew_arrays()
 
     def renew_moved_arrays(self) -> None:
-        """Renew these views if the memory of a parameter has been replaced since the last call."""
-        addresses = [parameter.data_ptr() for parameter in self._all_parameters]
-        if addresses != self._addresses:
-            self._addresses = addresses
+        """Renew these views if the memory of a parameter has been replaced, or if ``renew_arrays`` was called."""
+        memory = [(parameter.data_ptr(), parameter.stride()) for parameter in self._all_parameters]
+        if memory != self._memory:
             self.renew_arrays()
+            self._memory = memory
 
     def load_from_vector(self, vector: np.ndarray) -> None:
         super().load_from_vector(vector)

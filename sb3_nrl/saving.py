@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from typing import IO, Any
 
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 _IDENTIFYING_ATTRIBUTES = {
     "PPO": "target_kl",
@@ -74,22 +74,33 @@ def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -
         unfinished.unlink(missing_ok=True)
 
 
-def unwrap_env(env: VecEnv | None) -> tuple[VecEnv | None, list[tuple[type[VecEnvWrapper], dict[str, Any]]]]:
+_Wrappers = list[tuple[type[VecEnvWrapper], Any]]
+_PLAIN = (None, getattr(object, "__getstate__", None), VecNormalize.__getstate__, VecNormalize.__setstate__)
+"""How a class is pickled that has no way of its own. That of VecNormalize leaves out its returns."""
+
+
+def unwrap_env(env: VecEnv | None) -> tuple[VecEnv | None, _Wrappers]:
     """
-    Take the wrappers off an environment. They cannot be pickled, but for ``VecNormalize``, which leaves out its returns
-    and the environment.
+    Take the wrappers off an environment, which cannot be pickled with it.
 
     :param env: The environment, None for none
-    :return: The environment without wrappers; class and attributes of each wrapper, the outermost first
+    :return: The environment without wrappers; class and state of each wrapper, the outermost first
+    :raises TypeError: If an attribute of a wrapper is another wrapper
     """
-    wrappers = []
+    wrappers: _Wrappers = []
     while isinstance(env, VecEnvWrapper):
-        wrappers.append((type(env), {**vars(env), "venv": None, "class_attributes": None}))
+        kind = type(env)
+        own = getattr(kind, "__getstate__", None) not in _PLAIN
+        state = env.__getstate__() if own else {**vars(env), "venv": None, "class_attributes": None}
+        for name, value in state.items() if isinstance(state, dict) else ():
+            if isinstance(value, VecEnvWrapper):
+                raise TypeError(f"{kind.__name__}.{name} is a wrapper: a model with this environment cannot be copied.")
+        wrappers.append((kind, state))
         env = env.venv
     return env, wrappers
 
 
-def wrap_env(env: VecEnv | None, wrappers: list[tuple[type[VecEnvWrapper], dict[str, Any]]]) -> VecEnv | None:
+def wrap_env(env: VecEnv | None, wrappers: _Wrappers) -> VecEnv | None:
     """
     Put the wrappers on an environment again.
 
@@ -97,8 +108,12 @@ def wrap_env(env: VecEnv | None, wrappers: list[tuple[type[VecEnvWrapper], dict[
     :param wrappers: As ``unwrap_env`` gives them
     :return: The environment with its wrappers
     """
-    for kind, attributes in reversed(wrappers):
-        wrapper = kind.__new__(kind)
-        vars(wrapper).update(attributes, venv=env, class_attributes=dict(inspect.getmembers(kind)))
+    for kind, state in reversed(wrappers):
+        wrapper: Any = kind.__new__(kind)
+        if getattr(kind, "__setstate__", None) in _PLAIN:
+            vars(wrapper).update(state)
+        else:
+            wrapper.__setstate__(state)
+        vars(wrapper).update(venv=env, class_attributes=dict(inspect.getmembers(kind)))
         env = wrapper
     return env

@@ -82,6 +82,8 @@ def apply_update(policy: PerturbablePolicy, change_W: Array, max_norm: float | N
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, gradient in zip(parameters, th.as_tensor(gradient_W).split(sizes), strict=True):
         parameter.grad = gradient.view_as(parameter)
+        if not parameter.is_contiguous():  # optimizers need the gradient in the same order in memory
+            parameter.grad = th.empty_like(parameter).copy_(parameter.grad)
     before_W = th.cat([parameter.flatten() for parameter in parameters])
     rate = max(group["lr"] for group in policy.optimizer.param_groups)
     clipped = size if max_norm is None else min(size, max_norm)

@@ -116,8 +116,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 found = self.load_trial(self.storage, self.study_name, trial_id)
             except (IndexError, KeyError, OSError) as error:
                 raise ValueError(f"there is no trial {trial_id} of {self.study_name} in {self.storage}") from error
-            if replaced := sorted(changed.keys() & found.keys() - {"policy_kwargs"}):
-                print(f"The settings of trial {trial_id} replace {', '.join(replaced)} of -params")
+            if replaced := sorted(changed.keys() & found.keys()):
+                print(f"The settings of trial {trial_id} replace those of -params: {', '.join(replaced)}")
             hyperparams = tuning.combine(hyperparams, found)
         for name, value in hyperparams.items():
             if self.goes_on and name not in _OF_THE_MODEL and not runs.is_data(value):

@@ -22,7 +22,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox, SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from torch import nn
 
 from sb3_nrl import BPTT, NRL, RMHL, Noise, OuterProducts, ThreeFactorAlgorithm
@@ -366,6 +366,44 @@ def test_a_copy_goes_on_as_the_original(algorithm: Any, rule: str, copy: str, wr
     assert not np.array_equal(first[0], before)
     assert np.array_equal(weights(copied), before)  # nothing is shared
     assert same(go_on(copied), first)
+
+
+class Scaled(VecEnvWrapper):
+    """Has a function that cannot be copied, and says how it is made again."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.__setstate__({"scale": 0.5})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.scale, self.lock = state["scale"], threading.Lock()
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        return obs, self.scale * rewards, dones, infos
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_asks_a_wrapper_how_it_is_copied(copy: str) -> None:
+    model = interrupted(NRL, "critic", wrap=Scaled)
+    copied = COPIES[copy](model)
+    assert same(go_on(model), go_on(copied)) and copied.get_env().scale == 0.5
+
+
+def test_a_wrapper_that_keeps_another_one_is_named() -> None:
+    class Keeps(VecFrameStack):
+        def __init__(self, venv: VecEnv) -> None:
+            super().__init__(venv, 2)
+            self.kept = venv
+
+    with pytest.raises(TypeError, match=r"Keeps\.kept is a wrapper"):
+        deepcopy(interrupted(NRL, "critic", wrap=lambda env: Keeps(VecNormalize(env))))
 
 
 @pytest.mark.parametrize("copy", COPIES)

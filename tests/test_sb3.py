@@ -547,6 +547,50 @@ def test_weights_that_a_callback_loads_are_those_that_act(algorithm: Any, by_met
     assert by_method or max(differences[12:until]) > 1e-3
 
 
+def test_weights_that_a_callback_tries_out_do_not_stay() -> None:
+    """For example averaged ones: predict sees them, and the next update those that are back in place."""
+
+    def try_out(_: dict[str, Any], __: dict[str, Any]) -> bool:
+        if model.num_timesteps != N_STEPS + 1:
+            return True
+        parameters = list(model.policy.parameters())
+        own = [parameter.data for parameter in parameters]
+        for parameter in parameters:
+            parameter.data = parameter.data * 0 + 7
+        model.predict(np.zeros((1, 4), np.float32))
+        for parameter, before in zip(parameters, own, strict=True):
+            parameter.data = before
+        return True
+
+    model = make(NRL, env="CartPole-v1")
+    model.learn(4 * N_STEPS, try_out)
+    for layer in model.policy.layers:
+        for parameter, view in zip(layer.parameters(), layer.arrays(np), strict=True):
+            np.testing.assert_array_equal(parameter.detach().numpy(), view)
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.SGD])
+def test_the_order_of_parameters_in_memory_does_not_matter(optimizer: Any) -> None:
+    found = []
+    for is_transposed in (False, True):
+        model = make(NRL, env="CartPole-v1", policy_kwargs={"optimizer_class": optimizer})
+        weight = model.policy.actor.hidden[0].weight
+        if is_transposed:
+            weight.data = weight.data.t().contiguous().t()
+        assert weight.is_contiguous() != is_transposed
+        found.append(weights(model.learn(2 * N_STEPS)))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpGruPolicy"])
+def test_a_layer_that_needs_pytorch_may_come_between_trainings(policy: str) -> None:
+    model = make(NRL, env="CartPole-v1", policy=policy, n_steps=4).learn(30, stop_at(14))
+    before = weights(model)
+    model.policy.actor.features.runs_in_numpy = False
+    model.learn(40, reset_num_timesteps=False)
+    assert model.policy.xp is th and not np.array_equal(weights(model), before)
+
+
 @each_rule
 @pytest.mark.parametrize("refused", [False, True])
 def test_set_parameters_drops_the_traces_of_other_parameters(algorithm: Any, rule: str, refused: bool) -> None:
