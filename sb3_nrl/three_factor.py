@@ -326,9 +326,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._update_weights(change_W, window)
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)
-            entropy_loss = float(window.log_probs.sum()) / len(window.log_probs)
-            means = {"entropy_loss": entropy_loss, "rpe": errors.errors_TE.sum() / errors.n_rewards}
-            self._log_means({**means, "trace_norm": update.trace_norm})
+            entropy_loss, rpe = window.log_probs.sum() / len(window.log_probs), errors.errors_TE.sum() / errors.n_rewards
+            self._log_means({"entropy_loss": float(entropy_loss), "rpe": rpe, "trace_norm": update.trace_norm})
             if self.n_epochs > 1:
                 clip_range = FloatSchedule(self.clip_range)(self._current_progress_remaining)
                 more = policy, self.rule, window, errors, self.decay, clip_range, n_steps, self.n_epochs - 1
