@@ -326,8 +326,8 @@ class ThreeFactorAlgorithm(ModelSetup):
             self._update_weights(change_W, window)
             for name, value in errors.diagnostics.items():
                 self.logger.record(f"train/{name}", value)
-            entropy_loss, rpe = window.log_probs.sum() / len(window.log_probs), errors.errors_TE.sum() / errors.n_rewards
-            self._log_means({"entropy_loss": float(entropy_loss), "rpe": rpe, "trace_norm": update.trace_norm})
+            rpe, loss = errors.errors_TE.sum() / errors.n_rewards, window.log_probs.sum() / len(window.log_probs)
+            self._log_means({"entropy_loss": float(loss), "rpe": rpe, "trace_norm": update.trace_norm})
             if self.n_epochs > 1:
                 clip_range = FloatSchedule(self.clip_range)(self._current_progress_remaining)
                 more = policy, self.rule, window, errors, self.decay, clip_range, n_steps, self.n_epochs - 1
