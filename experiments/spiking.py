@@ -103,15 +103,15 @@ def tabulate(results: Results) -> str:
                         f"{np.median([run['spikes'] for run in runs]):.0f}",
                     ]
                 )
-    header = ("", "", "steps until the bar", "seconds until the bar", "µs per step", "peak memory, MiB", "spikes")
-    second = tables.markdown(header, rows)
+    compared = ("", "", "steps until the bar", "seconds until the bar", "µs per step", "peak memory, MiB", "spikes")
+    second = tables.markdown(compared, rows)
     rows = [
         [f"{cost:g}", *(_seeds(runs, key) for key in ("last", "mean_return", "spikes")), *_costs(runs)[1:]]
         for cost in COSTS
         if (runs := found.get(("cost", cost), []))
     ]
-    header = ("spike_cost", "last 100 episodes of training", "evaluation", "spikes")
-    third = tables.markdown((*header, "synaptic operations / MACs of rates", "energy / that of rates"), rows)
+    priced = ("spike_cost", "last 100 episodes of training", "evaluation", "spikes")
+    third = tables.markdown((*priced, "synaptic operations / MACs of rates", "energy / that of rates"), rows)
     return "\n\n".join([first, second, third])
 
 

@@ -202,14 +202,14 @@ class ModelSetup(OnPolicyAlgorithm):
         self._rule_of_steps = type(self.rule)
         self._carry: Any = None
 
-    def _layers_with_memory(self) -> list[Layer]:
-        return [layer for layer in self.policy.layers if layer.n_states > 0]
-
     def _forget_episodes(self) -> None:
-        """The same, and reset the hidden states and the correlation of actions."""
+        """Forget the steps, and reset the hidden states and the correlation of actions."""
         self._forget_steps()
         self._last_states: Any = None
         self._draws: np.ndarray | None = None
+
+    def _layers_with_memory(self) -> list[Layer]:
+        return [layer for layer in self.policy.layers if layer.n_states > 0]
 
     def refresh(self) -> None:
         """

@@ -33,6 +33,7 @@ def shipped_config(algo: str, folder: str = "") -> Path:
 
 
 _AROUND = ("policy", "n_timesteps", "n_envs", "env_kwargs", "normalize", "frame_stack")
+"""Entries of the config that are not arguments of the algorithm."""
 
 _REGISTERED_BY = {"neurogym/": "sb3_nrl.envs", "NoVel-": "rl_zoo3.import_envs"}
 """The module that registers the environments whose names contain a text."""

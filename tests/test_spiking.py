@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -276,19 +277,12 @@ def test_held_noise_gets_the_sum_of_all_ticks(recurrent: bool) -> None:
     noises = (noise_BN, repeated_BN)
     passes = [policy.actor.run(np, window.observations, noise) for policy, noise in zip(both, noises, strict=True)]
     np.testing.assert_array_equal(passes[0].outputs, passes[1].outputs)
-    one, summed = (
-        np.concatenate(
-            [
-                part
-                for layer, nodes, pre in zip(
-                    policy.actor.layers, policy.actor.layer_nodes, passed.received, strict=True
-                )
-                for part in layer.outer(np, noise[:, nodes], pre, 1)
-            ],
-            1,
-        )
-        for policy, noise, passed in zip(both, noises, passes, strict=True)
-    )
+    sums = []
+    for policy, noise, passed in zip(both, noises, passes, strict=True):
+        parts = zip(policy.actor.layers, policy.actor.layer_nodes, passed.received, strict=True)
+        of_layers = [layer.outer(np, noise[:, nodes], pre, 1) for layer, nodes, pre in parts]
+        sums.append(np.concatenate([*chain.from_iterable(of_layers)], 1))
+    one, summed = sums
     n_hidden_weights = sum(parameter.numel() for parameter in held.actor.hidden.parameters())
     np.testing.assert_allclose(5 * one[:, :n_hidden_weights], summed[:, :n_hidden_weights], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one[:, n_hidden_weights:], summed[:, n_hidden_weights:], rtol=1e-5)

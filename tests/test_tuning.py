@@ -103,10 +103,8 @@ def test_run_with_the_settings_of_a_trial_keeps_the_policy_of_the_config(
     study = study_of(tmp_path, task=task)
     study.optimize(lambda trial: len(rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER["nrl"](trial, 1, 1, {})), n_trials=2)
     parameters = study.trials[trial_id].params
-    changes: Any = {
-        "hyperparams": {"learning_rate": 0.9, "vf_coef": 2.5}
-    }  # as in the search, those of the trial are used
-    made = manager(tmp_path, "nrl", task, name=name, trial_id=trial_id, **changes).setup_experiment()
+    changed = {"learning_rate": 0.9, "vf_coef": 2.5}  # as in the search, the values of the trial are used
+    made = manager(tmp_path, "nrl", task, name=name, trial_id=trial_id, hyperparams=changed).setup_experiment()
     assert made is not None and isinstance(made[0], NRL)
     model = made[0]
     assert (model.policy.action_correlation, model.policy.log_std_init) == (0.9, 0.5)
